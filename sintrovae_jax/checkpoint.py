@@ -1,0 +1,140 @@
+"""Checkpoints with Orbax: saving, retention, restoring, and what to do with a damaged one.
+
+A checkpoint has two items, `networks` (what sampling needs) and `training` (the step and the optimisers' states), of
+plain arrays without a device axis, so that any number of devices or processes can read it.
+"""
+
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from sintrovae_jax import parallel
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.state import NetworkState, TrainState
+
+log = logging.getLogger(__name__)
+FOLDER = "checkpoints"
+
+
+def _items(state: TrainState) -> dict:
+    networks = {"encoder": state.encoder.variables, "decoder": state.decoder.variables}
+    training = {"step": state.step, "encoder": state.encoder.opt_state, "decoder": state.decoder.opt_state}
+    return {"networks": networks, "training": training}
+
+
+def _state(networks: dict, training: dict) -> TrainState:
+    def network(name):
+        variables = dict(networks[name])
+        return NetworkState(params=variables.pop("params"), stats=variables, opt_state=training[name])
+
+    return TrainState(step=training["step"], encoder=network("encoder"), decoder=network("decoder"))
+
+
+def _template(tree):
+    """Restoring as numpy needs no device layout, so it works on any topology."""
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+
+
+def _shapes(tree) -> dict:
+    """{'params/…/kernel': (3, 4), …}, whatever the tree's node types."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+class Checkpoints:
+    """The checkpoints of a workdir: `keep` newest ones, and the best by one figure of the evaluators.
+
+    Saving is asynchronous; `close` waits for it and raises what went wrong.
+    """
+
+    def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
+        self.folder = Path(workdir).absolute() / FOLDER
+        self._best = best
+        policies = [LatestN(keep)]
+        if best:
+            figure = dict(get_metric_fn=lambda figures: figures[best], reverse=best_mode == "min")
+            policies.append(BestN(n=1, keep_checkpoints_without_metrics=False, **figure))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=None if read_only else AnyPreservationPolicy(policies),
+            # Orbax stores the figures only if it is given a `best_fn`; the policies above decide what stays.
+            best_fn=(lambda figures: figures[best]) if best else None,
+            best_mode=best_mode,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ("networks", "training")}
+        registry = {name: handler for name, handler in handlers.items()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=registry)
+
+    def steps(self) -> list[int]:
+        """The steps there are checkpoints of, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, figures: dict | None = None) -> None:
+        """Saves a host state (`parallel.unreplicate`) under its step. figures: the evaluators', for `best`."""
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        best = {self._best: float(figures[self._best])} if figures and self._best in figures else None
+        self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics=best)
+
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """The newest checkpoint that can be read, as numpy arrays, or None. Damaged ones are set aside and reported.
+
+        abstract: the state's shapes and dtypes. Raises `UserError` for a sound checkpoint of another model.
+        """
+        for step in reversed(self.steps()):
+            self._refuse_other(step, abstract)
+            try:
+                state, problem = self._read(step, abstract), None
+            except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
+                state, problem = None, error
+            if parallel.agree(problem is None):
+                return state
+            self._set_aside(step, problem)
+        return None
+
+    def read(self, step: int, abstract_networks: dict) -> dict:
+        """One step's networks as numpy arrays, without the optimisers. Raises what Orbax raises."""
+        args = ocp.args.Composite(networks=ocp.args.StandardRestore(_template(abstract_networks)))
+        return self._manager.restore(step, args=args).networks
+
+    def close(self) -> None:
+        """Waits for the saves under way. Raises if one failed."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _read(self, step, abstract):
+        args = {name: ocp.args.StandardRestore(_template(tree)) for name, tree in _items(abstract).items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        return _state(restored.networks, restored.training)
+
+    def _refuse_other(self, step, abstract):
+        try:
+            there = _shapes(self._manager.item_metadata(step).networks.tree)
+        except Exception:  # damaged metadata: reading it will fail too, and say so
+            return
+        here = _shapes(_items(abstract)["networks"])
+        differ = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
+        if differ:
+            first = differ[0]
+            raise UserError(
+                f"{self.folder / str(step)} holds another model: {len(differ)} arrays differ, the first is {first} "
+                f"({there.get(first)} there, {here.get(first)} here); use another --workdir"
+            )
+
+    def _set_aside(self, step, problem):
+        place = self.folder.parent / "damaged" / str(step)
+        number = 1
+        while place.exists():
+            place, number = place.with_name(f"{step}.{number}"), number + 1
+        if parallel.is_main():
+            place.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(place)
+        parallel.agree(True)  # all wait for the move
+        reason = str(problem).splitlines()[0] if problem else "another process could not read it"
+        log.warning("checkpoint %d is damaged (%s): moved to %s, trying the one before it", step, reason, place)
+        self._manager.reload()

@@ -1,0 +1,24 @@
+"""The two ways a run ends that are not a bug of this project.
+
+`main` turns them into one line and an exit code; everything else is a bug and keeps its traceback.
+"""
+
+
+class UserError(ValueError):
+    """Something the user asked for cannot be done. The message is one line: what is wrong, and what to do."""
+
+    exit_code = 2
+
+
+class Diverged(ArithmeticError):
+    """Training reached NaN or infinity. The message names the term and the hyper-parameter to move."""
+
+    exit_code = 3
+
+
+class Interrupted(Exception):
+    """A signal stopped training after a checkpoint was saved. Carries the conventional exit code 128 + signal."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.exit_code = 128 + signum

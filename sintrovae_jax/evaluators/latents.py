@@ -1,0 +1,30 @@
+"""What the encoder thinks of real images, of samples and of reconstructions: errors, KLs, and the kl gap."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sintrovae_jax import objectives
+from sintrovae_jax.inference import Model
+
+
+def kl_gap(kl_real: float, kl_fake: float, kl_recon: float) -> float:
+    """How far the KLs of samples and reconstructions both stay above that of real data; below 0, lower β_neg."""
+    return min(kl_fake, kl_recon) - kl_real
+
+
+def evaluate(model: Model, source, num_samples: int, seed: int, figures: Path) -> dict[str, float]:
+    """Means over up to `num_samples` test images and as many samples, reconstructing from the posterior's mean.
+
+    rec_error (summed over an image's dimensions), kl_real, kl_fake, kl_recon (nats, unweighted) and kl_gap.
+    """
+    del figures
+    x = source.test(num_samples, seed)
+    rec = objectives.RECONSTRUCTION_ERRORS[model.config.objective.reconstruction]
+
+    def kl(images):
+        return float(np.mean(objectives.kl(*model.encode(images), model.config.objective.prior_std)))
+
+    recon = model.reconstruct(x)
+    kls = {"kl_real": kl(x), "kl_fake": kl(model.sample(seed, len(x))), "kl_recon": kl(recon)}
+    return {"rec_error": float(np.mean(rec(x, recon)))} | kls | {"kl_gap": kl_gap(**kls)}

@@ -1,0 +1,60 @@
+"""Pictures: arrays to PNG files. Knows nothing of models or data."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from sintrovae_jax import files
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+_SMALLEST = 48  # pixels: images smaller than this are enlarged, so that a person can see them
+
+
+def grid(path: Path, images: np.ndarray, columns: int) -> None:
+    """Images [N, H, W, 1 or 3] in [0, 1] (clipped) as a table, row by row, one pixel apart."""
+    images = np.asarray(images, np.float32)
+    n, height, width, channels = images.shape
+    rows = -(-n // columns)
+    canvas = np.ones((rows, height + 1, columns, width + 1, channels), np.float32)
+    for i, image in enumerate(images):
+        canvas[i // columns, :height, i % columns, :width] = image
+    canvas = canvas.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
+    pixels = (canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    picture = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
+    enlarge = -(-_SMALLEST // height)
+    with files.replacing(path) as beside:
+        picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST).save(beside)
+
+
+def _points(axis, points, title, half_range):
+    axis.scatter(points[:, 0], points[:, 1], s=2, linewidths=0)
+    axis.set(title=title, xlim=(-half_range, half_range), ylim=(-half_range, half_range), aspect="equal")
+
+
+def scatter(path: Path, data: np.ndarray, samples: np.ndarray, half_range: float) -> None:
+    """Two panels of points [N, 2]: data and samples, over [-half_range, half_range]²."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
+    _points(axes[0], data, "data", half_range)
+    _points(axes[1], samples, "samples", half_range)
+    _save(figure, path)
+
+
+def density(path: Path, data: np.ndarray, samples: np.ndarray, energy: np.ndarray, half_range: float) -> None:
+    """Three panels: data points, samples [N, 2], and exp(-energy) on a grid [rows = y, columns = x], y upwards."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    _points(axes[0], data, "data", half_range)
+    _points(axes[1], samples, "samples", half_range)
+    extent = (-half_range, half_range, -half_range, half_range)
+    axes[2].imshow(np.exp(-energy), origin="lower", extent=extent, cmap="viridis")
+    axes[2].set(title="exp(ELBO)")
+    _save(figure, path)
+
+
+def _save(figure, path):
+    with files.replacing(path) as beside:
+        figure.savefig(beside, dpi=100)
+    plt.close(figure)

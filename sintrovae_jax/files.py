@@ -1,0 +1,37 @@
+"""Writing files whole or not at all: beside their place, then renamed over it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sintrovae_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; it replaces `path` if the block ends well and is removed if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(text)
+
+
+def writable(folder: Path) -> None:
+    """Makes a folder. Raises `UserError` if it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to the workdir {folder}: {error.strerror}; choose another --workdir") from None

@@ -1,0 +1,163 @@
+"""Where numbers of a run go: metrics.csv, TensorBoard, and the terminal."""
+
+import csv
+import io
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import logging as absl_logging
+
+from sintrovae_jax import files
+from sintrovae_jax.evaluators.latents import kl_gap
+
+log = logging.getLogger(__name__)
+FILE = "metrics.csv"
+
+
+def setup(main: bool) -> None:
+    """Plain log lines with a clock on stderr; other processes than the main one, and other libraries, only warn."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("sintrovae_jax")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO if main else logging.WARNING)
+
+
+def summarise(window: list[dict]) -> dict[str, float | None]:
+    """Means of a window of host terms {name: [sum, count, first bad]} by name; None for what no step had."""
+    out = {}
+    for name in window[0]:
+        total, count = np.sum([np.asarray(terms[name], np.float64)[:2] for terms in window], axis=0)
+        out[name] = total / count if count else None
+    if all(out.get(name) is not None for name in ("kl_real", "kl_fake", "kl_recon")):
+        out["kl_gap"] = kl_gap(out["kl_real"], out["kl_fake"], out["kl_recon"])
+    elif "kl_fake" in out:
+        out["kl_gap"] = None
+    return out
+
+
+class Clock:
+    """Wall-clock seconds since training began, over all its sessions, and the rate while it was really training."""
+
+    def __init__(self, seconds_before: float):
+        self._start = time.monotonic() - seconds_before
+        self._examples, self._busy, self._mark = 0, 0.0, None
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def resume(self) -> None:
+        """Training goes on after compilation, an evaluation, pictures or a save."""
+        self._mark = time.monotonic()
+
+    def pause(self, examples: int) -> float | None:
+        """Training stops for something else, after so many examples. Returns this stretch's examples per second."""
+        if self._mark is None:
+            return None
+        busy, self._mark = time.monotonic() - self._mark, None
+        self._examples, self._busy = self._examples + examples, self._busy + busy
+        return examples / busy if examples else None
+
+    def rate(self) -> float | None:
+        """Examples per second of this session's training."""
+        return self._examples / self._busy if self._examples else None
+
+
+class Metrics:
+    """One row a log step to metrics.csv and TensorBoard. Rows past `step` are of a run that was killed: dropped."""
+
+    def __init__(self, workdir: Path, step: int):
+        self._path = workdir / FILE
+        self._rows = [row for row in read(workdir) if int(row["step"]) <= step]
+        self._writer = _tensorboard(workdir)
+        if self._path.exists():
+            self._rewrite()
+
+    def seconds(self) -> float:
+        """The `seconds` of the last row, 0 without one."""
+        return float(self._rows[-1]["seconds"]) if self._rows else 0.0
+
+    def write(self, step: int, row: dict[str, float | None]) -> None:
+        row = {"step": str(step)} | {k: "" if v is None else f"{v:.8g}" for k, v in row.items()}
+        self._rows.append(row)
+        if len(self._rows) == 1:
+            self._rewrite()
+        else:
+            with self._path.open("a", newline="") as file:
+                csv.DictWriter(file, self._rows[0]).writerow(row)
+        self.scalars(step, {k: float(v) for k, v in row.items() if v and k != "step"})
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """To TensorBoard alone."""
+        if self._writer:
+            self._writer.write_scalars(step, values)
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def _rewrite(self):
+        if not self._rows:
+            self._path.unlink()
+            return
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._rows[0])
+        writer.writeheader()
+        writer.writerows(self._rows)
+        files.write_text(self._path, text.getvalue())
+
+
+def read(workdir: Path) -> list[dict[str, str]]:
+    """The rows of a workdir's metrics.csv; a last line that a kill cut short is left out."""
+    path = Path(workdir) / FILE
+    if not path.exists():
+        return []
+    text = path.read_text()
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    return [row for row in rows if None not in row.values() and None not in row]
+
+
+def _tensorboard(workdir):
+    """clu's writer, where TensorFlow is installed for it."""
+    try:
+        from clu import metric_writers
+    except ImportError as error:
+        log.warning("no TensorBoard files: %s", error)
+        return None
+    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir))])
+
+
+class Progress:
+    """A live bar on a terminal, plain lines at log steps elsewhere."""
+
+    def __init__(self, step: int, steps: int):
+        self._steps = steps
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True)
+
+    def advance(self, steps: int) -> None:
+        if self._bar:
+            self._bar.update(steps)
+
+    def report(self, step: int, row: dict[str, float | None], steps_per_second: float | None) -> None:
+        terms = {k: row[k] for k in ("loss_encoder", "loss_decoder", "rec_real", "kl_real", "kl_gap") if row.get(k) is not None}
+        text = "  ".join(f"{k} {v:.4g}" for k, v in terms.items())
+        if self._bar:
+            self._bar.set_postfix_str(text)
+            return
+        pace = ""
+        if steps_per_second:
+            left = (self._steps - step) / steps_per_second
+            pace = f"  {steps_per_second:.1f} steps/s, {int(left // 60)}:{int(left % 60):02d} left"
+        log.info("step %d/%d  %s%s", step, self._steps, text, pace)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.close()

@@ -1,0 +1,44 @@
+"""Network families. `build` turns a config into an encoder and a decoder with one shared interface:
+
+    encoder(x [B, *shape], train=...) -> Posterior(mean [B, Z], logvar [B, Z])
+    decoder(z [B, Z], train=...)      -> x̂ [B, *shape]
+
+A new family is a module here and a line in `FAMILIES`.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.models import mlp
+from sintrovae_jax.models.layers import Posterior
+
+__all__ = ["FAMILIES", "Posterior", "build", "data_shape"]
+
+# The type networks compute in; parameters, losses and statistics are float32 either way. None: the inputs' own type.
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+
+
+def data_shape(data) -> tuple[int, ...]:
+    """The shape of one example, from `config.data`: (2,) for points, (size, size, channels) for images."""
+    return (data.image_size, data.image_size, data.image_channels) if data.image_size else (2,)
+
+
+def _mlp(model, shape, dtype):
+    channels = tuple(model.channels)
+    return mlp.Encoder(channels, model.z_dim, dtype), mlp.Decoder(channels, shape, model.output, dtype)
+
+
+FAMILIES = {"mlp": _mlp}
+
+
+def build(model, shape: tuple[int, ...], dtype: str = "float32") -> tuple[nn.Module, nn.Module]:
+    """The encoder and decoder that `config.model` names, for examples of this shape.
+
+    Raises `UserError` for a family or dtype that does not exist.
+    """
+    if model.family not in FAMILIES:
+        raise UserError(f"model.family={model.family!r} is none of {', '.join(FAMILIES)}")
+    if dtype not in DTYPES:
+        raise UserError(f"train.dtype={dtype!r} is none of {', '.join(DTYPES)}")
+    return FAMILIES[model.family](model, shape, DTYPES[dtype])

@@ -1,0 +1,48 @@
+"""What the network families share: the posterior, and layers with the published initialisation."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, exp(logvar)), a diagonal Gaussian. Both float32, [B, Z]."""
+
+    mean: jax.Array
+    logvar: jax.Array
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """z = mean + std·noise. noise: standard normal, [B, Z]. Returns [B, Z]."""
+        return self.mean + jnp.exp(0.5 * self.logvar) * noise
+
+
+def split_posterior(features: jax.Array) -> Posterior:
+    """The last layer's features [B, 2Z] as a posterior: first half mean, second half logvar (reference.md, section 3)."""
+    mean, logvar = jnp.split(features.astype(jnp.promote_types(features.dtype, jnp.float32)), 2, axis=-1)
+    return Posterior(mean, logvar)
+
+
+def uniform_fan_in(fan_in: int) -> Callable:
+    """Initialiser: uniform in ±1/sqrt(fan_in), the one behind the published hyper-parameters (reference.md, section 1)."""
+    limit = 1 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+class Dense(nn.Module):
+    """`flax.linen.Dense` whose weights *and biases* start uniform in ±1/sqrt(fan_in). [..., in] -> [..., features]."""
+
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = uniform_fan_in(x.shape[-1])
+        return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, bias_init=init, name="dense")(x)

@@ -1,0 +1,40 @@
+"""Fully connected encoder and decoder, for 2D densities (reference.md, section 2) and very small images."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sintrovae_jax.models.layers import Dense, Posterior, split_posterior
+
+
+class Encoder(nn.Module):
+    """x [B, ...] -> posterior over z [B, z_dim]: hidden layers with ReLU, then a layer of 2·z_dim."""
+
+    channels: tuple[int, ...]
+    z_dim: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> Posterior:
+        x = x.reshape(x.shape[0], -1)
+        for width in self.channels:
+            x = nn.relu(Dense(width, self.dtype)(x))
+        return split_posterior(Dense(2 * self.z_dim, self.dtype)(x))
+
+
+class Decoder(nn.Module):
+    """z [B, z_dim] -> x̂ [B, *shape]: the encoder's hidden layers in reverse; `output` is 'linear' or 'sigmoid'."""
+
+    channels: tuple[int, ...]
+    shape: tuple[int, ...]
+    output: str = "linear"
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
+        for width in reversed(self.channels):
+            z = nn.relu(Dense(width, self.dtype)(z))
+        x = Dense(math.prod(self.shape), self.dtype)(z).reshape(-1, *self.shape)
+        return nn.sigmoid(x) if self.output == "sigmoid" else x

@@ -1,0 +1,140 @@
+"""Everything that knows there is more than one device or more than one process.
+
+A training step is a per-device function that talks to its peers through the named axis `AXIS`; `pmap` wraps it once.
+Trees "on the devices" are replicated: every leaf has a leading axis of local devices. What leaves this module for a
+file is a plain host copy without that axis (`unreplicate`), so that checkpoints do not depend on the device count.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import jax_utils
+from jax import lax
+
+from sintrovae_jax.errors import UserError
+
+AXIS = "devices"
+
+
+def _asked_by_environment() -> bool:
+    """Whether a launcher started this process as one of several: Slurm with several tasks, or a TPU pod."""
+    slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    tpu_pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+    return slurm or tpu_pod
+
+
+def initialize(distributed: str) -> None:
+    """Starts `jax.distributed` if asked to. Call before anything touches a device.
+
+    distributed: 'off'; 'auto' (when Slurm or a TPU pod's environment says there are several processes); 'on' (always,
+    with what jax finds out by itself); or 'HOST:PORT,COUNT,INDEX'. Raises `UserError` for anything else.
+    """
+    if distributed == "off" or (distributed == "auto" and not _asked_by_environment()):
+        return
+    if distributed in ("auto", "on"):
+        jax.distributed.initialize()
+        return
+    try:
+        address, count, index = distributed.split(",")
+        host, port = address.rsplit(":", 1)
+        count, index, port = int(count), int(index), int(port)
+        if not (host and port > 0 and 0 <= index < count):
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"distributed={distributed!r} is none of auto, on, off or HOST:PORT,COUNT,INDEX "
+            "(as in 10.0.0.1:1234,4,0 for the first of four processes)"
+        ) from None
+    jax.distributed.initialize(address, count, index)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes logs, pictures and results."""
+    return jax.process_index() == 0
+
+
+class Shard(NamedTuple):
+    """This process's part of the global batch: examples [start, start + devices·per_device)."""
+
+    batch_size: int
+    start: int
+    devices: int
+    per_device: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.devices * self.per_device
+
+
+def shard(batch_size: int) -> Shard:
+    """Splits a global batch over all devices. Raises `UserError` where it does not divide."""
+    if batch_size % jax.device_count():
+        raise UserError(f"train.batch_size={batch_size} does not divide by the {jax.device_count()} devices of this run")
+    per_device = batch_size // jax.device_count()
+    devices = jax.local_device_count()
+    return Shard(batch_size, jax.process_index() * devices * per_device, devices, per_device)
+
+
+def pmap(step: Callable, in_axes) -> Callable:
+    """A per-device step over all devices. Its first argument, the state, is donated."""
+    if isinstance(step, functools.partial):
+        functools.update_wrapper(step, step.func)  # its name, for logs and profiles
+    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, donate_argnums=(0,))
+
+
+def pmean(tree):
+    """The mean over devices, inside a step."""
+    return lax.pmean(tree, AXIS)
+
+
+def example_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
+    """One key per example, from (seed, step, index in the global batch) and nothing else. index: [B]. Returns keys [B].
+
+    So noise does not depend on how the batch is split over devices and processes.
+    """
+    step_key = jax.random.fold_in(key, step)
+    return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
+
+
+def replicate(tree):
+    """A host tree onto every local device.
+
+    The axis name must be the step's: otherwise the first dispatch's state is laid out unlike the second's, and the step
+    compiles twice.
+    """
+    return jax_utils.replicate(tree, axis_name=AXIS)
+
+
+def unreplicate(tree):
+    """The first local device's copy of a replicated tree, as numpy arrays that own their memory.
+
+    `x[0]` of such an array may communicate; its first shard does not. The copy matters on the CPU backend, where
+    numpy would otherwise look into a buffer that the next step is given to overwrite.
+    """
+    shards = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
+    return jax.tree.map(lambda x: np.array(x[0]), jax.device_get(shards))
+
+
+def prefetch(batches: Iterator, size: int = 2) -> Iterator:
+    """Keeps `size` dispatches' batches on the devices ahead of the step. Leaves: [local devices, ...]."""
+    return jax_utils.prefetch_to_device(batches, size, axis_name=AXIS)
+
+
+def agree(value: bool) -> bool:
+    """True where every process says True. All processes must call it."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.asarray(value)).all())
+
+
+def preempted(step: int) -> bool:
+    """Several processes only: whether one of them was told to stop, the same answer on all of them at this step."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(step)

@@ -1,0 +1,58 @@
+"""The pictures of a model: which arrays to draw, and under what name in the workdir's figures folder."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sintrovae_jax import figures
+from sintrovae_jax.evaluators.density import HALF_RANGE
+from sintrovae_jax.inference import Model
+
+FOLDER = "figures"
+_ROWS, _COLUMNS = 10, 10  # of a picture; reconstructions come in pairs of rows
+_POINTS = 1024
+
+
+def samples(model: Model, source, folder: Path, suffix: str = "") -> None:
+    """samples.png: decoded prior samples; for points, beside data."""
+    path = folder / f"samples{suffix}.png"
+    if model.config.data.image_size:
+        figures.grid(path, np.asarray(model.sample(model.config.seed, _ROWS * _COLUMNS)), _COLUMNS)
+    else:
+        _scatter(path, model, source, np.asarray(model.sample(model.config.seed, _POINTS)))
+
+
+def reconstructions(model: Model, source, folder: Path, suffix: str = "") -> None:
+    """reconstructions.png: rows of test images, each above the row of its reconstructions; for points, beside data."""
+    path = folder / f"reconstructions{suffix}.png"
+    if model.config.data.image_size:
+        x = source.test(_ROWS // 2 * _COLUMNS, model.config.seed)
+        pairs = np.stack([x, np.asarray(model.reconstruct(x))]).reshape(2, -1, _COLUMNS, *model.shape)
+        figures.grid(path, pairs.swapaxes(0, 1).reshape(-1, *model.shape), _COLUMNS)
+    else:
+        x = source.test(_POINTS, model.config.seed)
+        _scatter(path, model, source, np.asarray(model.reconstruct(x)))
+
+
+def interpolations(model: Model, source, folder: Path, suffix: str = "") -> None:
+    """interpolations.png: from one test image to another through latent space; for points, the decoded lines."""
+    path = folder / f"interpolations{suffix}.png"
+    pairs = _ROWS if model.config.data.image_size else _POINTS // 32
+    x = source.test(2 * pairs, model.config.seed)
+    between = np.asarray(model.interpolate(x[0::2], x[1::2], _COLUMNS if model.config.data.image_size else 32))
+    flat = between.reshape(-1, *model.shape)
+    if model.config.data.image_size:
+        figures.grid(path, flat, _COLUMNS)
+    else:
+        _scatter(path, model, source, flat)
+
+
+def _scatter(path, model, source, points):
+    half_range = HALF_RANGE.get(model.config.data.source, 4.0)
+    figures.scatter(path, source.test(_POINTS, model.config.seed), points, half_range)
+
+
+def write_all(model: Model, source, workdir: Path, suffix: str = "") -> None:
+    """All three, to WORKDIR/figures."""
+    for draw in (samples, reconstructions, interpolations):
+        draw(model, source, workdir / FOLDER, suffix)

@@ -1,0 +1,68 @@
+"""The training state, its creation, and the two optimisers."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+class NetworkState(struct.PyTreeNode):
+    """One network: its parameters, its other collections (such as `batch_stats`), its optimiser's state."""
+
+    params: Any
+    stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict:
+        """What `Module.apply` takes."""
+        return {"params": self.params, **self.stats}
+
+
+class TrainState(struct.PyTreeNode):
+    """All that changes from step to step. step: int32, the number of steps taken."""
+
+    step: jax.Array
+    encoder: NetworkState
+    decoder: NetworkState
+
+
+class Networks(NamedTuple):
+    """The static part of a run: two Flax modules, and for each an optax transform that leaves out the learning rate."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    encoder_tx: optax.GradientTransformation
+    decoder_tx: optax.GradientTransformation
+
+
+def optimizer() -> optax.GradientTransformation:
+    """Adam without its learning rate, which is a traced argument of the step."""
+    return optax.scale_by_adam()
+
+
+def apply_gradients(network: NetworkState, tx: optax.GradientTransformation, grads, learning_rate, stats) -> NetworkState:
+    """One optimiser step: params - learning_rate · tx(grads), and the new statistics."""
+    updates, opt_state = tx.update(grads, network.opt_state, network.params)
+    params = optax.apply_updates(network.params, jax.tree.map(lambda u: -learning_rate * u, updates))
+    return NetworkState(params=params, stats=stats, opt_state=opt_state)
+
+
+def create(networks: Networks, seed: int, shape: tuple[int, ...], z_dim: int) -> TrainState:
+    """A fresh state, a function of the seed alone. shape: of one example. Traceable, for `jax.eval_shape`."""
+    encoder_key, decoder_key = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
+
+    def network(module, tx, key, example):
+        params_key, noise_key = jax.random.split(key)
+        variables = dict(module.init({"params": params_key, "noise": noise_key}, example, train=False))
+        params = variables.pop("params")
+        return NetworkState(params=params, stats=variables, opt_state=tx.init(params))
+
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        encoder=network(networks.encoder, networks.encoder_tx, encoder_key, jnp.zeros((1, *shape))),
+        decoder=network(networks.decoder, networks.decoder_tx, decoder_key, jnp.zeros((1, z_dim))),
+    )

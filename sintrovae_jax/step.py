@@ -1,0 +1,305 @@
+"""One training step per device: the encoder's update, then the decoder's against the new encoder.
+
+Read it beside reference.md, section 1. With x a real batch and z_p prior noise,
+
+    fake = D(z_p)      z ~ q(z|x)      recon = D(z)
+
+are decoded once, in `encoder_update`; `jax.vjp` also hands back how to pull a gradient from these two images to the
+decoder's parameters, and `decoder_update` uses that instead of decoding again. Everything here is pure and runs under
+the device axis of `parallel.pmap`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sintrovae_jax import models, objectives, parallel
+from sintrovae_jax.state import Networks, TrainState, apply_gradients, optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is static about the objective; changing one of these compiles a new step."""
+
+    name: str = "soft_intro"
+    reconstruction: str = "mse"
+    prior_std: float = 1.0
+    kl_weights: tuple[float, ...] = ()
+    num_vae: int = 0
+    use_gamma_r: bool = False
+
+
+class Hyper(NamedTuple):
+    """What a schedule may change: traced scalars, so that changing one compiles nothing."""
+
+    beta_rec: Any
+    beta_kl: Any
+    beta_neg: Any
+    gamma: Any
+    gamma_r: Any
+    alpha: Any
+    scale: Any
+    intro_alpha: Any
+    margin: Any
+    learning_rate: Any
+
+
+class Noise(NamedTuple):
+    """Standard normal noise of one step, each [B, Z], named after what is sampled with it."""
+
+    prior: Any
+    real: Any
+    recon: Any
+    fake: Any
+    recon_again: Any
+    fake_again: Any
+
+
+class Decodings(NamedTuple):
+    """What the encoder's update leaves for the decoder's: images, and the pull-backs of gradients to D's parameters."""
+
+    recon: Any
+    fake: Any
+    pull_recon: Callable
+    pull_fake: Callable
+    stats: Any
+
+
+def draw_noise(keys: jax.Array, z_dim: int) -> Noise:
+    """Noise per example. keys: [B]. Draws that a step does not use cost nothing: the compiler drops them."""
+
+    def draw(role):
+        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, role), (z_dim,)))(keys)
+
+    return Noise(*(draw(role) for role in range(len(Noise._fields))))
+
+
+def _train_apply(module, params, stats, inputs):
+    """Applies a network in training mode. Returns its output and its updated statistics."""
+    return module.apply({"params": params, **stats}, inputs, train=True, mutable=list(stats))
+
+
+class _Terms:
+    """The static parts of a step, as the three functions the formulas are made of."""
+
+    def __init__(self, networks: Networks, objective: Objective, state: TrainState):
+        self.encoder, self.decoder, self.state, self.objective = networks.encoder, networks.decoder, state, objective
+        self.rec = objectives.RECONSTRUCTION_ERRORS[objective.reconstruction]
+
+    def encode(self, params, x):
+        return _train_apply(self.encoder, params, self.state.encoder.stats, x)
+
+    def decode(self, params, z):
+        return _train_apply(self.decoder, params, self.state.decoder.stats, z)
+
+    def kl(self, posterior):
+        weights = self.objective.kl_weights or None
+        return objectives.kl(posterior.mean, posterior.logvar, self.objective.prior_std, weights)
+
+
+def encoder_update(
+    networks: Networks, objective: Objective, state: TrainState, x, noise: Noise, hyper: Hyper
+) -> tuple[TrainState, dict, Decodings]:
+    """Minimises L_E with the decoder frozen. Returns the state with a new encoder, L_E's terms, and the decodings."""
+    net = _Terms(networks, objective, state)
+    frozen = state.decoder.params
+    z_p = objective.prior_std * noise.prior
+
+    def loss_fn(params):
+        real, stats = net.encode(params, x)
+        recon, pull_recon, recon_stats = jax.vjp(net.decode, frozen, real.sample(noise.real), has_aux=True)
+        fake, pull_fake, fake_stats = jax.vjp(net.decode, frozen, z_p, has_aux=True)
+        rec_real, kl_real = net.rec(x, recon), net.kl(real)
+
+        kls, recs = [], []
+        for y, eps in ((recon, noise.recon), (fake, noise.fake)):
+            y = lax.stop_gradient(y)
+            posterior, _ = net.encode(params, y)
+            kls.append(net.kl(posterior))
+            if objective.name == "soft_intro":  # IntroVAE's hinge looks at the KL alone
+                recs.append(net.rec(y, net.decode(frozen, posterior.sample(eps))[0]))
+
+        terms = {"rec_real": rec_real, "kl_real": kl_real, "kl_recon": kls[0], "kl_fake": kls[1]}
+        if objective.name == "soft_intro":
+            elbo_real = objectives.elbo(rec_real, kl_real, hyper.beta_rec, hyper.beta_kl)
+            elbos = [objectives.elbo(r, k, hyper.beta_rec, hyper.beta_neg) for r, k in zip(recs, kls, strict=True)]
+            loss = objectives.soft_intro_encoder(elbo_real, elbos, hyper.scale, hyper.alpha)
+            terms |= {"rec_recon": recs[0], "rec_fake": recs[1]}
+            terms |= {
+                f"exp_elbo_{y}": objectives.exp_elbo(e, hyper.scale, hyper.alpha)
+                for y, e in zip(("recon", "fake"), elbos, strict=True)
+            }
+        else:
+            loss = objectives.intro_encoder(
+                rec_real, kl_real, kls, beta_rec=hyper.beta_rec, intro_alpha=hyper.intro_alpha, margin=hyper.margin
+            )
+        # Evaluation decodes prior and posterior samples alike, so the running averages follow the mean of both passes.
+        decoder_stats = jax.tree.map(lambda a, b: (a + b) / 2, recon_stats, fake_stats)
+        terms = {name: term.mean() for name, term in terms.items()} | {"loss_encoder": loss}
+        return loss, (terms, stats, Decodings(recon, fake, pull_recon, pull_fake, decoder_stats))
+
+    grads, (terms, stats, decodings) = jax.grad(loss_fn, has_aux=True)(state.encoder.params)
+    encoder = apply_gradients(state.encoder, networks.encoder_tx, parallel.pmean(grads), hyper.learning_rate, stats)
+    return state.replace(encoder=encoder), terms, decodings
+
+
+def decoder_update(
+    networks: Networks, objective: Objective, state: TrainState, x, noise: Noise, hyper: Hyper, decodings: Decodings
+) -> tuple[TrainState, dict]:
+    """Minimises L_D with the encoder frozen at its just-updated parameters, on the same z_p and z.
+
+    kl(recon) and kl(fake) carry gradient through E into D, by way of the images of `decodings`. In the γ_r term target
+    and latent are constants; only its own decoding carries gradient.
+    """
+    net = _Terms(networks, objective, state)
+    frozen = state.encoder.params
+
+    def loss_fn(params, recon, fake):
+        rec_real = net.rec(x, recon)
+        kls, recs = [], []
+        for y, eps in ((recon, noise.recon_again), (fake, noise.fake_again)):
+            posterior, _ = net.encode(frozen, y)
+            kls.append(net.kl(posterior))
+            if objective.use_gamma_r:
+                y_hat, _ = net.decode(params, lax.stop_gradient(posterior.sample(eps)))
+                recs.append(net.rec(lax.stop_gradient(y), y_hat))
+        if objective.name == "soft_intro":
+            return objectives.soft_intro_decoder(
+                rec_real,
+                kls,
+                recs,
+                scale=hyper.scale,
+                beta_rec=hyper.beta_rec,
+                beta_kl=hyper.beta_kl,
+                gamma=hyper.gamma,
+                gamma_r=hyper.gamma_r,
+            )
+        return objectives.intro_decoder(rec_real, kls, beta_rec=hyper.beta_rec, intro_alpha=hyper.intro_alpha)
+
+    loss, (grads, recon_grad, fake_grad) = jax.value_and_grad(loss_fn, argnums=(0, 1, 2))(
+        state.decoder.params, decodings.recon, decodings.fake
+    )
+    # The chain rule: what reaches the images goes on to the parameters that made them.
+    grads = jax.tree.map(
+        lambda direct, recon, fake: direct + recon + fake,
+        grads,
+        decodings.pull_recon(recon_grad)[0],
+        decodings.pull_fake(fake_grad)[0],
+    )
+    decoder = apply_gradients(
+        state.decoder, networks.decoder_tx, parallel.pmean(grads), hyper.learning_rate, decodings.stats
+    )
+    return state.replace(decoder=decoder), {"loss_decoder": loss}
+
+
+def vae_update(
+    networks: Networks, objective: Objective, state: TrainState, x, noise: Noise, hyper: Hyper
+) -> tuple[TrainState, dict]:
+    """Both networks minimise β_rec·rec + β_kl·kl: the VAE baseline, and the first `num_vae` steps of a run."""
+    net = _Terms(networks, objective, state)
+
+    def loss_fn(params):
+        real, encoder_stats = net.encode(params[0], x)
+        recon, decoder_stats = net.decode(params[1], real.sample(noise.real))
+        rec_real, kl_real = net.rec(x, recon), net.kl(real)
+        loss = objectives.vae(objectives.elbo(rec_real, kl_real, hyper.beta_rec, hyper.beta_kl))
+        terms = {"rec_real": rec_real.mean(), "kl_real": kl_real.mean(), "loss_encoder": loss, "loss_decoder": loss}
+        return loss, (terms, encoder_stats, decoder_stats)
+
+    params = (state.encoder.params, state.decoder.params)
+    grads, (terms, encoder_stats, decoder_stats) = jax.grad(loss_fn, has_aux=True)(params)
+    encoder_grads, decoder_grads = parallel.pmean(grads)
+    rate = hyper.learning_rate
+    encoder = apply_gradients(state.encoder, networks.encoder_tx, encoder_grads, rate, encoder_stats)
+    decoder = apply_gradients(state.decoder, networks.decoder_tx, decoder_grads, rate, decoder_stats)
+    return state.replace(encoder=encoder, decoder=decoder), terms
+
+
+TERMS = {
+    "vae": ("loss_encoder", "loss_decoder", "rec_real", "kl_real"),
+    "intro": ("loss_encoder", "loss_decoder", "rec_real", "kl_real", "kl_recon", "kl_fake"),
+}
+TERMS["soft_intro"] = (*TERMS["intro"], "rec_recon", "rec_fake", "exp_elbo_recon", "exp_elbo_fake")
+
+
+def update(networks: Networks, objective: Objective, state: TrainState, batch: dict, hyper: Hyper, key: jax.Array):
+    """One step on one batch {'x': [B, ...], 'index': [B]}. Returns the new state and {term: [sum, count]}.
+
+    A term that this step does not have (an adversarial one in the VAE phase) counts 0 times.
+    """
+    keys = parallel.example_keys(key, state.step, batch["index"])
+    noise = draw_noise(keys, networks.encoder.z_dim)
+    x = batch["x"]
+
+    def adversarial(state):
+        state, encoder_terms, decodings = encoder_update(networks, objective, state, x, noise, hyper)
+        state, decoder_terms = decoder_update(networks, objective, state, x, noise, hyper, decodings)
+        return state, counted(encoder_terms | decoder_terms)
+
+    def vae(state):
+        state, terms = vae_update(networks, objective, state, x, noise, hyper)
+        return state, counted(terms)
+
+    def counted(terms):
+        nothing = jnp.zeros(2)
+        return {t: jnp.stack([terms[t], 1.0]) if t in terms else nothing for t in TERMS[objective.name]}
+
+    if objective.name == "vae":
+        state, terms = vae(state)
+    elif objective.num_vae == 0:
+        state, terms = adversarial(state)
+    else:
+        state, terms = lax.cond(state.step < objective.num_vae, vae, adversarial, state)
+    return state.replace(step=state.step + 1), terms
+
+
+def train_step(networks: Networks, objective: Objective, state: TrainState, batches: dict, hypers: Hyper, key: jax.Array):
+    """One dispatch on one device: `substeps` updates, scanned.
+
+    batches: {'x': [substeps, B, ...], 'index': [substeps, B]}; hypers: each [substeps]. Returns the new state and
+    {term: [sum, count, first]} over the substeps and devices, where `first` is the first substep at which the term was
+    not finite, or infinity. With its first two arguments bound, `parallel.pmap` wraps it.
+    """
+
+    def body(state, inputs):
+        return update(networks, objective, state, *inputs, key)
+
+    state, terms = lax.scan(body, state, (batches, hypers))
+
+    def summarise(term):  # [substeps, 2]
+        bad = ~jnp.isfinite(term[:, 0])
+        return jnp.stack([*term.sum(axis=0), jnp.where(bad.any(), bad.argmax().astype(term.dtype), jnp.inf)])
+
+    return state, jax.tree.map(summarise, parallel.pmean(terms))
+
+
+def from_config(config) -> tuple[Networks, Objective, tuple[int, ...]]:
+    """What a config makes static: the networks with their optimisers, the objective, and the shape of one example."""
+    shape = models.data_shape(config.data)
+    encoder, decoder = models.build(config.model, shape, config.train.dtype)
+    o = config.objective
+    objective = Objective(
+        name=o.name,
+        reconstruction=o.reconstruction,
+        prior_std=o.prior_std,
+        kl_weights=tuple(o.kl_weights),
+        num_vae=o.num_vae,
+        use_gamma_r=o.gamma_r > 0,
+    )
+    return Networks(encoder, decoder, optimizer(), optimizer()), objective, shape
+
+
+def hypers_at(config, steps: np.ndarray) -> Hyper:
+    """The hyper-parameters of the given steps, each a float32 array of their shape."""
+    o, size = config.objective, math.prod(models.data_shape(config.data))
+    passed = sum((steps >= milestone).astype(np.int32) for milestone in config.optimizer.milestones)
+    rate = config.optimizer.learning_rate * config.optimizer.decay**passed
+    values = {name: o[name] for name in Hyper._fields if name in o}
+    values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": rate}
+    return Hyper(**{name: np.broadcast_to(np.float32(value), steps.shape) for name, value in values.items()})
