@@ -1,6 +1,6 @@
 """Soft-IntroVAE on the 2D density "Checkerboard", with the published hyper-parameters.
 
-    python -m sintrovae_jax.main --config configs/checkerboard.py
+python -m sintrovae_jax.main --config configs/checkerboard.py
 """
 
 from configs import density

@@ -1,6 +1,6 @@
 """Soft-IntroVAE on the 2D density "8 Gaussians", with the published hyper-parameters.
 
-    python -m sintrovae_jax.main --config configs/gaussians8.py
+python -m sintrovae_jax.main --config configs/gaussians8.py
 """
 
 from configs import density

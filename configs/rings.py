@@ -1,6 +1,6 @@
 """Soft-IntroVAE on the 2D density "Rings", with the published hyper-parameters.
 
-    python -m sintrovae_jax.main --config configs/rings.py
+python -m sintrovae_jax.main --config configs/rings.py
 """
 
 from configs import density

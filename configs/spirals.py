@@ -1,6 +1,6 @@
 """Soft-IntroVAE on the 2D density "2 Spirals", with the published hyper-parameters.
 
-    python -m sintrovae_jax.main --config configs/spirals.py
+python -m sintrovae_jax.main --config configs/spirals.py
 """
 
 from configs import density

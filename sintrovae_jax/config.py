@@ -80,8 +80,10 @@ def validate(config: ConfigDict) -> None:
     _at_least(
         config,
         1,
-        ("model.z_dim", "train.steps", "train.batch_size", "train.substeps", "checkpoint.every", "checkpoint.keep")
-        + ("log.every", "eval.num_samples"),
+        (
+            *("model.z_dim", "train.steps", "train.batch_size", "train.substeps"),
+            *("checkpoint.every", "checkpoint.keep", "log.every", "eval.num_samples"),
+        ),
     )
     positive = ("objective.alpha", "objective.prior_std", "optimizer.learning_rate")
     for key in (*positive, "objective.scale"):

@@ -9,7 +9,7 @@ from PIL import Image
 from sintrovae_jax import files
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 _SMALLEST = 48  # pixels: images smaller than this are enlarged, so that a person can see them
 

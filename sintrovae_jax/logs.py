@@ -45,22 +45,25 @@ class Clock:
 
     def __init__(self, seconds_before: float):
         self._start = time.monotonic() - seconds_before
-        self._examples, self._busy, self._mark = 0, 0.0, None
+        self._examples, self._busy = 0, 0.0  # of this session
+        self._stretch, self._mark = 0, None  # of the present stretch between two pauses
 
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
+    def count(self, examples: int) -> None:
+        """So many examples were trained on."""
+        self._stretch += examples
+
     def resume(self) -> None:
         """Training goes on after compilation, an evaluation, pictures or a save."""
-        self._mark = time.monotonic()
+        self._stretch, self._mark = 0, time.monotonic()
 
-    def pause(self, examples: int) -> float | None:
-        """Training stops for something else, after so many examples. Returns this stretch's examples per second."""
-        if self._mark is None:
-            return None
-        busy, self._mark = time.monotonic() - self._mark, None
-        self._examples, self._busy = self._examples + examples, self._busy + busy
-        return examples / busy if examples else None
+    def pause(self) -> float | None:
+        """Training stops for something else. Returns the examples per second since it went on, if there were any."""
+        busy = time.monotonic() - self._mark
+        self._examples, self._busy = self._examples + self._stretch, self._busy + busy
+        return self._stretch / busy if self._stretch else None
 
     def rate(self) -> float | None:
         """Examples per second of this session's training."""
@@ -147,7 +150,11 @@ class Progress:
             self._bar.update(steps)
 
     def report(self, step: int, row: dict[str, float | None], steps_per_second: float | None) -> None:
-        terms = {k: row[k] for k in ("loss_encoder", "loss_decoder", "rec_real", "kl_real", "kl_gap") if row.get(k) is not None}
+        terms = {
+            k: row[k]
+            for k in ("loss_encoder", "loss_decoder", "rec_real", "kl_real", "kl_gap")
+            if row.get(k) is not None
+        }
         text = "  ".join(f"{k} {v:.4g}" for k, v in terms.items())
         if self._bar:
             self._bar.set_postfix_str(text)

@@ -1,6 +1,6 @@
 """The command line: flags, the mode switch, and user errors to one line.
 
-    python -m sintrovae_jax.main --config configs/digits.py [--workdir DIR] [--mode MODE] [--config.key=value ...]
+python -m sintrovae_jax.main --config configs/digits.py [--workdir DIR] [--mode MODE] [--config.key=value ...]
 """
 
 import os

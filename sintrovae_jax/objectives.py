@@ -82,7 +82,8 @@ def vae(elbo_real: jax.Array) -> jax.Array:
 def soft_intro_encoder(elbo_real: jax.Array, elbos_generated: Sequence[jax.Array], scale, alpha) -> jax.Array:
     """L_E: raise the ELBO of real data, push down exp(ELBO) of generated data.
 
-    elbo_real: [B], with β_kl. elbos_generated: the ELBOs [B] of reconstructions and samples, with β_neg. Returns a scalar.
+    elbo_real: [B], with β_kl. elbos_generated: those of reconstructions and samples, each [B], with β_neg. Returns a
+    scalar.
     """
     repulsion = sum(exp_elbo(e, scale, alpha).mean() for e in elbos_generated) / len(elbos_generated)
     return -scale * elbo_real.mean() + repulsion

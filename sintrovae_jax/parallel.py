@@ -22,7 +22,7 @@ AXIS = "devices"
 
 def _asked_by_environment() -> bool:
     """Whether a launcher started this process as one of several: Slurm with several tasks, or a TPU pod."""
-    slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     tpu_pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
     return slurm or tpu_pod
 
@@ -73,7 +73,9 @@ class Shard(NamedTuple):
 def shard(batch_size: int) -> Shard:
     """Splits a global batch over all devices. Raises `UserError` where it does not divide."""
     if batch_size % jax.device_count():
-        raise UserError(f"train.batch_size={batch_size} does not divide by the {jax.device_count()} devices of this run")
+        raise UserError(
+            f"train.batch_size={batch_size} does not divide by the {jax.device_count()} devices of this run"
+        )
     per_device = batch_size // jax.device_count()
     devices = jax.local_device_count()
     return Shard(batch_size, jax.process_index() * devices * per_device, devices, per_device)

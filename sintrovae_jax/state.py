@@ -44,7 +44,9 @@ def optimizer() -> optax.GradientTransformation:
     return optax.scale_by_adam()
 
 
-def apply_gradients(network: NetworkState, tx: optax.GradientTransformation, grads, learning_rate, stats) -> NetworkState:
+def apply_gradients(
+    network: NetworkState, tx: optax.GradientTransformation, grads, learning_rate, stats
+) -> NetworkState:
     """One optimiser step: params - learning_rate · tx(grads), and the new statistics."""
     updates, opt_state = tx.update(grads, network.opt_state, network.params)
     params = optax.apply_updates(network.params, jax.tree.map(lambda u: -learning_rate * u, updates))

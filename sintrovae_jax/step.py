@@ -119,11 +119,11 @@ def encoder_update(
 
         kls, recs = [], []
         for y, eps in ((recon, noise.recon), (fake, noise.fake)):
-            y = lax.stop_gradient(y)
-            posterior, _ = net.encode(params, y)
+            constant = lax.stop_gradient(y)
+            posterior, _ = net.encode(params, constant)
             kls.append(net.kl(posterior))
             if objective.name == "soft_intro":  # IntroVAE's hinge looks at the KL alone
-                recs.append(net.rec(y, net.decode(frozen, posterior.sample(eps))[0]))
+                recs.append(net.rec(constant, net.decode(frozen, posterior.sample(eps))[0]))
 
         terms = {"rec_real": rec_real, "kl_real": kl_real, "kl_recon": kls[0], "kl_fake": kls[1]}
         if objective.name == "soft_intro":
@@ -259,7 +259,9 @@ def update(networks: Networks, objective: Objective, state: TrainState, batch: d
     return state.replace(step=state.step + 1), terms
 
 
-def train_step(networks: Networks, objective: Objective, state: TrainState, batches: dict, hypers: Hyper, key: jax.Array):
+def train_step(
+    networks: Networks, objective: Objective, state: TrainState, batches: dict, hypers: Hyper, key: jax.Array
+):
     """One dispatch on one device: `substeps` updates, scanned.
 
     batches: {'x': [substeps, B, ...], 'index': [substeps, B]}; hypers: each [substeps]. Returns the new state and

@@ -143,74 +143,96 @@ def train(config, workdir: Path) -> None:
         if first == 0 and parallel.is_main():
             _describe(run, host, shard)
         with Stop().listening() as stop:
-            host, figures = _loop(run, host, last, shard, metrics, clock, stop)
+            host, figures = _loop(run, host, shard, metrics, clock, stop)
         _finish(run, host, figures, metrics, clock)
     finally:
         run.checkpoints.close()
 
 
-def _loop(run, host, last, shard, metrics, clock, stop):
-    """Steps until `last`; returns the final host state and its figures. Only log steps and saves wait for the devices."""
+def _dispatches(run, host: state.TrainState, shard: parallel.Shard):
+    """Trains from the host state to the last step, one dispatch at a time.
+
+    Yields (step reached, state on the devices, {term: [sum, count, first bad]} on the devices). The state is only good
+    until the next dispatch. Nothing here waits for the devices, except to keep `_IN_FLIGHT` dispatches queued at most.
+    """
     config, substeps = run.config, run.config.train.substeps
-    first = int(host.step)
+    first, last = int(host.step), config.train.steps
     train_step = parallel.pmap(functools.partial(step.train_step, run.networks, run.objective), in_axes=(0, 0, 0, None))
     key = jax.random.key(config.seed, impl="threefry2x32")
     stream = data.batches(run.source, seed=config.seed, start=first, stop=last, substeps=substeps, shard=shard)
-    batches, hypers, progress = parallel.prefetch(stream), Hypers(config), logs.Progress(first, last)
-    devices_state, window, in_flight, figures = parallel.replicate(host), [], collections.deque(), {}
-    since = first  # where the clock's present stretch began
-
+    batches, hypers = parallel.prefetch(stream), Hypers(config)
+    devices_state, in_flight = parallel.replicate(host), collections.deque()
     for start in range(first, last, substeps):
         devices_state, terms = train_step(devices_state, next(batches), hypers.at(start), key)
-        at = start + substeps
-        window.append((start, terms))
         in_flight.append(terms)
-        if start == first:  # compilation is not training
+        if len(in_flight) > _IN_FLIGHT:
+            jax.block_until_ready(in_flight.popleft())
+        yield start + substeps, devices_state, terms
+
+
+def _due(config, at: int) -> dict[str, bool]:
+    """What happens at this step, besides training."""
+    last = at == config.train.steps
+
+    def every(n):
+        return n > 0 and at % n == 0
+
+    return {
+        "log": every(config.log.every),
+        "draw": every(config.log.figures_every) and not last,
+        "evaluate": every(config.eval.every) or last,
+        "save": every(config.checkpoint.every) or last,
+    }
+
+
+def _loop(run, host, shard, metrics, clock, stop):
+    """Dispatches until the last step; returns the final host state and its figures."""
+    config, first, last = run.config, int(host.step), run.config.train.steps
+    substeps, batch_size = config.train.substeps, config.train.batch_size
+    progress, window, figures = logs.Progress(first, last), [], {}
+    pending = []  # terms still on the devices
+    for at, devices_state, terms in _dispatches(run, host, shard):
+        pending.append((at - substeps, terms))
+        progress.advance(substeps)
+        if at == first + substeps:  # compilation is not training
             jax.block_until_ready(terms)
             clock.resume()
-            since = at
-        elif len(in_flight) > _IN_FLIGHT:
-            jax.block_until_ready(in_flight.popleft())
-        progress.advance(substeps)
-
-        stopping = stop.asked(at)
-        due = {
-            "log": at % config.log.every == 0,
-            "draw": config.log.figures_every and at % config.log.figures_every == 0,
-            "evaluate": config.eval.every and at % config.eval.every == 0 and at < last,
-            "save": at % config.checkpoint.every == 0 or at == last or stopping,
-        }
-        if not any(due.values()):
+        else:
+            clock.count(substeps * batch_size)
+        due, signum = _due(config, at), stop.asked(at)
+        if not any(due.values()) and not signum:
             continue
 
-        window = [(s, parallel.unreplicate(t)) for s, t in window]
-        refuse_divergence(window)
-        rate = clock.pause((at - since) * config.train.batch_size)
+        arrived, pending = [(start, parallel.unreplicate(t)) for start, t in pending], []
+        refuse_divergence(arrived)
+        window += [t for _, t in arrived]
+        rate = clock.pause()
         if due["log"]:
-            row = {"seconds": clock.seconds(), "examples_per_second": rate}
-            row |= {"learning_rate": float(step.hypers_at(config, np.array(at - 1)).learning_rate)}
-            row |= logs.summarise([t for _, t in window])
+            row = {"seconds": clock.seconds(), "examples_per_second": rate} | _learning_rate(config, at)
+            row |= logs.summarise(window)
             window = []
             if metrics:
                 metrics.write(at, row)
-                progress.report(at, row, rate and rate / config.train.batch_size)
-        if due["draw"] or due["evaluate"] or due["save"]:
-            host, figures = parallel.unreplicate(devices_state), {}
-            if (due["evaluate"] or at == last) and not stopping:
-                figures = run.evaluate(host)
-                if metrics and figures:
-                    metrics.scalars(at, figures)
-            if due["save"] or due["evaluate"]:
+                progress.report(at, row, rate and rate / batch_size)
+        if due["draw"] or due["evaluate"] or due["save"] or signum:
+            host = parallel.unreplicate(devices_state)
+            figures = run.evaluate(host) if due["evaluate"] and not signum else {}
+            if metrics and figures:
+                metrics.scalars(at, figures)
+            if due["evaluate"] or due["save"] or signum:
                 run.save(host, figures)
-            if due["draw"] and not stopping:
+            if due["draw"] and not signum:
                 run.draw(host, f"_{at:07d}")
-        if stopping and at < last:
+        if signum and at < last:
             progress.close()
-            raise Interrupted(f"saved step {at} of {last}; run the same command again to go on", stopping)
-        since = at
+            raise Interrupted(f"saved step {at} of {last}; run the same command again to go on", signum)
         clock.resume()
     progress.close()
     return host, figures
+
+
+def _learning_rate(config, at: int) -> dict[str, float]:
+    return {"learning_rate": float(step.hypers_at(config, np.array(at - 1)).learning_rate)}
 
 
 def _finish(run, host, figures, metrics, clock):

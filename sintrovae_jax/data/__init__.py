@@ -7,19 +7,19 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf
 
-from sintrovae_jax.data import sources  # noqa: E402
-from sintrovae_jax.data.densities import DENSITIES  # noqa: E402
-from sintrovae_jax.errors import UserError  # noqa: E402
-from sintrovae_jax.parallel import Shard  # noqa: E402
+from sintrovae_jax.data import sources
+from sintrovae_jax.data.densities import DENSITIES
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.parallel import Shard
 
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
 
 def build(data):
-    """The source that `config.data.source` names (see `sources`). Raises `UserError` if there is none or it does not fit."""
+    """The source that `config.data.source` names (see `sources`). Raises `UserError` where none fits."""
     if data.source in DENSITIES:
         if data.image_size:
             raise UserError(f"data.source={data.source} is a density of points: set data.image_size=0")

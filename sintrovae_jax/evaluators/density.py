@@ -55,7 +55,7 @@ def histogram(points: np.ndarray, half_range: float, density: bool = False) -> n
 
 
 def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """KL(p || q) in nats between histograms that sum to 1. A bin that q leaves empty counts as 1e-14, not as infinity."""
+    """KL(p || q) in nats between histograms that sum to 1. A bin that q leaves empty counts as 1e-14, not infinity."""
     inside = p > 0
     return float((p[inside] * (np.log(p[inside]) - np.log(np.maximum(q[inside], _TINY)))).sum())
 

@@ -21,13 +21,13 @@ class Posterior(NamedTuple):
 
 
 def split_posterior(features: jax.Array) -> Posterior:
-    """The last layer's features [B, 2Z] as a posterior: first half mean, second half logvar (reference.md, section 3)."""
+    """The last layer's features [B, 2Z] as a posterior: first half mean, second half logvar."""
     mean, logvar = jnp.split(features.astype(jnp.promote_types(features.dtype, jnp.float32)), 2, axis=-1)
     return Posterior(mean, logvar)
 
 
 def uniform_fan_in(fan_in: int) -> Callable:
-    """Initialiser: uniform in ±1/sqrt(fan_in), the one behind the published hyper-parameters (reference.md, section 1)."""
+    """Uniform in ±1/sqrt(fan_in), the initialisation behind the published figures (reference.md, section 1)."""
     limit = 1 / math.sqrt(fan_in)
 
     def init(key, shape, dtype=jnp.float32):

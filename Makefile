@@ -1,0 +1,25 @@
+# make demo: train on handwritten digits and look at what came out. make test: run the tests.
+# Both make their own virtual environment, .venv, with the versions of constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test clean
+
+demo: .venv/train
+	$(BIN)/python -m sintrovae_jax.main --config configs/digits.py
+	@echo "samples, reconstructions and interpolations: runs/digits/figures; figures: runs/digits/results.json"
+
+test: .venv/test
+	$(BIN)/python -m pytest -n 2
+
+# One marker per set of extras, so that nothing is installed twice.
+.venv/%: setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(if $(filter test,$*),train$(comma)test,$*)]'
+	touch $@
+
+comma := ,
+
+clean:
+	rm -rf .venv build *.egg-info
