@@ -1,24 +1,27 @@
 """The modes that use a trained model: eval, sample, reconstruct, interpolate."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
 import numpy as np
 
-from sintrovae_jax import data, evaluate, files, inference, parallel, pictures
+from sintrovae_jax import evaluate, files, inference, parallel, pictures
 
 log = logging.getLogger(__name__)
 
 
 def run(mode: str, config, workdir: Path) -> None:
-    """Loads the workdir's newest checkpoint and does what the mode says. Raises `UserError` if there is none."""
-    import dataclasses
+    """Loads the workdir's newest checkpoint and does what the mode says.
 
+    The config of the command line may ask for other evaluators or sample counts than training did. Raises `UserError`
+    if there is no checkpoint.
+    """
     model = dataclasses.replace(inference.load(workdir), config=config)
-    if not parallel.is_main():
-        return
-    source = data.build(config.data)
-    _MODES[mode](model, source, workdir)
+    if parallel.is_main():
+        from sintrovae_jax import data  # TensorFlow, only now that there is something to do
+
+        _MODES[mode](model, data.build(config.data), workdir)
 
 
 def _eval(model, source, workdir):

@@ -111,6 +111,11 @@ def replicate(tree):
     return jax_utils.replicate(tree, axis_name=AXIS)
 
 
+def split(tree):
+    """A host tree whose leaves lead with the local devices, each device's part onto its device."""
+    return next(prefetch(iter([tree]), 1))
+
+
 def unreplicate(tree):
     """The first local device's copy of a replicated tree, as numpy arrays that own their memory.
 

@@ -1,0 +1,94 @@
+"""Times a recipe's compiled training step on synthetic data that stays on the devices. Does not import TensorFlow.
+
+    python -m sintrovae_jax.bench --config configs/rings.py [--config.key=value ...] [--dispatches N]
+
+Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae): num_vae is set to 0.
+"""
+
+import functools
+import json
+import statistics
+import time
+
+import jax
+import numpy as np
+from absl import flags
+
+from sintrovae_jax import cli, parallel, state, step
+from sintrovae_jax import config as configs
+
+_DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
+
+
+def synthetic(config, shape: tuple[int, ...], shard: parallel.Shard) -> dict:
+    """Batches as `data.batches` makes them, of uniform noise: host arrays [local devices, substeps, batch, *shape]."""
+    lead = (shard.devices, config.train.substeps, shard.per_device)
+    x = np.random.default_rng(config.seed).random((*lead, *shape), np.float32)
+    index = np.arange(shard.start, shard.stop, dtype=np.int32).reshape(shard.devices, 1, shard.per_device)
+    return {"x": x, "index": np.broadcast_to(index, lead).copy()}
+
+
+def measure(config, dispatches: int) -> dict:
+    """Compiles and times the step. Returns the figures of the JSON line; None where the backend does not tell."""
+    config.objective.num_vae = 0
+    shard = parallel.shard(config.train.batch_size)
+    networks, objective, shape = step.from_config(config)
+    create = functools.partial(state.create, networks, config.seed, shape, config.model.z_dim)
+    on_devices = parallel.replicate(jax.device_get(jax.jit(create)()))
+    batches = parallel.split(synthetic(config, shape, shard))
+    hypers = parallel.replicate(step.hypers_at(config, np.arange(config.train.substeps)))
+    key = jax.random.key(config.seed, impl="threefry2x32")
+
+    train_step = parallel.pmap(functools.partial(step.train_step, networks, objective), in_axes=(0, 0, 0, None))
+    began = time.perf_counter()
+    compiled = train_step.lower(on_devices, batches, hypers, key).compile()
+    compile_seconds = time.perf_counter() - began
+
+    seconds = []
+    for _ in range(1 + dispatches):  # the first warms up
+        began = time.perf_counter()
+        on_devices, terms = compiled(on_devices, batches, hypers, key)
+        jax.block_until_ready((on_devices, terms))
+        seconds.append(time.perf_counter() - began)
+    steps_per_second = config.train.substeps / statistics.median(seconds[1:])
+    return {
+        "steps_per_second": steps_per_second,
+        "examples_per_second": steps_per_second * config.train.batch_size,
+        "compile_seconds": compile_seconds,
+        **cost(compiled),
+        **memory(compiled),
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "batch_size": config.train.batch_size,
+        "substeps": config.train.substeps,
+        "dtype": config.train.dtype,
+    }
+
+
+def cost(compiled) -> dict:
+    """FLOPs and bytes of one step on one device, as the compiler counts them (it counts the scan's body once)."""
+    analysis = compiled.cost_analysis() or {}
+    return {"flops_per_step": analysis.get("flops"), "bytes_per_step": analysis.get("bytes accessed")}
+
+
+def memory(compiled) -> dict:
+    """Peak bytes on the first device: as the program was compiled, and as the backend saw them."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    analysis = compiled.memory_analysis()
+    planned = analysis and analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    return {"peak_bytes_planned": planned, "peak_bytes_seen": stats.get("peak_bytes_in_use")}
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    config = cli.CONFIG.value
+    configs.validate(config)
+    parallel.initialize(config.distributed)
+    figures = measure(config, _DISPATCHES.value)
+    if parallel.is_main():
+        print(json.dumps({"config": flags.FLAGS["config"].config_filename} | figures))
+
+
+if __name__ == "__main__":
+    cli.start(main)

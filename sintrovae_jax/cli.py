@@ -1,0 +1,60 @@
+"""What the command lines of this project share: the --config flag, and user errors to one line."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from sintrovae_jax import config as configs
+from sintrovae_jax.errors import Diverged, Interrupted, UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/digits.py.", lock_config=True)
+
+
+def recipe_path(argv: list[str]) -> str | None:
+    """The value of --config, before any flag is parsed."""
+    for flag, value in zip(argv[1:], [*argv[2:], None], strict=True):
+        if flag in ("--config", "-config"):
+            return value
+        if flag.startswith(("--config=", "-config=")):
+            return flag.split("=", 1)[1]
+    return None
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses flags, having checked what config_flags would answer with a traceback. Raises `UserError`."""
+    if not any(a.startswith(("--help", "-help")) for a in argv):
+        path = recipe_path(argv)
+        if path is None:
+            raise UserError("no recipe given: add --config configs/NAME.py")
+        given = [a.lstrip("-").removeprefix("config.") for a in argv if a.startswith(("--config.", "-config."))]
+        configs.check_keys(configs.read_recipe(path), [key.split("=", 1)[0] for key in given])
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}; values are given as --config.key=value")
+    return rest
+
+
+def _reporting(function: Callable) -> Callable:
+    """Ends the program with one line and the error's exit code where the error is not a bug."""
+
+    def wrapped(argv):
+        try:
+            return function(argv)
+        except (UserError, Diverged, Interrupted) as error:
+            kind = "stopped" if isinstance(error, Interrupted) else "error"
+            print(f"{kind}: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+
+    return wrapped
+
+
+def start(main: Callable) -> None:
+    """Runs `main(argv)` as a program."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    app.run(_reporting(main), flags_parser=_reporting(parse))
