@@ -5,6 +5,7 @@ plain arrays without a device axis, so that any number of devices or processes c
 """
 
 import logging
+import math
 from pathlib import Path
 
 import jax
@@ -53,23 +54,25 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
         self.folder = Path(workdir).absolute() / FOLDER
-        self._best = best
+        self._best, self._sign = best, -1 if best_mode == "min" else 1
         policies = [LatestN(keep)]
         if best:
-            figure = dict(get_metric_fn=lambda figures: figures[best], reverse=best_mode == "min")
-            policies.append(BestN(n=1, keep_checkpoints_without_metrics=False, **figure))
+            policies.append(BestN(n=1, get_metric_fn=self._rank))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else AnyPreservationPolicy(policies),
             # Orbax stores the figures only if it is given a `best_fn`; the policies above decide what stays.
-            best_fn=(lambda figures: figures[best]) if best else None,
-            best_mode=best_mode,
+            best_fn=self._rank if best else None,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ("networks", "training")}
-        registry = {name: handler for name, handler in handlers.items()}
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=registry)
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def _rank(self, figures: dict) -> float:
+        """The larger the better; one that was not evaluated comes last."""
+        value = figures.get(self._best)
+        return -math.inf if value is None else self._sign * value
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, ascending."""
@@ -78,8 +81,9 @@ class Checkpoints:
     def save(self, state: TrainState, figures: dict | None = None) -> None:
         """Saves a host state (`parallel.unreplicate`) under its step. figures: the evaluators', for `best`."""
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        best = {self._best: float(figures[self._best])} if figures and self._best in figures else None
-        self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics=best)
+        value = (figures or {}).get(self._best)
+        value = None if value is None or math.isnan(value) else float(value)
+        self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics={self._best: value})
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest checkpoint that can be read, as numpy arrays, or None. Damaged ones are set aside and reported.

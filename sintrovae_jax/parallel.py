@@ -5,7 +5,6 @@ Trees "on the devices" are replicated: every leaf has a leading axis of local de
 file is a plain host copy without that axis (`unreplicate`), so that checkpoints do not depend on the device count.
 """
 
-import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -83,8 +82,6 @@ def shard(batch_size: int) -> Shard:
 
 def pmap(step: Callable, in_axes) -> Callable:
     """A per-device step over all devices. Its first argument, the state, is donated."""
-    if isinstance(step, functools.partial):
-        functools.update_wrapper(step, step.func)  # its name, for logs and profiles
     return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, donate_argnums=(0,))
 
 

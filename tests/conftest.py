@@ -1,0 +1,73 @@
+"""Runs the real command line in real processes, on tiny networks."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--config.model.channels=(16,16)",
+    "--config.train.batch_size=32",
+    "--config.train.substeps=5",
+    "--config.log.every=5",
+    "--config.log.figures_every=0",
+    "--config.checkpoint.every=20",
+    "--config.checkpoint.best=",
+    "--config.eval.evaluators=()",
+]
+
+
+def environment(devices: int = 1, **extra) -> dict:
+    """The environment of a child process with so many simulated CPU devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | quiet | extra
+
+
+def command(recipe: str, workdir: Path | None, *args: str, module: str = "sintrovae_jax.main") -> list[str]:
+    where = ["--workdir", str(workdir)] if workdir else []
+    return [sys.executable, "-m", module, "--config", f"configs/{recipe}.py", *where, *args]
+
+
+def start(*args, devices: int = 1, env: dict | None = None, **kwargs) -> subprocess.Popen:
+    """Starts the command line; stdout and stderr are one pipe."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command(*args, **kwargs), cwd=ROOT, env=environment(devices, **(env or {})), **pipes)
+
+
+def run(*args, devices: int = 1, code: int = 0, **kwargs) -> str:
+    """Runs the command line to its end, checks its exit code, returns what it printed."""
+    process = start(*args, devices=devices, **kwargs)
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == code, out
+    return out
+
+
+def metrics(workdir: Path) -> list[dict]:
+    with (workdir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A workdir of 60 steps on 8 Gaussians: VAE phase, milestone, pictures and evaluation included."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    out = run("gaussians8", workdir, *TINY, *FULL, env={"JAX_LOG_COMPILES": "1"})
+    (workdir.parent / "log").write_text(out)
+    return workdir
+
+
+FULL = [
+    "--config.train.steps=60",
+    "--config.objective.num_vae=20",
+    "--config.optimizer.milestones=(40,)",
+    "--config.checkpoint.best=jsd",
+    "--config.eval.evaluators=('density',)",
+    "--config.eval.num_samples=500",
+    "--config.eval.every=40",
+    "--config.log.figures_every=30",
+]

@@ -1,0 +1,86 @@
+"""What the user got wrong: exit code 2, one line, no traceback, nothing half written."""
+
+import shutil
+
+import pytest
+from conftest import FULL, TINY, environment, run
+
+
+@pytest.mark.parametrize(
+    ("recipe", "args", "says"),
+    [
+        ("gausians8", [], "no such config file: configs/gausians8.py; did you mean configs/gaussians8.py?"),
+        ("gaussians8", ["--config.train.stepz=5"], "unknown config key train.stepz; the nearest is train.steps"),
+        ("gaussians8", ["--config.objective.beta_negg=5"], "the nearest is objective.beta_neg"),
+        ("gaussians8", ["--config.train.batch_size=30"], "train.batch_size=30 does not divide by the 4 devices"),
+        ("gaussians8", ["--mode", "dance"], "--mode dance is none of train, eval"),
+        ("gaussians8", ["--mode", "eval"], "no checkpoint in"),
+        ("gaussians8", ["--config.objective.beta_kl=nan"], "objective.beta_kl=nan is not a finite number"),
+        ("gaussians8", ["--config.objective.scale=inf"], "objective.scale=inf is not a finite number"),
+        ("gaussians8", ["--config.train.steps=many"], "many"),
+        ("gaussians8", ["--config.train.steps=1001"], "train.steps=1001 is not a multiple of train.substeps=50"),
+        ("gaussians8", ["--config.objective.name=gan"], "objective.name='gan' is none of"),
+        ("gaussians8", ["--config.objective.reconstruction=bce"], "set model.output=sigmoid"),
+        ("gaussians8", ["--config.objective.kl_weights=(1.0,)"], "objective.kl_weights has 1 values"),
+        ("gaussians8", ["--config.data.source=moons"], "data.source='moons' is none of"),
+        ("gaussians8", ["--config.model.family=vit"], "model.family='vit' is none of"),
+        ("gaussians8", ["--config.eval.evaluators=('fid',)"], "'fid' is none of density, latents"),
+        ("gaussians8", ["--config.distributed=here"], "distributed='here' is none of auto, on, off or HOST:PORT"),
+        ("gaussians8", ["--colour=red"], "colour"),
+        ("gaussians8", ["eval"], "unexpected argument 'eval'"),
+        ("digits", ["--config.data.image_size=0"], "data.source=digits needs data.image_size"),
+    ],
+)
+def test_one_line(tmp_path, recipe, args, says):
+    workdir = tmp_path / "run"
+    out = run(recipe, workdir, *args, devices=4, code=2)
+    lines = out.strip().splitlines()
+    assert len(lines) == 1, out
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+    assert not (workdir / "config.json").exists()
+
+
+def test_a_workdir_of_another_config_is_refused(trained, tmp_path):
+    before = (trained / "config.json").read_bytes()
+    out = run("gaussians8", trained, *TINY, *FULL, "--config.objective.beta_kl=0.9", "--config.seed=1", code=2)
+    assert "objective.beta_kl (0.3 there, 0.9 here)" in out
+    assert "seed (92 there, 1 here)" in out
+    assert "train.steps" not in out
+    assert (trained / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("make", ["file", "proc"])
+def test_a_workdir_that_cannot_be_written(tmp_path, make):
+    (tmp_path / "file").write_text("not a folder")
+    workdir = {"file": tmp_path / "file" / "run", "proc": "/proc/run"}[make]
+    out = run("gaussians8", workdir, code=2)
+    assert "error: cannot write to the workdir" in out
+    assert len(out.strip().splitlines()) == 1
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    (workdir / "config.json").unlink()
+    out = run("gaussians8", workdir, *TINY, *FULL, "--config.model.z_dim=3", code=2)
+    assert "holds another model" in out
+    assert (workdir / "checkpoints" / "60").is_dir()
+
+
+def test_a_damaged_config_json_is_refused(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    (workdir / "config.json").write_text("{")
+    assert "config.json cannot be read" in run("gaussians8", workdir, *TINY, *FULL, code=2)
+
+
+def test_no_recipe_at_all(tmp_path):
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "sintrovae_jax.main"], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: no recipe given: add --config configs/NAME.py"

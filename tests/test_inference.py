@@ -1,0 +1,130 @@
+"""Loading from the workdir alone, in another process, without TensorFlow."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import FULL, ROOT, TINY, environment, metrics, run
+
+import sintrovae_jax
+from sintrovae_jax import data, pictures
+from sintrovae_jax.errors import UserError
+
+WITHOUT_TENSORFLOW = """
+import sys
+for name in ("tensorflow", "tensorflow_datasets", "clu", "tensorboard", "sklearn", "matplotlib"):
+    sys.modules[name] = None  # importing it is an error
+import numpy as np
+import sintrovae_jax
+model = sintrovae_jax.load(sys.argv[1])
+x = np.load(sys.argv[2])
+between = model.interpolate(x[:2], x[2:4], 5)
+np.savez(sys.argv[3], samples=model.sample(7, 50), recon=model.reconstruct(x), between=between)
+"""
+
+
+def test_another_process_without_tensorflow_gets_the_same_model(trained, tmp_path):
+    x = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    script = [sys.executable, "-c", WITHOUT_TENSORFLOW, str(trained), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
+    subprocess.run(script, check=True, env=environment(), cwd=tmp_path)
+    got = np.load(tmp_path / "y.npz")
+    model = sintrovae_jax.load(trained)
+    np.testing.assert_array_equal(got["samples"], model.sample(7, 50))
+    np.testing.assert_array_equal(got["recon"], model.reconstruct(x))
+    np.testing.assert_array_equal(got["between"], model.interpolate(x[:2], x[2:4], 5))
+
+
+def test_the_loaded_model_is_the_one_that_training_drew(trained, tmp_path):
+    """The pictures that the training process left are drawn again from the checkpoint, to the byte."""
+    model = sintrovae_jax.load(trained)
+    pictures.write_all(model, data.build(model.config.data), tmp_path)
+    for name in ("samples", "reconstructions", "interpolations"):
+        drawn = (tmp_path / "figures" / f"{name}.png").read_bytes()
+        assert drawn == (trained / "figures" / f"{name}.png").read_bytes()
+        assert drawn != (trained / "figures" / f"{name}_0000030.png").read_bytes()
+
+
+def test_which_checkpoint(trained, tmp_path):
+    assert sintrovae_jax.load(trained).step == 60
+    assert sintrovae_jax.load(trained / "checkpoints").step == 60
+    assert sintrovae_jax.load(trained, step=40).step == 40
+    assert sintrovae_jax.load(trained / "checkpoints" / "40").step == 40
+    with pytest.raises(UserError, match=r"no checkpoint of step 41 .* there are 40, 60"):
+        sintrovae_jax.load(trained, step=41)
+    with pytest.raises(UserError, match="is no workdir"):
+        sintrovae_jax.load(tmp_path)
+    shutil.copy(trained / "config.json", tmp_path)
+    with pytest.raises(UserError, match="no checkpoint in"):
+        sintrovae_jax.load(tmp_path)
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "checkpoints" / "60" / "networks" / "d")
+    with pytest.raises(UserError, match=r"checkpoint 60 .* cannot be read"):
+        sintrovae_jax.load(tmp_path)
+    assert sintrovae_jax.load(tmp_path, step=40).step == 40
+
+
+def test_shapes_and_interpolation_ends(trained):
+    model = sintrovae_jax.load(trained)
+    x = np.random.default_rng(1).normal(size=(3, 2))
+    posterior = model.encode(x)
+    assert posterior.mean.shape == posterior.logvar.shape == (3, 2)
+    between = model.interpolate(x[:1], x[1:2], 7)
+    assert between.shape == (1, 7, 2)
+    np.testing.assert_allclose(between[0, 0], model.reconstruct(x[:1])[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(between[0, -1], model.reconstruct(x[1:2])[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(model.sample(3, 4), model.sample(jax.random.key(3), 4))
+    assert (np.asarray(model.sample(3, 4)) != np.asarray(model.sample(4, 4))).any()
+    with pytest.raises(UserError, match=r"shape \[N, 2\], not \(3, 3\)"):
+        model.encode(np.zeros((3, 3)))
+    with pytest.raises(UserError, match=r"latents of shape \[N, 2\]"):
+        model.decode(np.zeros((3, 5)))
+
+
+def test_the_other_modes(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    for path in (workdir / "figures").iterdir():
+        path.unlink()
+    args = [*TINY, *FULL, "--config.eval.num_samples=70"]
+    run("gaussians8", workdir, *args, "--mode", "sample")
+    saved = np.load(workdir / "samples.npz")
+    model = sintrovae_jax.load(workdir)
+    assert saved["x"].shape == saved["z"].shape == (70, 2)
+    np.testing.assert_array_equal(saved["x"], model.decode(saved["z"]))
+    np.testing.assert_array_equal(saved["x"], model.sample(model.config.seed, 70))
+
+    run("gaussians8", workdir, *args, "--mode", "reconstruct")
+    run("gaussians8", workdir, *args, "--mode", "interpolate")
+    names = {path.name for path in (workdir / "figures").iterdir()}
+    assert names == {"samples.png", "reconstructions.png", "interpolations.png"}
+
+    before = json.loads((workdir / "results.json").read_text())
+    run("gaussians8", workdir, *args, "--mode", "eval", "--config.eval.evaluators=('density','latents')")
+    after = json.loads((workdir / "results.json").read_text())
+    assert after["seconds"] == before["seconds"]
+    assert after["kl_gap"] == pytest.approx(min(after["kl_fake"], after["kl_recon"]) - after["kl_real"])
+    assert after["gnelbo"] == before["gnelbo"]
+    assert len(metrics(workdir)) == 12
+    assert json.loads((workdir / "config.json").read_text())["eval"]["num_samples"] == 500, "config.json is training's"
+
+
+def test_the_bench_prints_one_json_line_without_tensorflow():
+    code = "import sys, runpy; sys.modules['tensorflow'] = None; sys.argv[0] = 'bench'; "
+    code += "runpy.run_module('sintrovae_jax.bench', run_name='__main__')"
+    args = ["--config", "configs/digits.py", "--config.train.batch_size=8", "--config.train.substeps=2"]
+    args += ["--config.checkpoint.every=2", "--config.log.every=2", "--config.train.steps=4", "--dispatches=2"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], env=environment(2), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.strip().splitlines()
+    figures = json.loads(line)
+    assert figures["devices"] == 2
+    assert figures["examples_per_second"] == pytest.approx(8 * figures["steps_per_second"])
+    for key in ("steps_per_second", "compile_seconds", "flops_per_step", "bytes_per_step", "peak_bytes_planned"):
+        assert figures[key] > 0, key

@@ -1,0 +1,156 @@
+"""Training through the door users come in by: what a run leaves, and that the same config gives the same run."""
+
+import json
+import random
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import FULL, TINY, metrics, run, start
+
+from sintrovae_jax import checkpoint, config, state, step
+
+
+def final_state(workdir: Path):
+    """The newest checkpoint as a host state."""
+    settings = config.read(workdir)
+    networks, _, shape = step.from_config(settings)
+    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+    restored = checkpoints.restore(jax.eval_shape(lambda: state.create(networks, 0, shape, settings.model.z_dim)))
+    checkpoints.close()
+    return restored
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    results = json.loads((trained / "results.json").read_text())
+    assert {"gnelbo", "kl", "jsd", "paper_kl", "paper_jsd", "step", "seconds", "examples_per_second"} == set(results)
+    assert results["step"] == 60
+    assert all(np.isfinite(v) for v in results.values())
+    assert json.loads((trained / "config.json").read_text())["train"]["batch_size"] == 32
+    names = {path.name for path in (trained / "figures").iterdir()}
+    pictures = {f"{p}{s}.png" for p in ("samples", "reconstructions", "interpolations") for s in ("", "_0000030")}
+    assert names == {"density.png", *pictures}
+    assert list(trained.glob("events.out.tfevents.*"))
+    assert not list(trained.rglob(".*.*")), "a temporary file was left behind"
+
+
+def test_metrics_have_one_row_a_log_step(trained):
+    rows = metrics(trained)
+    assert [int(row["step"]) for row in rows] == list(range(5, 61, 5))
+    assert [row["kl_fake"] == "" for row in rows] == [True] * 4 + [False] * 8, "the VAE phase has no fakes"
+    np.testing.assert_allclose([float(row["learning_rate"]) for row in rows], [2e-4] * 8 + [2e-5] * 4, rtol=1e-6)
+    last = {k: float(v) for k, v in rows[-1].items()}
+    assert last["kl_gap"] == pytest.approx(min(last["kl_fake"], last["kl_recon"]) - last["kl_real"], abs=1e-5)
+
+
+def test_training_compiles_once(trained):
+    log = (trained.parent / "log").read_text()
+    compiled = re.findall(r"Finished XLA compilation of jit\((?:_fun|\S*train_step\S*)\)", log)  # jax's name for a pmap
+    assert len(compiled) == 1, "the VAE phase, a milestone, pictures and saves must not compile the step again"
+
+
+def test_the_newest_and_the_best_checkpoints_stay(trained):
+    steps = checkpoint.Checkpoints(trained, read_only=True).steps()
+    assert {40, 60} <= set(steps), "evaluated at 40 and 60, one of which is the best; 60 and 40 are also the newest"
+    assert 20 not in steps
+
+
+def test_running_it_again_does_nothing(trained):
+    before = (trained / "results.json").stat().st_mtime_ns
+    assert "already trained to step 60" in run("gaussians8", trained, *TINY, *FULL)
+    assert (trained / "results.json").stat().st_mtime_ns == before
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("recipe", ["gaussians8", "digits"])
+def test_the_devices_do_not_change_the_run(tmp_path, recipe):
+    """1 device, 4 devices, and 2 processes of 2 devices give the same losses."""
+    args = [*TINY, "--config.train.steps=50", "--config.objective.num_vae=20"]
+    args += ["--config.train.substeps=1", "--config.log.every=1", "--config.checkpoint.every=25"]
+    run(recipe, tmp_path / "one", *args, devices=1)
+    run(recipe, tmp_path / "four", *args, devices=4)
+    address = f"127.0.0.1:{free_port()}"
+    pair = [
+        start(recipe, tmp_path / "pair", *args, f"--config.distributed={address},2,{i}", devices=2) for i in range(2)
+    ]
+    for process in pair:
+        out = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, out
+
+    wanted = metrics(tmp_path / "one")
+    assert len(wanted) == 50
+    terms = [k for k in wanted[0] if k.startswith(("loss", "rec", "kl_", "exp")) and k != "kl_gap"]
+    for name in ("four", "pair"):
+        got = metrics(tmp_path / name)
+        for k in terms:
+            a, b = ([float(row[k] or 0) for row in rows] for rows in (got, wanted))
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7, err_msg=f"{name}: {k}")
+    # A checkpoint does not tell how many devices wrote it.
+    shapes = [jax.tree.map(np.shape, final_state(tmp_path / name)) for name in ("one", "four", "pair")]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+LONG = [*TINY, "--config.train.steps=1500", "--config.objective.num_vae=100"]
+
+
+def start_and_wait(recipe, workdir, until: int):
+    """Starts a long run and returns once it has logged step `until`."""
+    process = start(recipe, workdir, *LONG)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        rows = metrics(workdir) if (workdir / "metrics.csv").exists() else []
+        if rows and int(rows[-1]["step"] or 0) >= until:
+            return process
+        time.sleep(0.005)
+    raise AssertionError(f"step {until} was not reached in time: {process.communicate()[0]}")
+
+
+@pytest.mark.parametrize("recipe", ["digits"])
+def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path, recipe):
+    run(recipe, tmp_path / "whole", *LONG)
+    process = start_and_wait(recipe, tmp_path / "killed", until=random.randrange(30, 500))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
+    assert "resuming from step" in run(recipe, tmp_path / "killed", *LONG)
+    a, b = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
+    assert int(a.step) == 1500
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    steps = [row["step"] for row in metrics(tmp_path / "killed")]
+    assert steps == [row["step"] for row in metrics(tmp_path / "whole")], "rows repeat or are missing"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_resume(tmp_path, signum):
+    process = start_and_wait("digits", tmp_path, until=30)
+    process.send_signal(signum)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signum, out
+    assert "Traceback" not in out
+    saved = int(re.search(r"stopped: saved step (\d+) of 1500; run the same command again", out).group(1))
+    assert int(final_state(tmp_path).step) == saved < 1500
+    end = [*LONG, f"--config.train.steps={saved + 5 - saved % 5 + 20}"]
+    assert f"resuming from step {saved}" in run("digits", tmp_path, *end)
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    # A milestone that multiplies the learning rate by 1e12 after a good checkpoint.
+    bad = ["--config.optimizer.milestones=(40,)", "--config.optimizer.decay=1e12", "--config.train.steps=200"]
+    out = run("gaussians8", tmp_path, *TINY, *bad, "--config.objective.num_vae=0", code=3)
+    assert "Traceback" not in out
+    error = [line for line in out.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert re.search(r"step 4\d: \w+ .*(finite|infinite); (raise|lower) (objective|optimizer)\.\w+", error[0]), error
+    restored = final_state(tmp_path)
+    assert 20 <= int(restored.step) <= 40
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored))
