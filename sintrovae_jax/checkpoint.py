@@ -64,7 +64,6 @@ class Checkpoints:
             best_fn=self._rank if best else None,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
-            read_only=read_only,
         )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ("networks", "training")}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)

@@ -95,7 +95,7 @@ def load(path, step: int | None = None) -> Model:
     workdir, step = _locate(Path(path), step)
     config = configs.read(workdir)
     if config is None:
-        raise UserError(f"{path} is no workdir: it has no config.json")
+        raise UserError(f"no checkpoint in {path}: it is no workdir (it has no config.json); train first")
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True) if (workdir / checkpoint.FOLDER).is_dir() else None
     steps = checkpoints.steps() if checkpoints else []
     if not steps:

@@ -64,6 +64,7 @@ def trained(tmp_path_factory) -> Path:
 FULL = [
     "--config.train.steps=60",
     "--config.objective.num_vae=20",
+    "--config.optimizer.learning_rate=0.01",
     "--config.optimizer.milestones=(40,)",
     "--config.checkpoint.best=jsd",
     "--config.eval.evaluators=('density',)",

@@ -43,7 +43,7 @@ def test_metrics_have_one_row_a_log_step(trained):
     rows = metrics(trained)
     assert [int(row["step"]) for row in rows] == list(range(5, 61, 5))
     assert [row["kl_fake"] == "" for row in rows] == [True] * 4 + [False] * 8, "the VAE phase has no fakes"
-    np.testing.assert_allclose([float(row["learning_rate"]) for row in rows], [2e-4] * 8 + [2e-5] * 4, rtol=1e-6)
+    np.testing.assert_allclose([float(row["learning_rate"]) for row in rows], [1e-2] * 8 + [1e-3] * 4, rtol=1e-6)
     last = {k: float(v) for k, v in rows[-1].items()}
     assert last["kl_gap"] == pytest.approx(min(last["kl_fake"], last["kl_recon"]) - last["kl_real"], abs=1e-5)
 
