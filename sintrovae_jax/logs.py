@@ -84,6 +84,10 @@ class Metrics:
         """The `seconds` of the last row, 0 without one."""
         return float(self._rows[-1]["seconds"]) if self._rows else 0.0
 
+    def rate(self) -> float | None:
+        """The last known `examples_per_second`."""
+        return next((float(row["examples_per_second"]) for row in self._rows[::-1] if row["examples_per_second"]), None)
+
     def write(self, step: int, row: dict[str, float | None]) -> None:
         row = {"step": str(step)} | {k: "" if v is None else f"{v:.8g}" for k, v in row.items()}
         self._rows.append(row)

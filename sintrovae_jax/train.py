@@ -13,7 +13,7 @@ import numpy as np
 
 from sintrovae_jax import checkpoint, data, evaluate, inference, logs, parallel, pictures, state, step
 from sintrovae_jax import config as configs
-from sintrovae_jax.errors import Diverged, Interrupted
+from sintrovae_jax.errors import Diverged, Interrupted, UserError
 
 log = logging.getLogger(__name__)
 _IN_FLIGHT = 2  # dispatches queued on the devices; more would only delay the answer to a signal
@@ -131,22 +131,31 @@ def train(config, workdir: Path) -> None:
     shard = parallel.shard(config.train.batch_size)
     run = Run(config, workdir)
     try:
-        host = run.restore_or_create()
-        first, last = int(host.step), config.train.steps
-        if parallel.is_main():
-            configs.write(config, workdir)
-        if first >= last and evaluate.read_results(workdir).get("step") == first:
-            log.info("already trained to step %d: see %s", first, workdir / evaluate.FILE)
-            return
-        metrics = logs.Metrics(workdir, first) if parallel.is_main() else None
-        clock = logs.Clock(metrics.seconds() if metrics else 0.0)
-        if first == 0 and parallel.is_main():
-            _describe(run, host, shard)
         with Stop().listening() as stop:
-            host, figures = _loop(run, host, shard, metrics, clock, stop)
-        _finish(run, host, figures, metrics, clock)
+            _train(run, shard, stop)
     finally:
         run.checkpoints.close()
+
+
+def _train(run, shard, stop):
+    config, workdir = run.config, run.workdir
+    host = run.restore_or_create()
+    first, last = int(host.step), config.train.steps
+    if first > last:
+        raise UserError(f"{workdir} is already at step {first}: train.steps={last} is behind it")
+    if parallel.is_main():
+        configs.write(config, workdir)
+    if first == last and evaluate.read_results(workdir).get("step") == first:
+        log.info("already trained to step %d: see %s", first, workdir / evaluate.FILE)
+        return
+    metrics = logs.Metrics(workdir, first) if parallel.is_main() else None
+    clock = logs.Clock(metrics.seconds() if metrics else 0.0)
+    if first == 0 and parallel.is_main():
+        _describe(run, host, shard)
+    host, figures = _loop(run, host, shard, metrics, clock, stop)
+    if metrics:
+        _finish(run, host, figures, metrics, clock)
+        metrics.close()
 
 
 def _dispatches(run, host: state.TrainState, shard: parallel.Shard):
@@ -236,14 +245,12 @@ def _learning_rate(config, at: int) -> dict[str, float]:
 
 
 def _finish(run, host, figures, metrics, clock):
-    """The final evaluation (if the loop did not end with it), pictures and results.json."""
-    if not metrics:
-        return
+    """Pictures and results.json, and the evaluation if a run that was killed after its last step still lacks it."""
     figures = figures or run.evaluate(host)
     run.draw(host)
-    results = figures | {"step": int(host.step), "seconds": clock.seconds(), "examples_per_second": clock.rate()}
+    rate = clock.rate() or metrics.rate()
+    results = figures | {"step": int(host.step), "seconds": clock.seconds(), "examples_per_second": rate}
     evaluate.write_results(run.workdir, results)
-    metrics.close()
     log.info("done: %s", run.workdir)
 
 

@@ -50,6 +50,11 @@ def test_a_workdir_of_another_config_is_refused(trained, tmp_path):
     assert (trained / "config.json").read_bytes() == before
 
 
+def test_fewer_steps_than_there_are(trained):
+    out = run("gaussians8", trained, *TINY, *FULL, "--config.train.steps=40", code=2)
+    assert "is already at step 60: train.steps=40 is behind it" in out
+
+
 @pytest.mark.parametrize("make", ["file", "proc"])
 def test_a_workdir_that_cannot_be_written(tmp_path, make):
     (tmp_path / "file").write_text("not a folder")

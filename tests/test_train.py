@@ -72,6 +72,19 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def by_address(recipe, workdir, *args):
+    """Two processes of two devices each, told where to meet."""
+    address = f"127.0.0.1:{free_port()}"
+    return [start(recipe, workdir, *args, f"--config.distributed={address},2,{i}", devices=2) for i in range(2)]
+
+
+def by_slurm(recipe, workdir, *args):
+    """The same, told by nothing but the environment that srun gives them."""
+    job = {"SLURM_JOB_ID": str(random.randrange(4096)), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
+    tasks = [job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    return [start(recipe, workdir, *args, env=task, devices=2) for task in tasks]
+
+
 @pytest.mark.parametrize("recipe", ["gaussians8", "digits"])
 def test_the_devices_do_not_change_the_run(tmp_path, recipe):
     """1 device, 4 devices, and 2 processes of 2 devices give the same losses."""
@@ -79,11 +92,7 @@ def test_the_devices_do_not_change_the_run(tmp_path, recipe):
     args += ["--config.train.substeps=1", "--config.log.every=1", "--config.checkpoint.every=25"]
     run(recipe, tmp_path / "one", *args, devices=1)
     run(recipe, tmp_path / "four", *args, devices=4)
-    address = f"127.0.0.1:{free_port()}"
-    pair = [
-        start(recipe, tmp_path / "pair", *args, f"--config.distributed={address},2,{i}", devices=2) for i in range(2)
-    ]
-    for process in pair:
+    for process in {"gaussians8": by_address, "digits": by_slurm}[recipe](recipe, tmp_path / "pair", *args):
         out = process.communicate(timeout=300)[0]
         assert process.returncode == 0, out
 
