@@ -80,9 +80,10 @@ class Checkpoints:
     def save(self, state: TrainState, figures: dict | None = None) -> None:
         """Saves a host state (`parallel.unreplicate`) under its step. figures: the evaluators', for `best`."""
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        value = (figures or {}).get(self._best)
-        value = None if value is None or math.isnan(value) else float(value)
-        self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics={self._best: value})
+        # Only the main process has figures, but all must agree on which checkpoint is the best.
+        value = parallel.from_main((figures or {}).get(self._best, math.nan))
+        best = {self._best: None if math.isnan(value) else value}
+        self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics=best)
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest checkpoint that can be read, as numpy arrays, or None. Damaged ones are set aside and reported.

@@ -137,6 +137,15 @@ def agree(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(value)).all())
 
 
+def from_main(value: float) -> float:
+    """The main process's number, on all processes. All must call it."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
 def preempted(step: int) -> bool:
     """Several processes only: whether one of them was told to stop, the same answer on all of them at this step."""
     from jax.experimental import multihost_utils

@@ -80,7 +80,12 @@ def by_address(recipe, workdir, *args):
 
 def by_slurm(recipe, workdir, *args):
     """The same, told by nothing but the environment that srun gives them."""
-    job = {"SLURM_JOB_ID": str(random.randrange(4096)), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
+    job = {
+        "SLURM_JOB_ID": str(random.randrange(4096)),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NTASKS": "2",
+    }
     tasks = [job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
     return [start(recipe, workdir, *args, env=task, devices=2) for task in tasks]
 
