@@ -15,7 +15,7 @@ test: .venv/test
 
 # One marker per set of extras, so that nothing is installed twice.
 .venv/%: setup.py constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(if $(filter test,$*),train$(comma)test,$*)]'
 	touch $@
 

@@ -19,5 +19,6 @@ def get_config(source: str, *, beta_kl: float, beta_rec: float, beta_neg: float)
     config.checkpoint.best = "jsd"
     config.log.every = 500
     config.log.figures_every = 5_000
+    config.eval.every = 10_000
     config.eval.evaluators = ("density",)
     return config

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    # On demand, so that `python -m sintrovae_jax.main` answers a wrong flag before it imports jax.
+    # On demand, so that the command line and the data pipeline do not import Orbax for nothing.
     if name in ("load", "Model"):
         from sintrovae_jax import inference
 

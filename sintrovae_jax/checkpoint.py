@@ -83,62 +83,82 @@ class Checkpoints:
         # Only the main process has figures, but all must agree on which checkpoint is the best.
         value = parallel.from_main((figures or {}).get(self._best, math.nan))
         best = {self._best: None if math.isnan(value) else value}
-        self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics=best)
+        if not self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics=best, force=True):
+            raise RuntimeError(f"Orbax did not save step {int(state.step)} to {self.folder}")
 
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """The newest checkpoint that can be read, as numpy arrays, or None. Damaged ones are set aside and reported.
+        """The newest checkpoint that can be read, as numpy arrays, or None where there are none.
 
-        abstract: the state's shapes and dtypes. Raises `UserError` for a sound checkpoint of another model.
+        abstract: the state's shapes and dtypes. Damaged checkpoints newer than the one used are set aside and reported.
+        Raises `UserError` for a checkpoint of another model, and where none of several can be read (then all stay).
         """
+        damaged = []
         for step in reversed(self.steps()):
             self._refuse_other(step, abstract)
+            state, problem = None, None
             try:
-                state, problem = self._read(step, abstract), None
+                state = _state(*(self._read(step, name, tree) for name, tree in _items(abstract).items()))
+            except (PermissionError, MemoryError):
+                raise
             except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
-                state, problem = None, error
+                problem = error
             if parallel.agree(problem is None):
+                for newer, reason in damaged:
+                    self._set_aside(newer, reason)
                 return state
-            self._set_aside(step, problem)
+            damaged.append((step, parallel.first_line(problem) if problem else "another process could not read it"))
+        if damaged:
+            step, reason = damaged[0]
+            raise UserError(
+                f"none of the {len(damaged)} checkpoints in {self.folder} can be read (step {step}: {reason}); "
+                "move the folder away to start over"
+            )
         return None
 
     def read(self, step: int, abstract_networks: dict) -> dict:
         """One step's networks as numpy arrays, without the optimisers. Raises what Orbax raises."""
-        args = ocp.args.Composite(networks=ocp.args.StandardRestore(_template(abstract_networks)))
-        return self._manager.restore(step, args=args).networks
+        return self._read(step, "networks", abstract_networks)
 
     def close(self) -> None:
         """Waits for the saves under way. Raises if one failed."""
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def _read(self, step, abstract):
-        args = {name: ocp.args.StandardRestore(_template(tree)) for name, tree in _items(abstract).items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        return _state(restored.networks, restored.training)
+    def _read(self, step, item, abstract):
+        # Each process reads by itself, without Orbax's barriers: one that fails must not leave the others waiting.
+        alone = None
+        if jax.process_count() > 1:
+            me = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(me, {me}, barrier_sync_key_prefix=f"process{me}")
+        options = {"multiprocessing_options": alone} if alone else {}
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler(**options), **options) as checkpointer:
+            args = ocp.args.StandardRestore(_template(abstract))
+            return checkpointer.restore(self.folder / str(step) / item, args=args)
 
     def _refuse_other(self, step, abstract):
-        try:
-            there = _shapes(self._manager.item_metadata(step).networks.tree)
-        except Exception:  # damaged metadata: reading it will fail too, and say so
-            return
-        here = _shapes(_items(abstract)["networks"])
-        differ = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
-        if differ:
-            first = differ[0]
-            raise UserError(
-                f"{self.folder / str(step)} holds another model: {len(differ)} arrays differ, the first is {first} "
-                f"({there.get(first)} there, {here.get(first)} here); use another --workdir"
-            )
+        for item, tree in _items(abstract).items():
+            try:
+                there = _shapes(self._manager.item_metadata(step)[item].tree)
+            except Exception:  # damaged metadata: reading it will fail too, and say so
+                return
+            here = _shapes(tree)
+            differ = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
+            if differ:
+                first = differ[0]
+                raise UserError(
+                    f"{self.folder / str(step)} holds another model: {len(differ)} arrays differ, the first is "
+                    f"{first} ({there.get(first)} there, {here.get(first)} here); use another --workdir"
+                )
 
-    def _set_aside(self, step, problem):
+    def _set_aside(self, step, reason):
         place = self.folder.parent / "damaged" / str(step)
         number = 1
         while place.exists():
             place, number = place.with_name(f"{step}.{number}"), number + 1
+        parallel.agree(True)  # all have looked where to
         if parallel.is_main():
             place.parent.mkdir(exist_ok=True)
             (self.folder / str(step)).rename(place)
         parallel.agree(True)  # all wait for the move
-        reason = str(problem).splitlines()[0] if problem else "another process could not read it"
-        log.warning("checkpoint %d is damaged (%s): moved to %s, trying the one before it", step, reason, place)
+        log.warning("checkpoint %d is damaged (%s): moved to %s, using the one before it", step, reason, place)
         self._manager.reload()

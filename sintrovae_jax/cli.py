@@ -2,8 +2,10 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
@@ -51,6 +53,12 @@ def _reporting(function: Callable) -> Callable:
             kind = "stopped" if isinstance(error, Interrupted) else "error"
             print(f"{kind}: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
+        except Exception:
+            if jax.process_count() == 1:
+                raise
+            # Leaving in order would wait for the other processes, which are waiting for this one.
+            traceback.print_exc()
+            os._exit(1)
 
     return wrapped
 

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import inspect
 import json
 import math
 import numbers
@@ -29,7 +30,7 @@ def flatten(config) -> dict:
 
 
 def read_recipe(path: str) -> ConfigDict:
-    """The config that a recipe's `get_config()` returns. Raises `UserError` if there is no such file or function."""
+    """The config that a recipe's `get_config()` returns. Raises `UserError` if the file is not there or no recipe."""
     file = Path(path)
     if not file.is_file():
         known = sorted(p.stem for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
@@ -38,10 +39,14 @@ def read_recipe(path: str) -> ConfigDict:
         raise UserError(f"no such config file: {path}{hint}")
     make_importable(file)
     spec = importlib.util.spec_from_file_location("recipe", file)
+    if spec is None:
+        raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path} defines no get_config()")
+    try:
+        inspect.signature(module.get_config).bind()
+    except (AttributeError, TypeError):
+        raise UserError(f"{path} is no recipe: it has no get_config() that works without arguments") from None
     return module.get_config()
 
 
@@ -61,52 +66,65 @@ def check_keys(config: ConfigDict, keys: list[str]) -> None:
             raise UserError(f"unknown config key {key}; the nearest is {near[0]}")
 
 
+_CHOICES = {
+    "objective.name": tuple(step.TERMS),
+    "objective.reconstruction": tuple(objectives.RECONSTRUCTION_ERRORS),
+    "model.output": ("linear", "sigmoid"),
+    "checkpoint.best_mode": ("min", "max"),
+}
+_AT_LEAST_1 = (
+    *("model.z_dim", "train.steps", "train.batch_size", "train.substeps"),
+    *("checkpoint.every", "checkpoint.keep", "log.every", "eval.num_samples"),
+)
+_AT_LEAST_0 = (
+    *("seed", "data.image_size", "objective.num_vae", "eval.every", "log.figures_every", "optimizer.decay"),
+    *(f"objective.{name}" for name in ("beta_rec", "beta_kl", "beta_neg", "gamma", "gamma_r", "intro_alpha", "margin")),
+)
+_ABOVE_0 = ("objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate")
+_DISPATCHES = ("train.steps", "log.every", "log.figures_every", "checkpoint.every", "eval.every")
+
+
 def validate(config: ConfigDict) -> None:
     """Raises `UserError` for the first value that cannot work. Cheap: imports no data, builds no network."""
-    for key, value in flatten(config).items():
+    values = flatten(config)
+    for key, value in values.items():
         for v in value if isinstance(value, list) else [value]:
             if isinstance(v, numbers.Real) and not math.isfinite(v):
                 raise UserError(f"{key}={v} is not a finite number")
-    _one_of("objective.name", config.objective.name, step.TERMS)
-    _one_of("objective.reconstruction", config.objective.reconstruction, objectives.RECONSTRUCTION_ERRORS)
-    _one_of("model.output", config.model.output, ("linear", "sigmoid"))
-    _one_of("checkpoint.best_mode", config.checkpoint.best_mode, ("min", "max"))
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"{key}={values[key]!r} is none of {', '.join(choices)}")
+    for keys, fits, what in (
+        (_AT_LEAST_1, lambda v: v >= 1, "at least 1"),
+        (_AT_LEAST_0, lambda v: v >= 0, "at least 0"),
+        (_ABOVE_0, lambda v: v is None or v > 0, "above 0"),
+    ):
+        for key in keys:
+            if not fits(values[key]):
+                raise UserError(f"{key}={values[key]} must be {what}")
+    for key, kind, low in (
+        ("model.channels", int, 1),
+        ("optimizer.milestones", int, 1),
+        ("objective.kl_weights", numbers.Real, 0),
+    ):
+        if not all(isinstance(v, kind) and v >= low for v in values[key]):
+            name = "whole numbers" if kind is int else "numbers"
+            raise UserError(f"{key}={values[key]} must be {name} of at least {low}, as in '({low},)', or '()' for none")
+    _check_together(config, values)
+
+
+def _check_together(config, values):
     if config.objective.reconstruction == "bce" and config.model.output != "sigmoid":
         raise UserError("objective.reconstruction=bce needs probabilities: set model.output=sigmoid")
     weights = len(config.objective.kl_weights)
     if weights not in (0, config.model.z_dim):
         raise UserError(f"objective.kl_weights has {weights} values for model.z_dim={config.model.z_dim}")
-    _at_least(config, 0, ("seed", "objective.num_vae", "eval.every", "log.figures_every"))
-    _at_least(
-        config,
-        1,
-        (
-            *("model.z_dim", "train.steps", "train.batch_size", "train.substeps"),
-            *("checkpoint.every", "checkpoint.keep", "log.every", "eval.num_samples"),
-        ),
-    )
-    positive = ("objective.alpha", "objective.prior_std", "optimizer.learning_rate")
-    for key in (*positive, "objective.scale"):
-        value = flatten(config)[key]
-        if value is not None and value <= 0:
-            raise UserError(f"{key}={value} must be above 0")
-    for key in ("train.steps", "log.every", "log.figures_every", "checkpoint.every", "eval.every"):
-        if flatten(config)[key] % config.train.substeps:
+    for key in _DISPATCHES:
+        if values[key] % config.train.substeps:
             raise UserError(
-                f"{key}={flatten(config)[key]} is not a multiple of train.substeps={config.train.substeps}, "
+                f"{key}={values[key]} is not a multiple of train.substeps={config.train.substeps}, "
                 "the steps of one dispatch"
             )
-
-
-def _one_of(key, value, choices):
-    if value not in choices:
-        raise UserError(f"{key}={value!r} is none of {', '.join(choices)}")
-
-
-def _at_least(config, low, keys):
-    for key in keys:
-        if flatten(config)[key] < low:
-            raise UserError(f"{key}={flatten(config)[key]} must be at least {low}")
 
 
 def write(config: ConfigDict, workdir: Path) -> None:
@@ -117,10 +135,10 @@ def write(config: ConfigDict, workdir: Path) -> None:
 def read(workdir: Path) -> ConfigDict | None:
     """The config of a workdir, or None where there is none. Raises `UserError` where it cannot be read."""
     path = workdir / "config.json"
-    if not path.exists():
-        return None
     try:
         return ConfigDict(json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or use another --workdir") from None
 

@@ -1,4 +1,4 @@
-"""The two ways a run ends that are not a bug of this project.
+"""The ways a run ends that are not a bug of this project.
 
 `main` turns them into one line and an exit code; everything else is a bug and keeps its traceback.
 """

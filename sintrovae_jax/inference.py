@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, models, state, step
+from sintrovae_jax import checkpoint, models, parallel, state, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Posterior
@@ -121,5 +121,8 @@ def _read(config, checkpoints, chosen, workdir):
     try:
         variables = checkpoints.read(chosen, wanted)
     except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
-        raise UserError(f"checkpoint {chosen} of {workdir} cannot be read: {str(error).splitlines()[0]}") from error
+        others = [s for s in checkpoints.steps() if s != chosen]
+        hint = f"; there is also step {', '.join(map(str, others))}" if others else ""
+        reason = parallel.first_line(error)
+        raise UserError(f"checkpoint {chosen} of {workdir} cannot be read ({reason}){hint}") from error
     return networks, jax.tree.map(np.asarray, variables)

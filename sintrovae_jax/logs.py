@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging as absl_logging
 
 from sintrovae_jax import files
-from sintrovae_jax.evaluators.latents import kl_gap
+from sintrovae_jax.objectives import kl_gap
 
 log = logging.getLogger(__name__)
 FILE = "metrics.csv"
@@ -90,8 +90,9 @@ class Metrics:
 
     def write(self, step: int, row: dict[str, float | None]) -> None:
         row = {"step": str(step)} | {k: "" if v is None else f"{v:.8g}" for k, v in row.items()}
+        same_columns = bool(self._rows) and self._rows[0].keys() == row.keys()
         self._rows.append(row)
-        if len(self._rows) == 1:
+        if not same_columns:
             self._rewrite()
         else:
             with self._path.open("a", newline="") as file:
@@ -112,7 +113,9 @@ class Metrics:
             self._path.unlink()
             return
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self._rows[0])
+        columns = dict.fromkeys(column for row in self._rows for column in row)
+        self._rows = [dict.fromkeys(columns, "") | row for row in self._rows]
+        writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(self._rows)
         files.write_text(self._path, text.getvalue())
@@ -125,7 +128,7 @@ def read(workdir: Path) -> list[dict[str, str]]:
         return []
     text = path.read_text()
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return [row for row in rows if None not in row.values() and None not in row]
+    return [row for row in rows if None not in row.values() and None not in row and row.get("step", "").isdigit()]
 
 
 def _tensorboard(workdir):

@@ -18,15 +18,14 @@ _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
 
 
 def run(mode: str, config, workdir: Path) -> None:
-    """Runs one mode on one workdir. Checks all it can before it imports or writes anything.
+    """Runs one mode on one workdir. Checks all it can before it imports TensorFlow or writes anything.
 
     Raises `UserError` for what the user got wrong, and what `train` raises.
     """
     if mode not in MODES:
         raise UserError(f"--mode {mode} is none of {', '.join(MODES)}")
     configs.validate(config)
-    for name in config.eval.evaluators:
-        evaluators.check(name)
+    evaluators.check(config)
     parallel.initialize(config.distributed)
     logs.setup(parallel.is_main())
     configs.refuse_other(config, workdir)
@@ -37,6 +36,8 @@ def run(mode: str, config, workdir: Path) -> None:
 
         train.train(config, workdir)
     else:
+        if workdir.is_dir():
+            files.writable(workdir)
         from sintrovae_jax import modes
 
         modes.run(mode, config, workdir)

@@ -64,6 +64,11 @@ def kl(
     return per_dimension.sum(axis=-1)
 
 
+def kl_gap(kl_real: float, kl_fake: float, kl_recon: float) -> float:
+    """How far the mean KLs of samples and reconstructions both stay above that of real data; below 0, lower β_neg."""
+    return min(kl_fake, kl_recon) - kl_real
+
+
 def elbo(rec: jax.Array, kl: jax.Array, beta_rec, beta_kl) -> jax.Array:
     """The (β-weighted) evidence lower bound per example: -(β_rec·rec + β_kl·kl). [B] in, [B] out."""
     return -(beta_rec * rec + beta_kl * kl)

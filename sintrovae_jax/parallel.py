@@ -5,14 +5,16 @@ Trees "on the devices" are replicated: every leaf has a leading axis of local de
 file is a plain host copy without that axis (`unreplicate`), so that checkpoints do not depend on the device count.
 """
 
+import collections
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from flax import jax_utils
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sintrovae_jax.errors import UserError
 
@@ -20,28 +22,35 @@ AXIS = "devices"
 
 
 def _asked_by_environment() -> bool:
-    """Whether a launcher started this process as one of several: Slurm with several tasks, or a TPU pod."""
+    """Whether a launcher started this process as one of several: Slurm with several tasks, or a TPU pod on GKE.
+
+    A pod of plain TPU VMs says so only to its metadata server; it is started with `distributed=on`.
+    """
     slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    tpu_pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-    return slurm or tpu_pod
+    workers = (os.environ.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
+    return slurm or any("," in w for w in workers)
 
 
 def initialize(distributed: str) -> None:
     """Starts `jax.distributed` if asked to. Call before anything touches a device.
 
     distributed: 'off'; 'auto' (when Slurm or a TPU pod's environment says there are several processes); 'on' (always,
-    with what jax finds out by itself); or 'HOST:PORT,COUNT,INDEX'. Raises `UserError` for anything else.
+    with what jax finds out by itself); or 'HOST:PORT,COUNT,INDEX'. Raises `UserError` for anything else, and where
+    jax cannot find its peers.
     """
     if distributed == "off" or (distributed == "auto" and not _asked_by_environment()):
         return
     if distributed in ("auto", "on"):
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"distributed={distributed}: {first_line(error)}; give HOST:PORT,COUNT,INDEX") from error
         return
     try:
         address, count, index = distributed.split(",")
         host, port = address.rsplit(":", 1)
         count, index, port = int(count), int(index), int(port)
-        if not (host and port > 0 and 0 <= index < count):
+        if not (host and 0 < port < 2**16 and 0 <= index < count):
             raise ValueError
     except ValueError:
         raise UserError(
@@ -49,6 +58,11 @@ def initialize(distributed: str) -> None:
             "(as in 10.0.0.1:1234,4,0 for the first of four processes)"
         ) from None
     jax.distributed.initialize(address, count, index)
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's message as one line, its name where it has none."""
+    return (str(error).splitlines() or [repr(error)])[0]
 
 
 def is_main() -> bool:
@@ -105,12 +119,12 @@ def replicate(tree):
     The axis name must be the step's: otherwise the first dispatch's state is laid out unlike the second's, and the step
     compiles twice.
     """
-    return jax_utils.replicate(tree, axis_name=AXIS)
+    return split(jax.tree.map(lambda x: np.stack([x] * jax.local_device_count()), tree))
 
 
 def split(tree):
     """A host tree whose leaves lead with the local devices, each device's part onto its device."""
-    return next(prefetch(iter([tree]), 1))
+    return jax.device_put(tree, NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec(AXIS)))
 
 
 def unreplicate(tree):
@@ -125,7 +139,10 @@ def unreplicate(tree):
 
 def prefetch(batches: Iterator, size: int = 2) -> Iterator:
     """Keeps `size` dispatches' batches on the devices ahead of the step. Leaves: [local devices, ...]."""
-    return jax_utils.prefetch_to_device(batches, size, axis_name=AXIS)
+    queue = collections.deque(map(split, itertools.islice(batches, size)))
+    while queue:
+        yield queue.popleft()
+        queue.extend(map(split, itertools.islice(batches, 1)))
 
 
 def agree(value: bool) -> bool:
@@ -146,8 +163,12 @@ def from_main(value: float) -> float:
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
-def preempted(step: int) -> bool:
-    """Several processes only: whether one of them was told to stop, the same answer on all of them at this step."""
+def preempted(steps: range) -> bool:
+    """Several processes only: whether one of them was told to stop, the same answer on all of them at these steps.
+
+    jax names one step at which all are to stop and waits to hear exactly its number, so every step of a dispatch is
+    told, not only the last.
+    """
     from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(step)
+    return any([multihost_utils.reached_preemption_sync_point(step) for step in steps])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sintrovae_jax import figures
-from sintrovae_jax.evaluators.density import HALF_RANGE
+from sintrovae_jax.evaluators import HALF_RANGE
 from sintrovae_jax.inference import Model
 
 FOLDER = "figures"
@@ -48,7 +48,7 @@ def interpolations(model: Model, source, folder: Path, suffix: str = "") -> None
 
 
 def _scatter(path, model, source, points):
-    half_range = HALF_RANGE.get(model.config.data.source, 4.0)
+    half_range = HALF_RANGE[model.config.data.source]
     figures.scatter(path, source.test(_POINTS, model.config.seed), points, half_range)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import signal
 from pathlib import Path
 
@@ -20,19 +21,26 @@ _IN_FLIGHT = 2  # dispatches queued on the devices; more would only delay the an
 
 
 class Stop:
-    """SIGTERM and SIGINT ask to stop after the dispatch in flight; a second one gets its default effect."""
+    """SIGTERM and SIGINT ask to stop after the dispatch in flight; a second one gets its default effect.
+
+    Several processes must stop at one step: there jax's own SIGTERM handler tells all of them (`parallel.preempted`),
+    and SIGINT is handed on to it.
+    """
 
     def __init__(self):
         self.signum = 0
 
     @contextlib.contextmanager
     def listening(self):
-        # Several processes must stop at one step: there jax's own SIGTERM handler tells all of them (`preempted`).
-        signals = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
+        several = jax.process_count() > 1
+        signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
         before = {s: signal.getsignal(s) for s in signals}
 
         def handle(signum, _):
-            self.signum = signum
+            if several:
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                self.signum = signum
             signal.signal(signum, before[signum])
             log.info("%s: stopping after the step under way", signal.Signals(signum).name)
 
@@ -44,9 +52,9 @@ class Stop:
             for s, handler in before.items():
                 signal.signal(s, handler)
 
-    def asked(self, at: int) -> int:
-        """The signal that asks to stop, or 0. With several processes, the same on all of them."""
-        if jax.process_count() > 1 and parallel.preempted(at):
+    def asked(self, steps: range) -> int:
+        """The signal that asks to stop after these steps, or 0. With several processes, the same on all of them."""
+        if jax.process_count() > 1 and parallel.preempted(steps):
             self.signum = signal.SIGTERM
         return self.signum
 
@@ -96,31 +104,35 @@ class Run:
             pictures.write_all(model, self.source, self.workdir, suffix)
 
     def save(self, host: state.TrainState, figures: dict | None = None) -> None:
-        """Saves, unless the state holds NaN or infinity. Raises `Diverged` then."""
-        for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]:
-            if not np.isfinite(leaf).all():
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
-                raise Diverged(f"step {host.step}: {name} is not finite; {_ADVICE['loss']}")
+        """Saves, if there is no checkpoint of this step yet."""
         if int(host.step) not in self.checkpoints.steps():
             self.checkpoints.save(host, figures)
 
 
-_ADVICE = {
-    "loss": "lower optimizer.learning_rate",
-    "rec": "lower optimizer.learning_rate or objective.beta_rec",
-    "kl": "raise objective.beta_neg (weaker repulsion) or lower optimizer.learning_rate",
-    "exp": "raise objective.beta_neg (weaker repulsion) or objective.beta_rec",
-}
+def _advice(objective: step.Objective, at: int) -> str:
+    """Which hyper-parameter to move after a divergence at this step."""
+    repulsion = {"soft_intro": "raise objective.beta_neg", "intro": "lower objective.intro_alpha"}.get(objective.name)
+    if repulsion and at >= objective.num_vae:
+        return f"{repulsion} (weaker repulsion) or lower optimizer.learning_rate"
+    return "lower optimizer.learning_rate"
 
 
-def refuse_divergence(window: list[tuple[int, dict]]) -> None:
+def refuse_divergence(objective: step.Objective, window: list[tuple[int, dict]]) -> None:
     """Raises `Diverged` if a term of the window [(first step, {term: [sum, count, first bad]})] is not finite."""
     for start, terms in window:
         first = {name: float(term[2]) for name, term in terms.items()}
         name = min(first, key=lambda n: (first[n], n.startswith("loss")))  # a loss only repeats what its terms say
         if math.isfinite(first[name]):
-            advice = _ADVICE[name.split("_")[0]]
-            raise Diverged(f"step {start + int(first[name])}: {name} became NaN or infinite; {advice}")
+            at = start + int(first[name])
+            raise Diverged(f"step {at}: {name} became NaN or infinite; {_advice(objective, at)}")
+
+
+def refuse_bad_state(objective: step.Objective, host: state.TrainState) -> None:
+    """Raises `Diverged` if the state holds NaN or infinity, so that no checkpoint ever does."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]:
+        if not np.isfinite(leaf).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise Diverged(f"step {host.step}: {name} became NaN or infinite; {_advice(objective, int(host.step))}")
 
 
 def train(config, workdir: Path) -> None:
@@ -152,10 +164,13 @@ def _train(run, shard, stop):
     clock = logs.Clock(metrics.seconds() if metrics else 0.0)
     if first == 0 and parallel.is_main():
         _describe(run, host, shard)
-    host, figures = _loop(run, host, shard, metrics, clock, stop)
-    if metrics:
-        _finish(run, host, figures, metrics, clock)
-        metrics.close()
+    try:
+        host, figures = _loop(run, host, shard, metrics, clock, stop)
+        if metrics:
+            _finish(run, host, figures, metrics, clock)
+    finally:
+        if metrics:
+            metrics.close()
 
 
 def _dispatches(run, host: state.TrainState, shard: parallel.Shard):
@@ -198,8 +213,8 @@ def _loop(run, host, shard, metrics, clock, stop):
     """Dispatches until the last step; returns the final host state and its figures."""
     config, first, last = run.config, int(host.step), run.config.train.steps
     substeps, batch_size = config.train.substeps, config.train.batch_size
-    progress, window, figures = logs.Progress(first, last), [], {}
-    pending = []  # terms still on the devices
+    window, pending, figures = [], [], {}  # terms of this log step: on the host, and still on the devices
+    progress = logs.Progress(first, last)
     for at, devices_state, terms in _dispatches(run, host, shard):
         pending.append((at - substeps, terms))
         progress.advance(substeps)
@@ -208,12 +223,12 @@ def _loop(run, host, shard, metrics, clock, stop):
             clock.resume()
         else:
             clock.count(substeps * batch_size)
-        due, signum = _due(config, at), stop.asked(at)
+        due, signum = _due(config, at), stop.asked(range(at - substeps + 1, at + 1))
         if not any(due.values()) and not signum:
             continue
 
         arrived, pending = [(start, parallel.unreplicate(t)) for start, t in pending], []
-        refuse_divergence(arrived)
+        refuse_divergence(run.objective, arrived)
         window += [t for _, t in arrived]
         rate = clock.pause()
         if due["log"]:
@@ -223,21 +238,34 @@ def _loop(run, host, shard, metrics, clock, stop):
             if metrics:
                 metrics.write(at, row)
                 progress.report(at, row, rate and rate / batch_size)
-        if due["draw"] or due["evaluate"] or due["save"] or signum:
+        if signum and at < last:  # nothing but saving: there may be seconds left
+            due = {"draw": False, "evaluate": False, "save": True}
+        if due["draw"] or due["evaluate"] or due["save"]:
             host = parallel.unreplicate(devices_state)
-            figures = run.evaluate(host) if due["evaluate"] and not signum else {}
-            if metrics and figures:
-                metrics.scalars(at, figures)
-            if due["evaluate"] or due["save"] or signum:
-                run.save(host, figures)
-            if due["draw"] and not signum:
-                run.draw(host, f"_{at:07d}")
+            refuse_bad_state(run.objective, host)
+            figures = _keep(run, host, due, metrics)
         if signum and at < last:
             progress.close()
             raise Interrupted(f"saved step {at} of {last}; run the same command again to go on", signum)
         clock.resume()
     progress.close()
     return host, figures
+
+
+def _keep(run, host, due, metrics):
+    """Evaluates, saves and draws what is due. Returns the figures of the evaluation, {} without one."""
+    figures = {}
+    try:
+        if due["evaluate"]:
+            figures = run.evaluate(host)
+    finally:  # a checkpoint carries its figures, for `best`, but must not be lost with them
+        if due["evaluate"] or due["save"]:
+            run.save(host, figures)
+    if metrics and figures:
+        metrics.scalars(int(host.step), figures)
+    if due["draw"]:
+        run.draw(host, f"_{int(host.step):07d}")
+    return figures
 
 
 def _learning_rate(config, at: int) -> dict[str, float]:

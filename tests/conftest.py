@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["JAX_PLATFORMS"] = "cpu"  # here as in the child processes, or numbers that must be equal are not
+
 ROOT = Path(__file__).parent.parent
 TINY = [
     "--config.model.channels=(16,16)",

@@ -325,9 +325,7 @@ def test_kl_of_generated_images_reaches_the_decoder():
 
 def dispatch(objective, first, steps, batch_size=8):
     nets = state.Networks(mlp.Encoder((5,), Z), mlp.Decoder((5,), SHAPE), state.optimizer(), state.optimizer())
-    rng = np.random.default_rng(first)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(100, batch_size, *SHAPE))[first : first + steps], jnp.float32)
-    del rng
     batches = {"x": x, "index": jnp.tile(jnp.arange(batch_size), (steps, 1))}
     hypers = jax.tree.map(lambda v: jnp.full(steps, v), HYPER._replace(learning_rate=1e-2))
     return functools.partial(step.train_step, nets, objective), nets, (batches, hypers, jax.random.key(0))

@@ -8,11 +8,6 @@ from sintrovae_jax import objectives
 from sintrovae_jax.inference import Model
 
 
-def kl_gap(kl_real: float, kl_fake: float, kl_recon: float) -> float:
-    """How far the KLs of samples and reconstructions both stay above that of real data; below 0, lower β_neg."""
-    return min(kl_fake, kl_recon) - kl_real
-
-
 def evaluate(model: Model, source, num_samples: int, seed: int, figures: Path) -> dict[str, float]:
     """Means over up to `num_samples` test images and as many samples, reconstructing from the posterior's mean.
 
@@ -27,4 +22,4 @@ def evaluate(model: Model, source, num_samples: int, seed: int, figures: Path) -
 
     recon = model.reconstruct(x)
     kls = {"kl_real": kl(x), "kl_fake": kl(model.sample(seed, len(x))), "kl_recon": kl(recon)}
-    return {"rec_error": float(np.mean(rec(x, recon)))} | kls | {"kl_gap": kl_gap(**kls)}
+    return {"rec_error": float(np.mean(rec(x, recon)))} | kls | {"kl_gap": objectives.kl_gap(**kls)}
