@@ -20,6 +20,8 @@ FILE = "metrics.csv"
 def setup(main: bool) -> None:
     """Plain log lines with a clock on stderr; other processes than the main one, and other libraries, only warn."""
     absl_logging.set_verbosity(absl_logging.WARNING)
+    # Of a damaged checkpoint, Orbax's abandoned tasks each print pages; what was wrong is told in one line elsewhere.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("sintrovae_jax")

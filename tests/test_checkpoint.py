@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from sintrovae_jax import checkpoint, state
+from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import mlp
 
 NETWORKS = state.Networks(mlp.Encoder((8,), 2), mlp.Decoder((8,), (2,)), optax.scale_by_adam(), optax.scale_by_adam())
@@ -92,13 +93,15 @@ def test_a_whole_item_missing(sound, tmp_path, item):
     jax.tree.map(np.testing.assert_array_equal, restore(workdir), at(10))
 
 
-def test_all_damaged_is_a_fresh_start_with_everything_kept(sound, tmp_path):
+def test_where_none_can_be_read_all_stay(sound, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(sound, workdir)
     for step in ("10", "20"):
         shutil.rmtree(workdir / "checkpoints" / step / "networks")
-    assert restore(workdir) is None
-    assert {p.name for p in (workdir / "damaged").iterdir()} == {"10", "20"}
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints .* can be read"):
+        restore(workdir)
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"10", "20"}
+    assert not (workdir / "damaged").exists()
 
 
 def test_a_save_cut_short_is_not_a_checkpoint(sound, tmp_path):
@@ -115,12 +118,3 @@ def test_newest_and_best_are_kept(tmp_path):
         checkpoints.save(at(step), None if score is None else {"score": score, "other": 1.0})
     checkpoints.close()
     assert checkpoint.Checkpoints(tmp_path, read_only=True).steps() == [2, 5, 6]
-
-
-def test_a_failed_save_is_not_swallowed(tmp_path):
-    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
-    shutil.rmtree(tmp_path / "checkpoints")
-    (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(Exception, match="checkpoints"):
-        checkpoints.save(at(1))
-        checkpoints.close()

@@ -1,5 +1,7 @@
 """Loading from the workdir alone, in another process, without TensorFlow."""
 
+import dataclasses
+import functools
 import json
 import shutil
 import subprocess
@@ -9,10 +11,12 @@ import jax
 import numpy as np
 import pytest
 from conftest import FULL, ROOT, TINY, environment, metrics, run
+from PIL import Image
 
 import sintrovae_jax
-from sintrovae_jax import data, pictures
+from sintrovae_jax import bench, checkpoint, config, data, inference, parallel, pictures, state, step
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.parallel import Shard
 
 WITHOUT_TENSORFLOW = """
 import sys
@@ -37,6 +41,67 @@ def test_another_process_without_tensorflow_gets_the_same_model(trained, tmp_pat
     np.testing.assert_array_equal(got["samples"], model.sample(7, 50))
     np.testing.assert_array_equal(got["recon"], model.reconstruct(x))
     np.testing.assert_array_equal(got["between"], model.interpolate(x[:2], x[2:4], 5))
+
+
+def test_a_trained_state_saved_and_loaded_elsewhere_is_the_same_model(tmp_path):
+    """Against the arrays that training left in memory, not against another loaded copy."""
+    settings = config.read_recipe("configs/digits.py")
+    settings.model.channels = (16,)
+    trained_state, networks = five_steps(settings)
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(trained_state)
+    checkpoints.close()
+    config.write(settings, tmp_path)
+    x = data.build(settings.data).test(10, 0)
+    np.save(tmp_path / "x.npy", x)
+    script = [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
+    subprocess.run(script, check=True, env=environment(), cwd=tmp_path)
+    got, model = np.load(tmp_path / "y.npz"), inference.from_state(settings, networks, trained_state)
+    np.testing.assert_array_equal(got["samples"], model.sample(7, 50))
+    np.testing.assert_array_equal(got["recon"], model.reconstruct(x))
+
+
+def five_steps(settings):
+    """A host state after five adversarial steps, and its networks."""
+    networks, objective, shape = step.from_config(settings)
+    start = jax.device_get(state.create(networks, 0, shape, settings.model.z_dim))
+    batch = next(
+        data.batches(data.build(settings.data), seed=0, start=0, stop=5, substeps=5, shard=Shard(16, 0, 1, 16))
+    )
+    hypers = step.hypers_at(settings, np.arange(2000, 2005))
+    first = jax.tree.map(lambda x: x[None], (start, hypers))
+    train_step = functools.partial(step.train_step, networks, dataclasses.replace(objective, num_vae=0))
+    after, terms = jax.pmap(train_step, parallel.AXIS, in_axes=(0, 0, 0, None))(
+        first[0], batch, first[1], jax.random.key(0)
+    )
+    assert float(terms["kl_fake"][0, 1]) == 5
+    return parallel.unreplicate(after), networks
+
+
+def test_pictures_of_images_show_what_they_say(tmp_path):
+    settings = config.read_recipe("configs/digits.py")
+    settings.model.channels = (16,)
+    trained_state, networks = five_steps(settings)
+    model, source = inference.from_state(settings, networks, trained_state), data.build(settings.data)
+    pictures.write_all(model, source, tmp_path)
+
+    def cells(name):  # ten rows of ten images of 8 pixels, a line apart, six times as large
+        pixels = np.asarray(Image.open(tmp_path / "figures" / f"{name}.png"))
+        assert pixels.shape == (10 * 54 - 6, 10 * 54 - 6)
+        padded = np.pad(pixels, (0, 6)).reshape(10, 54, 10, 54)
+        return padded[:, :48:6, :, :48:6].swapaxes(1, 2)
+
+    def grey(x):
+        return (np.asarray(x)[..., 0].clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+    x = source.test(50, settings.seed)
+    recon = cells("reconstructions")
+    np.testing.assert_array_equal(recon[0::2].reshape(50, 8, 8), grey(x))
+    np.testing.assert_array_equal(recon[1::2].reshape(50, 8, 8), grey(model.reconstruct(x)))
+    np.testing.assert_array_equal(cells("samples").reshape(100, 8, 8), grey(model.sample(settings.seed, 100)))
+    between = cells("interpolations")
+    assert np.abs(between[:, 0].astype(int) - grey(model.reconstruct(x[:20:2]))).max() <= 1
+    assert np.abs(between[:, 9].astype(int) - grey(model.reconstruct(x[1:20:2]))).max() <= 1
 
 
 def test_the_loaded_model_is_the_one_that_training_drew(trained, tmp_path):
@@ -128,3 +193,13 @@ def test_the_bench_prints_one_json_line_without_tensorflow():
     assert figures["examples_per_second"] == pytest.approx(8 * figures["steps_per_second"])
     for key in ("steps_per_second", "compile_seconds", "flops_per_step", "bytes_per_step", "peak_bytes_planned"):
         assert figures[key] > 0, key
+
+
+def test_the_bench_counts_one_step_however_many_a_dispatch_has():
+    def flops(substeps):
+        settings = config.read_recipe("configs/digits.py")
+        settings.model.channels = (16,)
+        settings.train.substeps = substeps
+        return bench.measure(settings, 1)["flops_per_step"]
+
+    assert flops(2) == pytest.approx(flops(8), rel=0.02)

@@ -72,6 +72,11 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def is_free(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) != 0
+
+
 def by_address(recipe, workdir, *args):
     """Two processes of two devices each, told where to meet."""
     address = f"127.0.0.1:{free_port()}"
@@ -80,8 +85,10 @@ def by_address(recipe, workdir, *args):
 
 def by_slurm(recipe, workdir, *args):
     """The same, told by nothing but the environment that srun gives them."""
+    # jax meets at a port that follows from the job's number: one is taken that is free now.
+    number = next(n for n in random.sample(range(4096), 100) if is_free(2**16 - 2**12 + n))
     job = {
-        "SLURM_JOB_ID": str(random.randrange(4096)),
+        "SLURM_JOB_ID": str(number),
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_NTASKS": "2",
@@ -117,26 +124,31 @@ def test_the_devices_do_not_change_the_run(tmp_path, recipe):
 LONG = [*TINY, "--config.train.steps=1500", "--config.objective.num_vae=100"]
 
 
+def wait_for(processes, workdir, until: int):
+    """Returns once the run has logged step `until`."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+        rows = metrics(workdir) if (workdir / "metrics.csv").exists() else []
+        if rows and int(rows[-1]["step"] or 0) >= until:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"step {until} was not reached in time: {[p.communicate()[0] for p in processes]}")
+
+
 def start_and_wait(recipe, workdir, until: int):
     """Starts a long run and returns once it has logged step `until`."""
     process = start(recipe, workdir, *LONG)
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        rows = metrics(workdir) if (workdir / "metrics.csv").exists() else []
-        if rows and int(rows[-1]["step"] or 0) >= until:
-            return process
-        time.sleep(0.005)
-    raise AssertionError(f"step {until} was not reached in time: {process.communicate()[0]}")
+    wait_for([process], workdir, until)
+    return process
 
 
-@pytest.mark.parametrize("recipe", ["digits"])
-def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path, recipe):
-    run(recipe, tmp_path / "whole", *LONG)
-    process = start_and_wait(recipe, tmp_path / "killed", until=random.randrange(30, 500))
+def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path):
+    run("digits", tmp_path / "whole", *LONG)
+    process = start_and_wait("digits", tmp_path / "killed", until=random.randrange(30, 500))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
-    assert "resuming from step" in run(recipe, tmp_path / "killed", *LONG)
+    assert "resuming from step" in run("digits", tmp_path / "killed", *LONG)
     a, b = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
     assert int(a.step) == 1500
     jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -155,6 +167,24 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path, signum):
     assert int(final_state(tmp_path).step) == saved < 1500
     end = [*LONG, f"--config.train.steps={saved + 5 - saved % 5 + 20}"]
     assert f"resuming from step {saved}" in run("digits", tmp_path, *end)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path, signum):
+    """Two processes of two devices; one is told, both save and stop, and together they resume."""
+    pair = by_address("digits", tmp_path, *LONG)
+    wait_for(pair, tmp_path, until=30)
+    pair[1].send_signal(signum)
+    outs = [process.communicate(timeout=120)[0] for process in pair]
+    assert [process.returncode for process in pair] == [128 + signal.SIGTERM] * 2, outs
+    saved = [int(re.search(r"stopped: saved step (\d+) of 1500", out).group(1)) for out in outs]
+    assert saved[0] == saved[1] == int(final_state(tmp_path).step) < 1500
+    if signum == signal.SIGTERM:
+        pair = by_address("digits", tmp_path, *LONG, f"--config.train.steps={saved[0] + 20}")
+        outs = [process.communicate(timeout=120)[0] for process in pair]
+        assert [process.returncode for process in pair] == [0, 0], outs
+        assert f"resuming from step {saved[0]}" in outs[0]
+        assert int(final_state(tmp_path).step) == saved[0] + 20
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
