@@ -1,5 +1,6 @@
 """What the command lines of this project share: the --config flag, and user errors to one line."""
 
+import itertools
 import os
 import sys
 import traceback
@@ -18,7 +19,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. confi
 
 def recipe_path(argv: list[str]) -> str | None:
     """The value of --config, before any flag is parsed."""
-    for flag, value in zip(argv[1:], [*argv[2:], None], strict=True):
+    for flag, value in itertools.zip_longest(argv[1:], argv[2:]):
         if flag in ("--config", "-config"):
             return value
         if flag.startswith(("--config=", "-config=")):
@@ -66,7 +67,5 @@ def _reporting(function: Callable) -> Callable:
 def start(main: Callable) -> None:
     """Runs `main(argv)` as a program."""
     absl_logging.set_verbosity(absl_logging.WARNING)
-    # TensorFlow imports Keras 3 at once, for 6 of its 15 seconds, unless it is to look for the older one.
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app.run(_reporting(main), flags_parser=_reporting(parse))
