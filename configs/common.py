@@ -14,15 +14,28 @@ def get_config() -> ConfigDict:
     config.distributed = "auto"
 
     config.data = ConfigDict()
-    config.data.source = ""  # gaussians8, spirals, checkerboard, rings, digits
+    # gaussians8, spirals, checkerboard, rings; digits, tfds:NAME[/CONFIG], folder:PATH (local or gs://), npz:PATH
+    config.data.source = ""
     config.data.image_size = 0  # pixels a side; 0: points, not images
-    config.data.image_channels = 1
+    config.data.image_channels = 1  # 1 or 3
+    config.data.crop = True  # the largest square in the middle of a picture; False: all of it, squeezed
+    config.data.background = (255, 255, 255)  # behind transparent pictures, and what translations bring in
+    config.data.test_fraction = 0.05  # held out where a set has no test split of its own
+    config.data.memory_gib = 2.0  # a set larger than this is read from disk as training goes
+    config.data.shuffle_buffer = 10_000  # of a TFDS set read from disk: encoded images waiting for their turn
+    config.data.dir = ""  # where TFDS sets lie; '': TFDS's own default
+    config.data.download = False  # download and prepare a TFDS set that is not there
+    # Augmentation, drawn per example from (seed, step), in this order.
+    config.data.translate = 0  # pixels, at most, in each direction
+    config.data.hue = 0.0  # at most this part of the colour circle, either way; 0.5 is all of it
+    config.data.flip = False  # left to right, one in two
 
     config.model = ConfigDict()
-    config.model.family = "mlp"
+    config.model.family = "mlp"  # mlp, conv
     config.model.z_dim = 2
-    config.model.channels = (256, 256, 256, 256)  # widths of the hidden layers
+    config.model.channels = (256, 256, 256, 256)  # mlp: widths of the hidden layers; conv: of the stages
     config.model.output = "linear"  # of the decoder; 'sigmoid' for bce
+    config.model.remat = False  # conv: recompute activations in the backward pass, to save memory
 
     config.objective = ConfigDict()
     config.objective.name = "soft_intro"  # soft_intro, vae, intro
@@ -35,6 +48,7 @@ def get_config() -> ConfigDict:
     config.objective.gamma_r = 0.0
     config.objective.scale = placeholder(float)  # default: 1 / (dimensions of an example)
     config.objective.num_vae = 0  # first steps that train a plain VAE
+    config.objective.target_period = 0  # bootstrap: steps between refreshes of the target decoder; 0: no target
     config.objective.prior_std = 1.0
     config.objective.kl_weights = ()  # one per latent dimension; empty: all 1
     config.objective.intro_alpha = 0.25  # IntroVAE's weight of the hinge
@@ -50,6 +64,7 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 128  # over all devices
     config.train.substeps = 1  # steps of one dispatch; all lengths below are multiples of it
     config.train.dtype = "float32"  # what the networks compute in; 'bfloat16' keeps losses and parameters float32
+    config.train.ema = 0.0  # decay a step of the averaged networks that pictures and evaluation use; 0: none
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000
@@ -64,5 +79,10 @@ def get_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every = 0  # evaluation during training; 0: at the end only
     config.eval.evaluators = ()  # density, latents
+    config.eval.batch_size = 256  # what fits the device; no figure depends on it
+    # BatchNorm's averages that evaluation and pictures use: 'running', or 'standing': estimated anew from
+    # `standing_batches` training batches of real images (encoder) and of prior samples (decoder).
+    config.eval.batch_norm = "running"
+    config.eval.standing_batches = 100
     config.eval.num_samples = 5000  # that the evaluators draw, and --mode sample writes
     return config

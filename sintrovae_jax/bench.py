@@ -5,7 +5,6 @@
 Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae): num_vae is set to 0.
 """
 
-import functools
 import json
 import statistics
 import time
@@ -14,16 +13,18 @@ import jax
 import numpy as np
 from absl import flags
 
-from sintrovae_jax import cli, parallel, state, step
+from sintrovae_jax import cli, models, parallel, step
 from sintrovae_jax import config as configs
 
 _DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
 
 
-def synthetic(config, shape: tuple[int, ...], shard: parallel.Shard) -> dict:
-    """Batches as `data.batches` makes them, of uniform noise: host arrays [local devices, substeps, batch, *shape]."""
+def synthetic(config, shard: parallel.Shard) -> dict:
+    """Batches as `data.batches` makes them, of noise: host arrays [local devices, substeps, batch, *shape]."""
     lead = (shard.devices, config.train.substeps, shard.per_device)
-    x = np.random.default_rng(config.seed).random((*lead, *shape), np.float32)
+    x = np.random.default_rng(config.seed).random((*lead, *models.data_shape(config.data)), np.float32)
+    if config.data.image_size:
+        x = (256 * x).astype(np.uint8)
     index = np.arange(shard.start, shard.stop, dtype=np.int32).reshape(shard.devices, 1, shard.per_device)
     return {"x": x, "index": np.broadcast_to(index, lead).copy()}
 
@@ -32,14 +33,11 @@ def measure(config, dispatches: int) -> dict:
     """Compiles and times the step. Returns the figures of the JSON line; None where the backend does not tell."""
     config.objective.num_vae = 0
     shard = parallel.shard(config.train.batch_size)
-    networks, objective, shape = step.from_config(config)
-    create = functools.partial(state.create, networks, config.seed, shape, config.model.z_dim)
+    networks, objective, create = step.from_config(config)
     on_devices = parallel.replicate(jax.device_get(jax.jit(create)()))
-    batches = parallel.split(synthetic(config, shape, shard))
+    batches = parallel.split(synthetic(config, shard))
     hypers = parallel.replicate(step.hypers_at(config, np.arange(config.train.substeps)))
-    key = jax.random.key(config.seed, impl="threefry2x32")
-
-    train_step = parallel.pmap(functools.partial(step.train_step, networks, objective), in_axes=(0, 0, 0, None))
+    train_step, key = step.on_devices(networks, objective), parallel.seed_key(config.seed)
     began = time.perf_counter()
     compiled = train_step.lower(on_devices, batches, hypers, key).compile()
     compile_seconds = time.perf_counter() - began

@@ -1,7 +1,8 @@
 """Checkpoints with Orbax: saving, retention, restoring, and what to do with a damaged one.
 
-A checkpoint has two items, `networks` (what sampling needs) and `training` (the step and the optimisers' states), of
-plain arrays without a device axis, so that any number of devices or processes can read it.
+A checkpoint has the items `networks` (both networks' variables), `training` (the step and the optimisers' states), and
+where a run has them `ema` (the averaged networks) and `target` (bootstrap's decoder): plain arrays without a device
+axis, so that any number of devices or processes can read it.
 """
 
 import logging
@@ -19,20 +20,21 @@ from sintrovae_jax.state import NetworkState, TrainState
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
+_ITEMS = ("networks", "training", "target", "ema")
 
 
 def _items(state: TrainState) -> dict:
-    networks = {"encoder": state.encoder.variables, "decoder": state.decoder.variables}
     training = {"step": state.step, "encoder": state.encoder.opt_state, "decoder": state.decoder.opt_state}
-    return {"networks": networks, "training": training}
+    items = {"networks": state.variables, "training": training, "target": state.target, "ema": state.ema}
+    return {name: tree for name, tree in items.items() if tree is not None}
 
 
-def _state(networks: dict, training: dict) -> TrainState:
+def _state(networks: dict, training: dict, target: dict | None = None, ema: dict | None = None) -> TrainState:
     def network(name):
         variables = dict(networks[name])
         return NetworkState(params=variables.pop("params"), stats=variables, opt_state=training[name])
 
-    return TrainState(step=training["step"], encoder=network("encoder"), decoder=network("decoder"))
+    return TrainState(training["step"], network("encoder"), network("decoder"), target, ema)
 
 
 def _template(tree):
@@ -65,7 +67,7 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
         )
-        handlers = {name: ocp.StandardCheckpointHandler() for name in ("networks", "training")}
+        handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def _rank(self, figures: dict) -> float:
@@ -97,7 +99,7 @@ class Checkpoints:
             self._refuse_other(step, abstract)
             state, problem = None, None
             try:
-                state = _state(*(self._read(step, name, tree) for name, tree in _items(abstract).items()))
+                state = _state(**{name: self._read(step, name, tree) for name, tree in _items(abstract).items()})
             except (PermissionError, MemoryError):
                 raise
             except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
@@ -115,9 +117,9 @@ class Checkpoints:
             )
         return None
 
-    def read(self, step: int, abstract_networks: dict) -> dict:
-        """One step's networks as numpy arrays, without the optimisers. Raises what Orbax raises."""
-        return self._read(step, "networks", abstract_networks)
+    def read(self, step: int, abstract: TrainState) -> dict:
+        """One step's networks to sample from (the averaged ones, if any) as numpy arrays. Raises what Orbax raises."""
+        return self._read(step, "networks" if abstract.ema is None else "ema", abstract.best_variables)
 
     def close(self) -> None:
         """Waits for the saves under way. Raises if one failed."""
@@ -126,11 +128,11 @@ class Checkpoints:
 
     def _read(self, step, item, abstract):
         # Each process reads by itself, without Orbax's barriers: one that fails must not leave the others waiting.
-        alone = None
+        options = {}
         if jax.process_count() > 1:
             me = jax.process_index()
             alone = ocp.options.MultiprocessingOptions(me, {me}, barrier_sync_key_prefix=f"process{me}")
-        options = {"multiprocessing_options": alone} if alone else {}
+            options = {"multiprocessing_options": alone}
         with ocp.Checkpointer(ocp.StandardCheckpointHandler(**options), **options) as checkpointer:
             args = ocp.args.StandardRestore(_template(abstract))
             return checkpointer.restore(self.folder / str(step) / item, args=args)

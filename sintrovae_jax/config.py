@@ -15,7 +15,7 @@ from sintrovae_jax import files, objectives, step
 from sintrovae_jax.errors import UserError
 
 # Keys that may change between two commands on one workdir: they do not touch the parameters that training reaches.
-FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps")
+FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir", "data.download")
 
 
 def flatten(config) -> dict:
@@ -71,17 +71,25 @@ _CHOICES = {
     "objective.reconstruction": tuple(objectives.RECONSTRUCTION_ERRORS),
     "model.output": ("linear", "sigmoid"),
     "checkpoint.best_mode": ("min", "max"),
+    "data.image_channels": (1, 3),
+    "eval.batch_norm": ("running", "standing"),
 }
 _AT_LEAST_1 = (
     *("model.z_dim", "train.steps", "train.batch_size", "train.substeps"),
-    *("checkpoint.every", "checkpoint.keep", "log.every", "eval.num_samples"),
+    *("checkpoint.every", "checkpoint.keep", "log.every", "eval.num_samples", "eval.batch_size"),
+    *("eval.standing_batches", "data.shuffle_buffer"),
 )
 _AT_LEAST_0 = (
-    *("seed", "data.image_size", "objective.num_vae", "eval.every", "log.figures_every", "optimizer.decay"),
+    *("seed", "data.image_size", "data.translate", "eval.every", "log.figures_every", "optimizer.decay"),
     *(f"objective.{name}" for name in ("beta_rec", "beta_kl", "beta_neg", "gamma", "gamma_r", "intro_alpha", "margin")),
+    *("objective.num_vae", "objective.target_period"),
 )
-_ABOVE_0 = ("objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate")
+_ABOVE_0 = ("data.memory_gib", "objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate")
 _DISPATCHES = ("train.steps", "log.every", "log.figures_every", "checkpoint.every", "eval.every")
+
+
+def _is_colour(value) -> bool:
+    return len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value)
 
 
 def validate(config: ConfigDict) -> None:
@@ -98,6 +106,9 @@ def validate(config: ConfigDict) -> None:
         (_AT_LEAST_1, lambda v: v >= 1, "at least 1"),
         (_AT_LEAST_0, lambda v: v >= 0, "at least 0"),
         (_ABOVE_0, lambda v: v is None or v > 0, "above 0"),
+        (("data.hue", "data.test_fraction"), lambda v: 0 <= v <= 0.5, "from 0 to 0.5"),
+        (("train.ema",), lambda v: 0 <= v < 1, "at least 0 and below 1"),
+        (("data.background",), _is_colour, "red, green and blue of 0 to 255, as in '(255,255,255)'"),
     ):
         for key in keys:
             if not fits(values[key]):
@@ -116,6 +127,10 @@ def validate(config: ConfigDict) -> None:
 def _check_together(config, values):
     if config.objective.reconstruction == "bce" and config.model.output != "sigmoid":
         raise UserError("objective.reconstruction=bce needs probabilities: set model.output=sigmoid")
+    if config.objective.target_period and config.objective.name != "soft_intro":
+        raise UserError("objective.target_period is the bootstrap variant of objective.name=soft_intro: set it to 0")
+    if config.data.hue and config.data.image_channels != 3:
+        raise UserError("data.hue turns colours: it needs data.image_channels=3")
     weights = len(config.objective.kl_weights)
     if weights not in (0, config.model.z_dim):
         raise UserError(f"objective.kl_weights has {weights} values for model.z_dim={config.model.z_dim}")

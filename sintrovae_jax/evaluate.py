@@ -5,8 +5,9 @@ import logging
 import math
 from pathlib import Path
 
-from sintrovae_jax import evaluators, files, pictures
+from sintrovae_jax import evaluators, files, parallel, pictures, standing
 from sintrovae_jax.inference import Model
+from sintrovae_jax.parallel import Shard
 
 log = logging.getLogger(__name__)
 FILE = "results.json"
@@ -24,10 +25,34 @@ def figures_of(model: Model, source, workdir: Path) -> dict[str, float]:
     return out
 
 
-def write_results(workdir: Path, results: dict) -> None:
-    """Writes results.json, a flat object; what is not finite becomes null, which JSON can hold."""
+def prepared(model: Model, source) -> Model:
+    """The model as it is scored and pictured: with the BatchNorm averages that `config.eval.batch_norm` asks for."""
+    config = model.config
+    if config.eval.batch_norm == "running":
+        return model
+    from sintrovae_jax import data  # TensorFlow
+
+    batch = config.train.batch_size
+    steps = {"start": 0, "stop": config.eval.standing_batches, "substeps": 1, "shard": Shard(batch, 0, 1, batch)}
+    real = (b["x"][0, 0] for b in data.batches(source, config.data, seed=config.seed, **steps))
+    return standing.estimate(model, real, parallel.seed_key(config.seed))
+
+
+def conditions(model: Model, source) -> dict:
+    """What a reader of the figures should know: which BatchNorm averages were used, and which files were not read."""
+    out = {}
+    if any("batch_stats" in variables for variables in model.variables.values()):
+        out["batch_norm"] = model.config.eval.batch_norm
+    if source.skipped:
+        out |= {"skipped": len(source.skipped), "skipped_files": sorted(source.skipped)}
+    return out
+
+
+def write_results(workdir: Path, results: dict) -> Path:
+    """Writes results.json, a flat object; what is not finite becomes null, which JSON can hold. Returns its path."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
     files.write_text(workdir / FILE, json.dumps(clean, indent=2) + "\n")
+    return workdir / FILE
 
 
 def read_results(workdir: Path) -> dict:

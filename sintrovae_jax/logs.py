@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging as absl_logging
+from PIL import Image
 
 from sintrovae_jax import files
 from sintrovae_jax.objectives import kl_gap
@@ -105,6 +106,12 @@ class Metrics:
         """To TensorBoard alone."""
         if self._writer:
             self._writer.write_scalars(step, values)
+
+    def pictures(self, step: int, paths: dict[str, Path]) -> None:
+        """PNG files to TensorBoard, by name."""
+        if self._writer:
+            images = {name: np.asarray(Image.open(path).convert("RGB"))[None] for name, path in paths.items()}
+            self._writer.write_images(step, images)
 
     def close(self) -> None:
         if self._writer:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from sintrovae_jax import cli, evaluators, files, logs, parallel
+from sintrovae_jax import cli, evaluators, files, logs, modes, parallel
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -15,6 +15,10 @@ MODES = ("train", "eval", "sample", "reconstruct", "interpolate")
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives (default: runs/NAME of the recipe).")
 _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
+
+_A = flags.DEFINE_string("a", "", "Interpolate from here: an image file, or the index of a test example.")
+_B = flags.DEFINE_string("b", "", "Interpolate to here.")
+_INTERPOLATION = flags.DEFINE_string("interpolation", "linear", "'linear' or 'spherical'.")
 
 
 def run(mode: str, config, workdir: Path) -> None:
@@ -24,6 +28,7 @@ def run(mode: str, config, workdir: Path) -> None:
     """
     if mode not in MODES:
         raise UserError(f"--mode {mode} is none of {', '.join(MODES)}")
+    ends = _ends(mode)
     configs.validate(config)
     evaluators.check(config)
     parallel.initialize(config.distributed)
@@ -38,9 +43,16 @@ def run(mode: str, config, workdir: Path) -> None:
     else:
         if workdir.is_dir():
             files.writable(workdir)
-        from sintrovae_jax import modes
+        modes.run(mode, config, workdir, ends)
 
-        modes.run(mode, config, workdir)
+
+def _ends(mode: str):
+    a, b, path = _A.value, _B.value, _INTERPOLATION.value
+    if path not in ("linear", "spherical"):
+        raise UserError(f"--interpolation {path} is neither linear nor spherical")
+    if (a or b) and (mode != "interpolate" or not (a and b)):
+        raise UserError("--a and --b go together, with --mode interpolate")
+    return modes.Ends(a, b, path == "spherical")
 
 
 def main(argv: list[str]) -> None:

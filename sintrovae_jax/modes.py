@@ -3,15 +3,25 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sintrovae_jax import evaluate, files, inference, parallel, pictures
+from sintrovae_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-def run(mode: str, config, workdir: Path) -> None:
+class Ends(NamedTuple):
+    """What `--mode interpolate` was told: two image files or test indices, or "" for pairs of test images; the path."""
+
+    a: str = ""
+    b: str = ""
+    spherical: bool = False
+
+
+def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa: B008
     """Loads the workdir's newest checkpoint and does what the mode says.
 
     The config of the command line may ask for other evaluators or sample counts than training did. Raises `UserError`
@@ -21,14 +31,21 @@ def run(mode: str, config, workdir: Path) -> None:
     if parallel.is_main():
         from sintrovae_jax import data  # TensorFlow, only now that there is something to do
 
-        _MODES[mode](model, data.build(config.data), workdir)
+        source = data.build(config.data)
+        model = evaluate.prepared(model, source)
+        if mode == "interpolate":
+            path = _interpolate(model, source, workdir / pictures.FOLDER, ends)
+        else:
+            path = _MODES[mode](model, source, workdir)
+        log.info("wrote %s", path)
 
 
 def _eval(model, source, workdir):
     """Scores the model again; seconds and rate of its training stay in results.json."""
     results = evaluate.read_results(workdir)
     kept = {k: results[k] for k in ("seconds", "examples_per_second") if k in results}
-    evaluate.write_results(workdir, evaluate.figures_of(model, source, workdir) | {"step": model.step} | kept)
+    figures = evaluate.figures_of(model, source, workdir) | {"step": model.step} | kept
+    return evaluate.write_results(workdir, figures | evaluate.conditions(model, source))
 
 
 def _sample(model, source, workdir):
@@ -36,20 +53,36 @@ def _sample(model, source, workdir):
     z = np.asarray(model.prior(model.config.seed, model.config.eval.num_samples))
     with files.replacing(workdir / "samples.npz") as beside:
         np.savez(beside, x=np.asarray(model.decode(z)), z=z)
-    _draw(pictures.samples)(model, source, workdir)
+    return pictures.samples(model, source, workdir / pictures.FOLDER)
 
 
-def _draw(picture):
-    def mode(model, source, workdir):
-        picture(model, source, workdir / pictures.FOLDER)
-        log.info("wrote %s", workdir / pictures.FOLDER / f"{picture.__name__}.png")
-
-    return mode
+def _reconstruct(model, source, workdir):
+    return pictures.reconstructions(model, source, workdir / pictures.FOLDER)
 
 
-_MODES = {
-    "eval": _eval,
-    "sample": _sample,
-    "reconstruct": _draw(pictures.reconstructions),
-    "interpolate": _draw(pictures.interpolations),
-}
+def _interpolate(model, source, folder, ends):
+    """interpolations.png between test images, or interpolation.png between the two that were named."""
+    if not (ends.a or ends.b):
+        return pictures.interpolations(model, source, folder, spherical=ends.spherical)
+    a, b = (_example(end, model, source)[None] for end in (ends.a, ends.b))
+    return pictures.interpolation(model, source, a, b, folder / "interpolation.png", ends.spherical)
+
+
+def _example(end: str, model, source) -> np.ndarray:
+    """A test example by its index, or an image file as the model sees it."""
+    from sintrovae_jax.data import images
+
+    if end.isdigit():
+        x = source.test(int(end) + 1, model.config.seed)
+        if len(x) <= int(end):
+            raise UserError(f"there is no test example {end}: there are {len(x)}, from 0")
+        return x[int(end)]
+    if not model.config.data.image_size:
+        raise UserError(f"--a and --b of a model of points are indices of test points, not {end!r}")
+    try:
+        return images.decode(Path(end).read_bytes(), images.read_format(model.config.data)).astype(np.float32) / 255
+    except (OSError, ValueError) as error:
+        raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {error}") from None
+
+
+_MODES = {"eval": _eval, "sample": _sample, "reconstruct": _reconstruct}

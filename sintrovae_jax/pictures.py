@@ -13,16 +13,17 @@ _ROWS, _COLUMNS = 10, 10  # of a picture; reconstructions come in pairs of rows
 _POINTS = 1024
 
 
-def samples(model: Model, source, folder: Path, suffix: str = "") -> None:
+def samples(model: Model, source, folder: Path, suffix: str = "") -> Path:
     """samples.png: decoded prior samples; for points, beside data."""
     path = folder / f"samples{suffix}.png"
     if model.config.data.image_size:
         figures.grid(path, np.asarray(model.sample(model.config.seed, _ROWS * _COLUMNS)), _COLUMNS)
     else:
         _scatter(path, model, source, np.asarray(model.sample(model.config.seed, _POINTS)))
+    return path
 
 
-def reconstructions(model: Model, source, folder: Path, suffix: str = "") -> None:
+def reconstructions(model: Model, source, folder: Path, suffix: str = "") -> Path:
     """reconstructions.png: rows of test images, each above the row of its reconstructions; for points, beside data."""
     path = folder / f"reconstructions{suffix}.png"
     if model.config.data.image_size:
@@ -32,19 +33,25 @@ def reconstructions(model: Model, source, folder: Path, suffix: str = "") -> Non
     else:
         x = source.test(_POINTS, model.config.seed)
         _scatter(path, model, source, np.asarray(model.reconstruct(x)))
+    return path
 
 
-def interpolations(model: Model, source, folder: Path, suffix: str = "") -> None:
-    """interpolations.png: from one test image to another through latent space; for points, the decoded lines."""
-    path = folder / f"interpolations{suffix}.png"
+def interpolations(model: Model, source, folder: Path, suffix: str = "", spherical: bool = False) -> Path:
+    """interpolations.png: from one test image to another through latent space; for points, the decoded paths."""
     pairs = _ROWS if model.config.data.image_size else _POINTS // 32
     x = source.test(2 * pairs, model.config.seed)
-    between = np.asarray(model.interpolate(x[0::2], x[1::2], _COLUMNS if model.config.data.image_size else 32))
-    flat = between.reshape(-1, *model.shape)
+    return interpolation(model, source, x[0::2], x[1::2], folder / f"interpolations{suffix}.png", spherical)
+
+
+def interpolation(model: Model, source, a: np.ndarray, b: np.ndarray, path: Path, spherical: bool = False) -> Path:
+    """Rows of images, each from one of a [N, *shape] to its partner in b; for points, the decoded paths."""
+    steps = _COLUMNS if model.config.data.image_size else 32
+    between = np.asarray(model.interpolate(a, b, steps, spherical)).reshape(-1, *model.shape)
     if model.config.data.image_size:
-        figures.grid(path, flat, _COLUMNS)
+        figures.grid(path, between, _COLUMNS)
     else:
-        _scatter(path, model, source, flat)
+        _scatter(path, model, source, between)
+    return path
 
 
 def _scatter(path, model, source, points):
@@ -52,7 +59,6 @@ def _scatter(path, model, source, points):
     figures.scatter(path, source.test(_POINTS, model.config.seed), points, half_range)
 
 
-def write_all(model: Model, source, workdir: Path, suffix: str = "") -> None:
+def write_all(model: Model, source, workdir: Path, suffix: str = "") -> list[Path]:
     """All three, to WORKDIR/figures."""
-    for draw in (samples, reconstructions, interpolations):
-        draw(model, source, workdir / FOLDER, suffix)
+    return [draw(model, source, workdir / FOLDER, suffix) for draw in (samples, reconstructions, interpolations)]

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from sintrovae_jax import parallel
+
 
 class NetworkState(struct.PyTreeNode):
     """One network: its parameters, its other collections (such as `batch_stats`), its optimiser's state."""
@@ -28,6 +30,18 @@ class TrainState(struct.PyTreeNode):
     step: jax.Array
     encoder: NetworkState
     decoder: NetworkState
+    target: Any = None  # bootstrap: the target decoder's variables
+    ema: Any = None  # the exponential moving average of both networks' variables, {'encoder': ..., 'decoder': ...}
+
+    @property
+    def variables(self) -> dict:
+        """Both networks' present variables, {'encoder': ..., 'decoder': ...}."""
+        return {"encoder": self.encoder.variables, "decoder": self.decoder.variables}
+
+    @property
+    def best_variables(self) -> dict:
+        """What to sample from: the average where there is one."""
+        return self.variables if self.ema is None else self.ema
 
 
 class Networks(NamedTuple):
@@ -53,9 +67,14 @@ def apply_gradients(
     return NetworkState(params=params, stats=stats, opt_state=opt_state)
 
 
-def create(networks: Networks, seed: int, shape: tuple[int, ...], z_dim: int) -> TrainState:
-    """A fresh state, a function of the seed alone. shape: of one example. Traceable, for `jax.eval_shape`."""
-    encoder_key, decoder_key = jax.random.split(jax.random.key(seed, impl="threefry2x32"))
+def create(
+    networks: Networks, seed: int, shape: tuple[int, ...], z_dim: int, *, target: bool = False, ema: bool = False
+) -> TrainState:
+    """A fresh state, a function of the seed alone. shape: of one example. Traceable, for `jax.eval_shape`.
+
+    target, ema: whether it has a target decoder and averaged networks; both start as copies.
+    """
+    encoder_key, decoder_key = jax.random.split(parallel.seed_key(seed))
 
     def network(module, tx, key, example):
         params_key, noise_key = jax.random.split(key)
@@ -63,8 +82,10 @@ def create(networks: Networks, seed: int, shape: tuple[int, ...], z_dim: int) ->
         params = variables.pop("params")
         return NetworkState(params=params, stats=variables, opt_state=tx.init(params))
 
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         encoder=network(networks.encoder, networks.encoder_tx, encoder_key, jnp.zeros((1, *shape))),
         decoder=network(networks.decoder, networks.decoder_tx, decoder_key, jnp.zeros((1, z_dim))),
     )
+    copies = {"target": state.decoder.variables if target else None, "ema": state.variables if ema else None}
+    return state.replace(**copies)

@@ -10,6 +10,7 @@ the device axis of `parallel.pmap`.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,10 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from sintrovae_jax import models, objectives, parallel
-from sintrovae_jax.state import Networks, TrainState, apply_gradients, optimizer
+from sintrovae_jax.state import Networks, TrainState, apply_gradients, create, optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Objective:
     kl_weights: tuple[float, ...] = ()
     num_vae: int = 0
     use_gamma_r: bool = False
+    target_period: int = 0  # bootstrap: steps between refreshes of the target decoder, if the state has one
 
 
 class Hyper(NamedTuple):
@@ -48,6 +51,7 @@ class Hyper(NamedTuple):
     intro_alpha: Any
     margin: Any
     learning_rate: Any
+    ema: Any
 
 
 class Noise(NamedTuple):
@@ -98,6 +102,11 @@ class _Terms:
     def decode(self, params, z):
         return _train_apply(self.decoder, params, self.state.decoder.stats, z)
 
+    def decode_again(self, params, z):
+        """Decodes a latent of an already decoded image: bootstrap's target decoder does it, where there is one."""
+        target = self.state.target
+        return self.decode(params if target is None else target["params"], z)[0]
+
     def kl(self, posterior):
         weights = self.objective.kl_weights or None
         return objectives.kl(posterior.mean, posterior.logvar, self.objective.prior_std, weights)
@@ -123,7 +132,7 @@ def encoder_update(
             posterior, _ = net.encode(params, constant)
             kls.append(net.kl(posterior))
             if objective.name == "soft_intro":  # IntroVAE's hinge looks at the KL alone
-                recs.append(net.rec(constant, net.decode(frozen, posterior.sample(eps))[0]))
+                recs.append(net.rec(constant, net.decode_again(frozen, posterior.sample(eps))))
 
         terms = {"rec_real": rec_real, "kl_real": kl_real, "kl_recon": kls[0], "kl_fake": kls[1]}
         if objective.name == "soft_intro":
@@ -155,7 +164,8 @@ def decoder_update(
     """Minimises L_D with the encoder frozen at its just-updated parameters, on the same z_p and z.
 
     kl(recon) and kl(fake) carry gradient through E into D, by way of the images of `decodings`. In the γ_r term target
-    and latent are constants; only its own decoding carries gradient.
+    and latent are constants and its own decoding carries the gradient; with bootstrap's target decoder, which is a
+    constant itself, it is the other way round.
     """
     net = _Terms(networks, objective, state)
     frozen = state.encoder.params
@@ -167,8 +177,9 @@ def decoder_update(
             posterior, _ = net.encode(frozen, y)
             kls.append(net.kl(posterior))
             if objective.use_gamma_r:
-                y_hat, _ = net.decode(params, lax.stop_gradient(posterior.sample(eps)))
-                recs.append(net.rec(lax.stop_gradient(y), y_hat))
+                constant = lax.stop_gradient if state.target is None else lambda a: a
+                y_hat = net.decode_again(params, constant(posterior.sample(eps)))
+                recs.append(net.rec(constant(y), y_hat))
         if objective.name == "soft_intro":
             return objectives.soft_intro_decoder(
                 rec_real,
@@ -235,7 +246,7 @@ def update(networks: Networks, objective: Objective, state: TrainState, batch: d
     """
     keys = parallel.example_keys(key, state.step, batch["index"])
     noise = draw_noise(keys, networks.encoder.z_dim)
-    x = batch["x"]
+    x = as_float(batch["x"])
 
     def adversarial(state):
         state, encoder_terms, decodings = encoder_update(networks, objective, state, x, noise, hyper)
@@ -256,7 +267,23 @@ def update(networks: Networks, objective: Objective, state: TrainState, batch: d
         state, terms = adversarial(state)
     else:
         state, terms = lax.cond(state.step < objective.num_vae, vae, adversarial, state)
-    return state.replace(step=state.step + 1), terms
+    return _follow(objective, state.replace(step=state.step + 1), hyper), terms
+
+
+def as_float(x: jax.Array) -> jax.Array:
+    """Images travel to the devices as bytes, a quarter of the size; networks see [0, 1]. Other types pass."""
+    return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+
+def _follow(objective: Objective, state: TrainState, hyper: Hyper) -> TrainState:
+    """Moves the copies that follow the networks: bootstrap's target decoder, and the exponential moving average."""
+    target, ema = state.target, state.ema
+    if target is not None:
+        due = state.step % objective.target_period == 0
+        target = jax.tree.map(lambda old, new: jnp.where(due, new, old), target, state.decoder.variables)
+    if ema is not None:
+        ema = optax.incremental_update(state.variables, ema, 1 - hyper.ema)
+    return state.replace(target=target, ema=ema)
 
 
 def train_step(
@@ -266,7 +293,7 @@ def train_step(
 
     batches: {'x': [substeps, B, ...], 'index': [substeps, B]}; hypers: each [substeps]. Returns the new state and
     {term: [sum, count, first]} over the substeps and devices, where `first` is the first substep at which the term was
-    not finite, or infinity. With its first two arguments bound, `parallel.pmap` wraps it.
+    not finite, or infinity. `on_devices` wraps it.
     """
 
     def body(state, inputs):
@@ -281,8 +308,13 @@ def train_step(
     return state, jax.tree.map(summarise, parallel.pmean(terms))
 
 
-def from_config(config) -> tuple[Networks, Objective, tuple[int, ...]]:
-    """What a config makes static: the networks with their optimisers, the objective, and the shape of one example."""
+def on_devices(networks: Networks, objective: Objective) -> Callable:
+    """`train_step` over all devices. Of its arguments (state, batches, hypers, key) only the key has no device axis."""
+    return parallel.pmap(functools.partial(train_step, networks, objective), in_axes=(0, 0, 0, None))
+
+
+def from_config(config) -> tuple[Networks, Objective, Callable[[], TrainState]]:
+    """What a config makes static: networks with optimisers, the objective, and a function that makes a fresh state."""
     shape = models.data_shape(config.data)
     encoder, decoder = models.build(config.model, shape, config.train.dtype)
     o = config.objective
@@ -293,8 +325,11 @@ def from_config(config) -> tuple[Networks, Objective, tuple[int, ...]]:
         kl_weights=tuple(o.kl_weights),
         num_vae=o.num_vae,
         use_gamma_r=o.gamma_r > 0,
+        target_period=o.target_period,
     )
-    return Networks(encoder, decoder, optimizer(), optimizer()), objective, shape
+    networks = Networks(encoder, decoder, optimizer(), optimizer())
+    copies = {"target": o.target_period > 0, "ema": config.train.ema > 0}
+    return networks, objective, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **copies)
 
 
 def hypers_at(config, steps: np.ndarray) -> Hyper:
@@ -303,5 +338,5 @@ def hypers_at(config, steps: np.ndarray) -> Hyper:
     passed = sum((steps >= milestone).astype(np.int32) for milestone in config.optimizer.milestones)
     rate = config.optimizer.learning_rate * config.optimizer.decay**passed
     values = {name: o[name] for name in Hyper._fields if name in o}
-    values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": rate}
+    values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": rate, "ema": config.train.ema}
     return Hyper(**{name: np.broadcast_to(np.float32(value), steps.shape) for name, value in values.items()})

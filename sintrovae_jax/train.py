@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -77,8 +76,7 @@ class Run:
 
     def __init__(self, config, workdir: Path):
         self.config, self.workdir = config, workdir
-        self.networks, self.objective, shape = step.from_config(config)
-        self.create = functools.partial(state.create, self.networks, config.seed, shape, config.model.z_dim)
+        self.networks, self.objective, self.create = step.from_config(config)
         self.source = data.build(config.data)
         c = config.checkpoint
         self.checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.best, c.best_mode)
@@ -91,22 +89,9 @@ class Run:
         log.info("resuming from step %d", restored.step)
         return restored
 
-    def evaluate(self, host: state.TrainState) -> dict[str, float]:
-        """The evaluators' figures, on the main process; {} on the others."""
-        if not parallel.is_main():
-            return {}
-        return evaluate.figures_of(inference.from_state(self.config, self.networks, host), self.source, self.workdir)
-
-    def draw(self, host: state.TrainState, suffix: str = "") -> None:
-        """The pictures, on the main process."""
-        if parallel.is_main():
-            model = inference.from_state(self.config, self.networks, host)
-            pictures.write_all(model, self.source, self.workdir, suffix)
-
-    def save(self, host: state.TrainState, figures: dict | None = None) -> None:
-        """Saves, if there is no checkpoint of this step yet."""
-        if int(host.step) not in self.checkpoints.steps():
-            self.checkpoints.save(host, figures)
+    def model(self, host: state.TrainState) -> inference.Model:
+        """The state's model as it is scored and pictured."""
+        return evaluate.prepared(inference.from_state(self.config, self.networks, host), self.source)
 
 
 def _advice(objective: step.Objective, at: int) -> str:
@@ -181,9 +166,10 @@ def _dispatches(run, host: state.TrainState, shard: parallel.Shard):
     """
     config, substeps = run.config, run.config.train.substeps
     first, last = int(host.step), config.train.steps
-    train_step = parallel.pmap(functools.partial(step.train_step, run.networks, run.objective), in_axes=(0, 0, 0, None))
-    key = jax.random.key(config.seed, impl="threefry2x32")
-    stream = data.batches(run.source, seed=config.seed, start=first, stop=last, substeps=substeps, shard=shard)
+    train_step, key = step.on_devices(run.networks, run.objective), parallel.seed_key(config.seed)
+    stream = data.batches(
+        run.source, config.data, seed=config.seed, start=first, stop=last, substeps=substeps, shard=shard
+    )
     batches, hypers = parallel.prefetch(stream), Hypers(config)
     devices_state, in_flight = parallel.replicate(host), collections.deque()
     for start in range(first, last, substeps):
@@ -254,18 +240,26 @@ def _loop(run, host, shard, metrics, clock, stop):
 
 def _keep(run, host, due, metrics):
     """Evaluates, saves and draws what is due. Returns the figures of the evaluation, {} without one."""
-    figures = {}
+    figures, model = {}, None
     try:
-        if due["evaluate"]:
-            figures = run.evaluate(host)
+        if metrics and (due["evaluate"] or due["draw"]):  # the main process alone
+            model = run.model(host)
+        if model and due["evaluate"]:
+            figures = evaluate.figures_of(model, run.source, run.workdir)
     finally:  # a checkpoint carries its figures, for `best`, but must not be lost with them
         if due["evaluate"] or due["save"]:
-            run.save(host, figures)
+            run.checkpoints.save(host, figures)
     if metrics and figures:
         metrics.scalars(int(host.step), figures)
-    if due["draw"]:
-        run.draw(host, f"_{int(host.step):07d}")
+    if model and due["draw"]:
+        _draw(run, model, metrics, f"_{model.step:07d}")
     return figures
+
+
+def _draw(run, model, metrics, suffix=""):
+    """The pictures, to the workdir and to TensorBoard."""
+    paths = pictures.write_all(model, run.source, run.workdir, suffix)
+    metrics.pictures(model.step, {path.stem.removesuffix(suffix): path for path in paths})
 
 
 def _learning_rate(config, at: int) -> dict[str, float]:
@@ -274,11 +268,12 @@ def _learning_rate(config, at: int) -> dict[str, float]:
 
 def _finish(run, host, figures, metrics, clock):
     """Pictures and results.json, and the evaluation if a run that was killed after its last step still lacks it."""
-    figures = figures or run.evaluate(host)
-    run.draw(host)
+    model = run.model(host)
+    figures = figures or evaluate.figures_of(model, run.source, run.workdir)
+    _draw(run, model, metrics)
     rate = clock.rate() or metrics.rate()
-    results = figures | {"step": int(host.step), "seconds": clock.seconds(), "examples_per_second": rate}
-    evaluate.write_results(run.workdir, results)
+    results = figures | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}
+    evaluate.write_results(run.workdir, results | evaluate.conditions(model, run.source))
     log.info("done: %s", run.workdir)
 
 

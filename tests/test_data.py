@@ -3,15 +3,24 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from ml_collections import ConfigDict
 
+from sintrovae_jax import config as configs
 from sintrovae_jax import data
 from sintrovae_jax.data import sources
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.parallel import Shard
 
-SETTINGS = {name: {"source": name, "image_size": 0, "image_channels": 1} for name in DENSITIES}
-SETTINGS["digits"] = {"source": "digits", "image_size": 8, "image_channels": 1}
+
+def settings(source, **values):
+    """`config.data` with these values."""
+    out = configs.read_recipe("configs/digits.py").data
+    out.update({"source": source} | values)
+    return out
+
+
+SETTINGS = {name: settings(name, image_size=0) for name in DENSITIES}
+SETTINGS["digits"] = settings("digits", image_size=8)
+SETTINGS["augmented"] = settings("digits", image_size=8, translate=2, flip=True)
 
 
 def sample(name, n=200_000):
@@ -68,10 +77,10 @@ def test_spirals():
 
 
 def dispatches(name, batch_size=12, devices=1, process=0, processes=1, start=0, stop=12, substeps=3, seed=5):
-    source = data.build(ConfigDict(SETTINGS[name]))
+    source = data.build(SETTINGS[name])
     per_device = batch_size // devices // processes
     shard = Shard(batch_size, process * devices * per_device, devices, per_device)
-    return list(data.batches(source, seed=seed, start=start, stop=stop, substeps=substeps, shard=shard))
+    return list(data.batches(source, SETTINGS[name], seed=seed, start=start, stop=stop, substeps=substeps, shard=shard))
 
 
 def flat(batches, key="x"):
@@ -96,14 +105,14 @@ def test_batches_do_not_depend_on_devices_processes_dispatch_or_start(name):
 
 
 def numbered(count):
-    images = np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1)
+    images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
     return sources.Arrays(images, images)
 
 
 def test_every_epoch_visits_every_image_once_in_a_new_order():
     count, batch = 30, 12
     shard = Shard(batch, 0, 1, batch)
-    stream = data.batches(numbered(count), seed=1, start=0, stop=25, substeps=1, shard=shard)
+    stream = data.batches(numbered(count), SETTINGS["digits"], seed=1, start=0, stop=25, substeps=1, shard=shard)
     order = np.concatenate([b["x"].ravel() for b in stream]).astype(int).reshape(-1, count)
     assert len(order) == 10
     for epoch in order:
@@ -114,11 +123,11 @@ def test_every_epoch_visits_every_image_once_in_a_new_order():
 
 
 def test_digits_are_the_real_ones_and_the_halves_do_not_overlap():
-    source = sources.digits(8)
+    source = data.build(SETTINGS["digits"])
     test = source.test(10_000, seed=0)
     assert test.shape == (297, 8, 8, 1)
     assert test.dtype == np.float32
-    train = np.asarray(source._train)
+    train = np.asarray(source._train) / 255
     assert train.shape == (1500, 8, 8, 1)
     from sklearn.datasets import load_digits
 
@@ -126,13 +135,13 @@ def test_digits_are_the_real_ones_and_the_halves_do_not_overlap():
         return sorted(map(tuple, (x.reshape(len(x), -1) * 16).round().astype(int)))
 
     assert rows(np.concatenate([train, test])) == rows(load_digits().images / 16)
-    larger = sources.digits(16).test(5, seed=0)
+    larger = data.build(settings("digits", image_size=16)).test(5, seed=0)
     assert larger.shape == (5, 16, 16, 1)
     assert 0 <= larger.min() <= larger.max() <= 1
 
 
 def test_test_points_are_not_training_points():
-    source = data.build(ConfigDict(SETTINGS["rings"]))
+    source = data.build(SETTINGS["rings"])
     train = np.concatenate([flat(dispatches("rings", stop=60, seed=5))]).reshape(-1, 2)
     test = source.test(500, 5)
     assert not set(map(tuple, train)) & set(map(tuple, test))

@@ -9,7 +9,7 @@ from scipy.spatial import distance
 from scipy.stats import entropy
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data, inference, objectives, state, step
+from sintrovae_jax import data, inference, objectives, step
 from sintrovae_jax.evaluators import density, latents
 
 RNG = np.random.default_rng(0)
@@ -76,8 +76,8 @@ def test_gnelbo_by_hand():
 def model():
     config = configs.read_recipe("configs/rings.py")
     config.model.channels = (8,)
-    networks, _, shape = step.from_config(config)
-    return inference.from_state(config, networks, state.create(networks, 0, shape, 2))
+    networks, _, create = step.from_config(config)
+    return inference.from_state(config, networks, create())
 
 
 def test_energy_uses_the_mean_and_unit_betas(model):

@@ -14,7 +14,7 @@ from conftest import FULL, ROOT, TINY, environment, metrics, run
 from PIL import Image
 
 import sintrovae_jax
-from sintrovae_jax import bench, checkpoint, config, data, inference, parallel, pictures, state, step
+from sintrovae_jax import bench, checkpoint, config, data, inference, parallel, pictures, step
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -63,10 +63,12 @@ def test_a_trained_state_saved_and_loaded_elsewhere_is_the_same_model(tmp_path):
 
 def five_steps(settings):
     """A host state after five adversarial steps, and its networks."""
-    networks, objective, shape = step.from_config(settings)
-    start = jax.device_get(state.create(networks, 0, shape, settings.model.z_dim))
+    networks, objective, create = step.from_config(settings)
+    start = jax.device_get(create())
     batch = next(
-        data.batches(data.build(settings.data), seed=0, start=0, stop=5, substeps=5, shard=Shard(16, 0, 1, 16))
+        data.batches(
+            data.build(settings.data), settings.data, seed=0, start=0, stop=5, substeps=5, shard=Shard(16, 0, 1, 16)
+        )
     )
     hypers = step.hypers_at(settings, np.arange(2000, 2005))
     first = jax.tree.map(lambda x: x[None], (start, hypers))

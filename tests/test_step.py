@@ -26,6 +26,7 @@ HYPER = step.Hyper(
     intro_alpha=0.25,
     margin=1.5,
     learning_rate=1.0,
+    ema=0.0,
 )
 
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from conftest import FULL, TINY, metrics, run, start
 
-from sintrovae_jax import checkpoint, config, state, step
+from sintrovae_jax import checkpoint, config, step
 
 
 def final_state(workdir: Path):
     """The newest checkpoint as a host state."""
     settings = config.read(workdir)
-    networks, _, shape = step.from_config(settings)
+    create = step.from_config(settings)[2]
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-    restored = checkpoints.restore(jax.eval_shape(lambda: state.create(networks, 0, shape, settings.model.z_dim)))
+    restored = checkpoints.restore(jax.eval_shape(create))
     checkpoints.close()
     return restored
 

@@ -10,39 +10,50 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every
 
 import tensorflow as tf
 
-from sintrovae_jax.data import sources
+from sintrovae_jax.data import augment, folder, images, sources
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
+_NAMES = (*DENSITIES, "digits", "tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH")
 
 
 def build(data):
     """The source that `config.data.source` names (see `sources`). Raises `UserError` where none fits."""
-    if data.source in DENSITIES:
+    kind, _, place = data.source.partition(":")
+    if kind in DENSITIES:
         if data.image_size:
             raise UserError(f"data.source={data.source} is a density of points: set data.image_size=0")
-        return sources.Density(data.source)
+        return sources.Density(kind)
+    if data.image_size < 1:
+        raise UserError(f"data.source={data.source!r} needs data.image_size of 1 or more")
+    form = images.read_format(data)
     if data.source == "digits":
-        if data.image_size < 1 or data.image_channels != 1:
-            raise UserError("data.source=digits needs data.image_size of 1 or more and data.image_channels=1")
-        return sources.digits(data.image_size)
-    raise UserError(f"data.source={data.source!r} is none of {', '.join([*DENSITIES, 'digits'])}")
+        return sources.digits(form)
+    if kind == "folder" and place:
+        return folder.build(place, form, data.test_fraction, data.memory_gib * 2**30)
+    if kind == "npz" and place:
+        return sources.npz(place, form, data.test_fraction)
+    if kind == "tfds" and place:
+        from sintrovae_jax.data import tfds  # slow to import
+
+        return tfds.build(place, data, form)
+    raise UserError(f"data.source={data.source!r} is none of {', '.join(_NAMES)}")
 
 
-def batches(source, *, seed: int, start: int, stop: int, substeps: int, shard: Shard):
+def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, shard: Shard):
     """Iterates over the dispatches of steps [start, stop), each a dict of numpy arrays
 
     {'x': [local devices, substeps, per-device batch, *shape], 'index': [local devices, substeps, per-device batch]}
 
-    where `index` (int32) is the example's place in the global batch.
+    where `index` (int32) is the example's place in the global batch. data: `config.data`, for its augmentation.
     """
-    index = tf.range(shard.start, shard.stop)
+    index, augmented = tf.range(shard.start, shard.stop), augment.from_config(data)
 
-    def one_step(step):
-        return {"x": source.train(seed, step, shard), "index": index}
+    def one_step(step, x):
+        return {"x": augmented(x, seed, step, shard) if augmented else x, "index": index}
 
     def by_device(batch):
         def split(t):  # [substeps, local batch, ...] -> [devices, substeps, per device, ...]
@@ -51,6 +62,7 @@ def batches(source, *, seed: int, start: int, stop: int, substeps: int, shard: S
 
         return tf.nest.map_structure(split, batch)
 
-    dataset = tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
+    steps = tf.data.Dataset.zip((tf.data.Dataset.range(start, stop), source.stream(seed, start, stop, shard)))
+    dataset = steps.map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(substeps, drop_remainder=True).map(by_device).prefetch(2)
     return dataset.as_numpy_iterator()

@@ -1,67 +1,139 @@
-"""Sources of examples. Every batch is a function of (seed, step), so resuming costs nothing.
+"""Sources of examples that need no file format of their own: densities, and images held in memory.
 
-A source has two methods:
+A source has
 
-    train(seed, step, shard) -> tensor [shard's examples, *shape], this process's part of the batch of one step;
-                                traced by tf.data, `step` is an int64 tensor
-    test(n, seed)            -> float32 numpy array [n, *shape] (or all there are, if fewer) that training never sees
+    stream(seed, start, stop, shard)   a tf.data.Dataset over the steps [start, stop): each element is this process's
+                                       part [shard's examples, *shape] of that step's batch, uint8 images or float32
+    test(n, seed)                      float32 numpy array [n, *shape] (or all there are) that training never sees
+    skipped                            {name: reason} of what could not be read, if anything
+
+Every batch is a function of (seed, step), so resuming costs nothing.
 """
+
+import zipfile
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
+from sintrovae_jax.data import images
 from sintrovae_jax.data.densities import DENSITIES
+from sintrovae_jax.data.images import Format
+from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
 # Keeps evaluation's stream of fresh points apart from training's, whose stateless seeds are (seed, step).
 _TEST_STREAM = 2**62
 
 
+def as_float(x: np.ndarray) -> np.ndarray:
+    """Bytes as float32 in [0, 1]; other types pass."""
+    return x.astype(np.float32) / 255 if x.dtype == np.uint8 else x
+
+
+def shuffled(seed: int, position: tf.Tensor, count: int) -> tf.Tensor:
+    """Which of `count` examples stands at these positions [N] of an endless series of epochs, each newly shuffled.
+
+    A pseudo-random permutation computed index by index: no shuffle buffer, nothing to restore.
+    """
+    epoch, place = position // count, position % count
+    seeds = tf.stack([tf.fill(tf.shape(epoch), tf.cast(seed, tf.int64)), epoch, tf.zeros_like(epoch)], 1)
+    seeds = tf.cast(tf.math.floormod(seeds, 2**31), tf.int32)
+    return tf.random_index_shuffle(place, seeds, tf.fill(tf.shape(place), tf.constant(count - 1, tf.int64)))
+
+
 class Density:
     """A 2D density: every draw is fresh."""
+
+    skipped: dict = {}  # noqa: RUF012
 
     def __init__(self, name: str):
         self._sample = DENSITIES[name]
 
-    def train(self, seed: int, step: tf.Tensor, shard: Shard) -> tf.Tensor:
-        # The whole global batch is drawn and cut, so that it does not depend on how many processes share it.
-        whole = self._sample(shard.batch_size, tf.stack([tf.cast(seed, tf.int64), step]))
-        return whole[shard.start : shard.stop]
+    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
+        def one_step(step):
+            # The whole global batch is drawn and cut, so that it does not depend on how many processes share it.
+            whole = self._sample(shard.batch_size, tf.stack([tf.cast(seed, tf.int64), step]))
+            return whole[shard.start : shard.stop]
+
+        return tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         return self._sample(n, tf.constant([seed, _TEST_STREAM], tf.int64)).numpy()
 
 
 class Arrays:
-    """Images held in memory, visited in a new seeded order every epoch, each exactly once."""
+    """Images held in memory, visited in a new seeded order every epoch, each exactly once.
 
-    def __init__(self, train: np.ndarray, test: np.ndarray):
-        self._train, self._test = tf.constant(train), test
+    train, test: uint8, or float32 in [0, 1], [N, H, W, C].
+    """
 
-    def train(self, seed: int, step: tf.Tensor, shard: Shard) -> tf.Tensor:
-        count = int(self._train.shape[0])
-        position = step * shard.batch_size + tf.range(shard.start, shard.stop, dtype=tf.int64)
-        epoch, place = position // count, position % count
-        # A pseudo-random permutation computed index by index: no shuffle buffer, nothing to restore.
-        seeds = tf.stack([tf.fill(tf.shape(epoch), tf.cast(seed, tf.int64)), epoch, tf.zeros_like(epoch)], 1)
-        seeds = tf.cast(tf.math.floormod(seeds, 2**31), tf.int32)
-        order = tf.random_index_shuffle(place, seeds, tf.fill(tf.shape(place), tf.constant(count - 1, tf.int64)))
-        return tf.gather(self._train, order)
+    def __init__(self, train: np.ndarray, test: np.ndarray, skipped: dict | None = None):
+        self._train, self._test, self.skipped = tf.constant(train), test, skipped or {}
+
+    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
+        def one_step(step):
+            position = step * shard.batch_size + tf.range(shard.start, shard.stop, dtype=tf.int64)
+            return tf.gather(self._train, shuffled(seed, position, int(self._train.shape[0])))
+
+        return tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
-        return self._test[:n]
+        return as_float(self._test[:n])
 
 
-def digits(image_size: int) -> Arrays:
-    """scikit-learn's handwritten digits, grey in [0, 1], resized (bicubic) from 8×8: 1,500 to train and 297 to test.
+def digits(form: Format) -> Arrays:
+    """scikit-learn's handwritten digits, resized (bicubic) from 8×8: 1,500 to train and 297 to test.
 
     The set comes ordered by writer; the split is a fixed shuffle of it, the same for every seed and size.
     """
     from sklearn.datasets import load_digits
 
-    images = (load_digits().images / 16.0).astype(np.float32)[..., None]
-    if image_size != 8:
-        images = tf.image.resize(images, [image_size, image_size], "bicubic", antialias=True).numpy().clip(0, 1)
-    images = images[np.random.default_rng(0).permutation(len(images))]
-    return Arrays(images[:1500], images[1500:])
+    small = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
+    x = np.stack([images.fit(Image.fromarray(picture), form) for picture in small])
+    return Arrays(*_split(x, 1500))
+
+
+def npz(path: str, form: Format, test_fraction: float) -> Arrays:
+    """The images of an .npz file: `x_train` and `x_test` (or `train` and `test`), or one array, of which
+    `test_fraction` (a fixed choice) is held out.
+
+    Arrays are [N, H, W] or [N, H, W, 1 or 3]: uint8, resized to the format; or floats in [0, 1] of exactly its shape.
+    Raises `UserError` for anything else.
+    """
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as stored:
+            arrays = dict(stored)
+    except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError, AttributeError, TypeError) as error:
+        raise UserError(f"data.source=npz:{path} cannot be read: {str(error).splitlines()[0]}") from None
+    for train, test in (("x_train", "x_test"), ("train", "test")):
+        if train in arrays and test in arrays:
+            return Arrays(*(_images(arrays[name], f"{name} of {path}", form) for name in (train, test)))
+    if len(arrays) > 1 and "x" not in arrays:
+        raise UserError(f"{path} has the arrays {', '.join(arrays)}: name them x_train and x_test, or one of them x")
+    name = "x" if "x" in arrays else next(iter(arrays), None)
+    if name is None:
+        raise UserError(f"{path} has no array in it")
+    x = _images(arrays[name], f"{name} of {path}", form)
+    return Arrays(*_split(x, len(x) - max(1, round(test_fraction * len(x)))))
+
+
+def _images(x: np.ndarray, what: str, form: Format) -> np.ndarray:
+    x = x[..., None] if x.ndim == 3 else x
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
+        raise UserError(f"{what} has shape {x.shape}: images are [N, height, width] or [N, height, width, 1 or 3]")
+    if x.dtype == np.uint8:
+        same = x.shape[1:] == form.shape
+        return x if same else np.stack([images.fit(Image.fromarray(picture.squeeze()), form) for picture in x])
+    if not np.issubdtype(x.dtype, np.floating) or not (x.min() >= 0 and x.max() <= 1):
+        raise UserError(f"{what} is {x.dtype} from {x.min()} to {x.max()}: images are uint8, or floats in [0, 1]")
+    if x.shape[1:] != form.shape:
+        raise UserError(f"{what} has images of shape {x.shape[1:]}, not {form.shape}: floats are not resized")
+    return x.astype(np.float32)
+
+
+def _split(x: np.ndarray, train: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `train` of a fixed shuffle, and the rest; a set of one image serves as both."""
+    x = x[np.random.default_rng(0).permutation(len(x))]
+    return (x[:train], x[train:]) if train else (x, x)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.models import mlp
+from sintrovae_jax.models import conv, mlp
 from sintrovae_jax.models.layers import Posterior
 
 __all__ = ["FAMILIES", "Posterior", "build", "data_shape"]
@@ -29,7 +29,22 @@ def _mlp(model, shape, dtype):
     return mlp.Encoder(channels, model.z_dim, dtype), mlp.Decoder(channels, shape, model.output, dtype)
 
 
-FAMILIES = {"mlp": _mlp}
+def _conv(model, shape, dtype):
+    channels, halvings = tuple(model.channels), len(model.channels)
+    if len(shape) != 3:
+        raise UserError("model.family=conv is for images: set data.image_size")
+    if not channels:
+        raise UserError("model.family=conv needs at least one width in model.channels")
+    if shape[0] % 2**halvings:
+        raise UserError(
+            f"data.image_size={shape[0]} is not a multiple of {2**halvings}, as the {halvings} model.channels need, "
+            "each of which halves the image"
+        )
+    decoder = conv.Decoder(channels, shape, model.output, dtype, model.remat)
+    return conv.Encoder(channels, model.z_dim, dtype, model.remat), decoder
+
+
+FAMILIES = {"mlp": _mlp, "conv": _conv}
 
 
 def build(model, shape: tuple[int, ...], dtype: str = "float32") -> tuple[nn.Module, nn.Module]:

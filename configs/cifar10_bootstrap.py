@@ -1,0 +1,15 @@
+"""The bootstrap variant on CIFAR-10: a target decoder, refreshed every epoch, decodes what was already decoded once.
+
+    python -m sintrovae_jax.main --config configs/cifar10_bootstrap.py --config.data.download=True
+
+As configs/cifar10.py, with γ_r = 1. This recipe has not been run to its end yet.
+"""
+
+from configs import cifar10
+
+
+def get_config():
+    config = cifar10.get_config()
+    config.objective.gamma_r = 1.0
+    config.objective.target_period = 1_563
+    return config

@@ -1,0 +1,12 @@
+"""Soft-IntroVAE on Fashion-MNIST (28×28, grey), with the published hyper-parameters.
+
+    python -m sintrovae_jax.main --config configs/fmnist.py --config.data.download=True
+
+200 epochs at batch 128. This recipe has not been run to its end yet.
+"""
+
+from configs import mnist
+
+
+def get_config():
+    return mnist.get_config("tfds:fashion_mnist")

@@ -1,0 +1,169 @@
+"""Pictures in a folder, local or remote (gs://…), of any size, mode and kind that `images` reads."""
+
+import concurrent.futures
+import functools
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import tensorflow as tf
+
+from sintrovae_jax.data import images
+from sintrovae_jax.data.images import Format
+from sintrovae_jax.data.sources import Arrays, as_float, shuffled
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.parallel import Shard
+
+log = logging.getLogger(__name__)
+_NAMED = 20  # damaged files that the warning names; results.json has them all
+
+
+def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
+    """The source of a folder's pictures: in memory if they fit, read as training goes if not.
+
+    Files that are no whole picture are skipped, counted and named. In memory every file is decoded first, so all are
+    known; if not, the beginning of every file is looked at first, and one that turns out to be damaged later is
+    replaced by the next sound one. Raises `UserError` where there is no folder or not one picture in it.
+    """
+    names = listing(path)
+    in_memory = len(names) * np.prod(form.shape) <= memory_bytes
+    log.info("%s %d pictures in %s", "reading" if in_memory else "looking through", len(names), path)
+
+    def look(name):
+        encoded = _read(path, name)
+        return images.decode(encoded, form) if in_memory else images.check(encoded)
+
+    found, skipped = _try_all(look, names)
+    if not found:
+        name, reason = next(iter(skipped.items()))
+        raise UserError(f"not one of {len(names)} files in {path} can be read as a picture: {name}: {reason}")
+    if skipped:
+        some = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
+        more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+        log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), some, more)
+    train, test = split(list(found), test_fraction)
+    if in_memory:
+        return Arrays(*(np.stack([found[name] for name in part]) for part in (train, test)), skipped)
+    return Files(lambda name: images.decode(_read(path, name), form), train, test, form, skipped)
+
+
+def listing(path: str) -> list[str]:
+    """The names of all pictures below a folder, relative to it, sorted. Follows links to folders, but never in a loop.
+
+    Raises `UserError` if it is no folder or has none.
+    """
+    if not tf.io.gfile.isdir(path):
+        raise UserError(f"data.source=folder:{path} is no folder")
+    files = _walk_remote(path) if "://" in path else _walk(path)
+    names = sorted(name for name in files if name.lower().endswith(images.SUFFIXES))
+    if not names:
+        raise UserError(f"{path} has no pictures ({', '.join(images.SUFFIXES)}) in it or below")
+    return names
+
+
+def _walk(path: str) -> Iterable[str]:
+    seen = set()
+    for folder, below, files in os.walk(path, followlinks=True):
+        place = os.stat(folder)
+        if (place.st_dev, place.st_ino) in seen:  # a link back to a folder above
+            below.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        below.sort()
+        yield from (os.path.relpath(os.path.join(folder, file), path) for file in files)
+
+
+def _walk_remote(path: str) -> Iterable[str]:
+    for folder, _, files in tf.io.gfile.walk(path):
+        yield from (os.path.join(folder, file).removeprefix(path).lstrip("/") for file in files)
+
+
+def _read(path: str, name: str) -> bytes:
+    place = os.path.join(path, name)
+    if "://" in path:
+        with tf.io.gfile.GFile(place, "rb") as file:
+            return file.read()
+    with open(place, "rb") as file:
+        return file.read()
+
+
+def _try(function: Callable, name: str) -> tuple:
+    """(result, None), or (None, why it failed)."""
+    try:
+        return function(name), None
+    except (ValueError, OSError, tf.errors.OpError) as error:
+        return None, " ".join(str(error).split())
+
+
+def _try_all(function: Callable, names: list[str]) -> tuple[dict, dict]:
+    """{name: result} and {name: why it failed}, both in the order of `names`."""
+    # Threads serve: Pillow decodes and resizes outside of Python's lock.
+    with concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+        results = dict(zip(names, pool.map(functools.partial(_try, function), names), strict=True))
+    found = {name: result for name, (result, problem) in results.items() if problem is None}
+    return found, {name: problem for name, (_, problem) in results.items() if problem is not None}
+
+
+def split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]:
+    """Names to train and to test with. Where a name goes depends on nothing but the name.
+
+    But neither part is ever empty: the name that comes first by its hash is held out, and one alone serves as both.
+    """
+    place = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in names}
+    if len(names) == 1:
+        return names, names
+    first = min(names, key=place.get)
+    test = [name for name in names if place[name] < test_fraction or name == first]
+    kept = set(test)
+    train = [name for name in names if name not in kept]
+    return (train, test) if train else (test[1:], test[:1])
+
+
+class Files:
+    """Pictures decoded as training goes, in a new seeded order every epoch.
+
+    One that fails is replaced by the next, so that the order of the others, and what a resumed run sees, stay the same.
+    """
+
+    def __init__(self, load: Callable[[str], np.ndarray], train: list, test: list, form: Format, skipped: dict):
+        self._load, self._train, self._test, self._form = load, train, test, form
+        self.skipped, self._lock = skipped, threading.Lock()
+
+    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
+        local = shard.stop - shard.start
+
+        def one_example(number):
+            position = number // local * shard.batch_size + shard.start + number % local
+            chosen = shuffled(seed, position[None], len(self._train))[0]
+            x = tf.numpy_function(self._sound, [chosen], tf.uint8)
+            return tf.ensure_shape(x, self._form.shape)
+
+        examples = tf.data.Dataset.range(start * local, stop * local)
+        return examples.map(one_example, num_parallel_calls=tf.data.AUTOTUNE).batch(local, drop_remainder=True)
+
+    def test(self, n: int, seed: int) -> np.ndarray:
+        del seed  # always the same first n
+        found, skipped = _try_all(self._load, self._test[:n])
+        self._skip(skipped)
+        if not found:
+            raise UserError("none of the test pictures can be read")
+        return as_float(np.stack(list(found.values())))
+
+    def _sound(self, chosen: int) -> np.ndarray:
+        for i in range(len(self._train)):
+            name = self._train[(chosen + i) % len(self._train)]
+            x, problem = _try(self._load, name)
+            if problem is None:
+                return x
+            self._skip({name: problem})
+        raise UserError("not one picture can be read any more")
+
+    def _skip(self, skipped: dict) -> None:
+        with self._lock:
+            new = {name: reason for name, reason in skipped.items() if name not in self.skipped}
+            self.skipped |= new
+        for name, reason in new.items():
+            log.warning("skipped a damaged file: %s (%s)", name, reason)

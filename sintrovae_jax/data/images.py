@@ -1,0 +1,89 @@
+"""One picture file, of any kind, to an array of one size. Pillow alone; no TensorFlow.
+
+`fit` is the resize policy of `config.data` (crop, background, image_size, image_channels).
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
+
+
+class Format(NamedTuple):
+    """What every picture is turned into: size × size pixels, 1 or 3 channels."""
+
+    size: int
+    channels: int
+    crop: bool = True
+    background: tuple[int, int, int] = (255, 255, 255)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.size, self.size, self.channels)
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The background in as many channels as pictures have."""
+        if self.channels == 3:
+            return self.background
+        return (Image.new("RGB", (1, 1), self.background).convert("L").getpixel((0, 0)),)
+
+
+def read_format(data) -> Format:
+    """The format that `config.data` asks for."""
+    return Format(data.image_size, data.image_channels, data.crop, tuple(data.background))
+
+
+def decode(encoded: bytes, form: Format) -> np.ndarray:
+    """The bytes of a picture file -> uint8 [size, size, channels]. Raises `ValueError` if they are no whole picture.
+
+    The first frame of an animation; turned as its EXIF says; resized bicubically with antialiasing.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as picture:
+            # A JPEG much larger than wanted is decoded at 1/2, 1/4 or 1/8, but still at least twice as large as wanted.
+            picture.draft(None, (2 * form.size, 2 * form.size))
+            return fit(ImageOps.exif_transpose(picture), form)
+    except Image.DecompressionBombError:
+        raise ValueError("too many pixels") from None
+    except Exception as error:  # Pillow's plugins raise whatever damaged bytes make them
+        raise ValueError(str(error) or repr(error)) from error
+
+
+def check(encoded: bytes) -> None:
+    """Raises `ValueError` if the bytes do not begin as a picture does. Decodes nothing."""
+    try:
+        Image.open(io.BytesIO(encoded)).close()
+    except Exception as error:
+        raise ValueError(str(error) or repr(error)) from error
+
+
+def fit(picture: Image.Image, form: Format) -> np.ndarray:
+    """A picture of any size and mode -> uint8 [size, size, channels]."""
+    picture = _opaque(_eight_bits(picture), form.background).convert("RGB" if form.channels == 3 else "L")
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side) if form.crop else (0, 0, width, height)
+    if box != (0, 0, form.size, form.size):
+        picture = picture.resize((form.size, form.size), Image.Resampling.BICUBIC, box)
+    return np.asarray(picture).reshape(form.shape)
+
+
+def _eight_bits(picture):
+    """16-bit grey ('I;16…', or 'I' in which Pillow holds it) scaled to 8; `convert` would clip it to white."""
+    if not picture.mode.startswith("I"):
+        return picture
+    grey = np.asarray(picture).astype(np.float64)
+    return Image.fromarray((grey.clip(0, 65535) / 257 + 0.5).astype(np.uint8))
+
+
+def _opaque(picture, background):
+    """Lays a picture that has transparency, in whatever mode, on the background."""
+    if not picture.has_transparency_data:
+        return picture
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, (*background, 255)), picture)

@@ -1,0 +1,154 @@
+"""Image sets of TensorFlow Datasets: in memory if they fit, streamed if not."""
+
+import concurrent.futures
+import contextlib
+import functools
+import logging
+import os
+import signal
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from sintrovae_jax.data import images
+from sintrovae_jax.data.images import Format
+from sintrovae_jax.data.sources import Arrays, as_float
+from sintrovae_jax.errors import Interrupted, UserError
+from sintrovae_jax.parallel import Shard, first_line
+
+log = logging.getLogger(__name__)
+_READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)  # files one after another
+# Sets whose files TFDS cannot fetch, and what it wants by hand.
+_BY_HAND = {"celeb_a_hq": "the tar files of CelebA-HQ (data256x256.tar for celeb_a_hq/256)"}
+
+
+def build(name: str, data, form: Format):
+    """The source of a TFDS set with an `image` feature, NAME or NAME/CONFIG. Its `test` split is held out, or
+    `test_fraction` of `train` where it has none.
+
+    Raises `UserError` for a set that does not exist, has no images, or is not prepared (with how to prepare it).
+    """
+    builder = _prepared(name, data)
+    features = builder.info.features
+    if not (isinstance(features, dict | tfds.features.FeaturesDict) and "image" in features) or not isinstance(
+        features["image"], tfds.features.Image
+    ):
+        raise UserError(f"the TFDS set {name} has no `image` feature that holds pictures")
+    train, test = _splits(builder, data.test_fraction)
+    if builder.info.splits[train].num_examples * np.prod(form.shape) <= data.memory_gib * 2**30:
+        return Arrays(*(_all(builder, split, form) for split in (train, test)))
+    return Stream(builder, train, test, form, data.shuffle_buffer)
+
+
+def _prepared(name, data) -> tfds.core.DatasetBuilder:
+    """The builder of a set that is there, or that could be made."""
+    try:
+        builder = tfds.builder(name, **({"data_dir": data.dir} if data.dir else {}))
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise UserError(f"data.source=tfds:{name} cannot be found: {first_line(error)}") from None
+    if builder.is_prepared():
+        return builder
+    missing = f"the TFDS set {name} is not prepared in {builder.data_dir}"
+    option = f" --data_dir={data.dir}" if data.dir else ""
+    if builder.name in _BY_HAND:
+        raise UserError(
+            f"{missing}, and TFDS cannot fetch its files: put {_BY_HAND[builder.name]} into downloads/manual there and "
+            f"run `tfds build {name}{option}`, or use a folder of its pictures: --config.data.source=folder:PATH"
+        )
+    if not data.download:
+        raise UserError(f"{missing}: add --config.data.download=True, or run `tfds build {name}{option}`")
+    with _interruptible(f"preparing the TFDS set {name}"):
+        try:
+            builder.download_and_prepare()
+        except (OSError, tf.errors.OpError, tfds.download.DownloadError) as error:
+            raise UserError(
+                f"the TFDS set {name} cannot be prepared in {builder.data_dir}: {first_line(error)}"
+            ) from error
+    return builder
+
+
+@contextlib.contextmanager
+def _interruptible(what: str):
+    """SIGTERM and SIGINT end what is under way like an error does, so that TFDS removes what is half done."""
+
+    def handle(signum, _):
+        raise Interrupted(f"{what}; nothing of it is kept", signum)
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def _splits(builder, test_fraction: float) -> tuple[str, str]:
+    """TFDS's names for what to train on and what to hold out."""
+    there = builder.info.splits
+    if "train" not in there:
+        raise UserError(f"the TFDS set {builder.name} has no train split, but {', '.join(there)}")
+    held_out = next((name for name in ("test", "validation") if name in there), None)
+    if held_out:
+        return "train", held_out
+    count = there["train"].num_examples
+    first = count - max(1, round(test_fraction * count))
+    return f"train[:{first}]", f"train[{first}:]"
+
+
+def _encoded(builder, split) -> tf.data.Dataset:
+    """The bytes of a split's picture files, in the order they lie on disk."""
+    decoders = tfds.decode.PartialDecoding({"image": True}, decoders={"image": tfds.decode.SkipDecoding()})
+    return builder.as_dataset(split=split, decoders=decoders, read_config=_READ).map(lambda example: example["image"])
+
+
+def _all(builder, split, form: Format, limit: int = -1) -> np.ndarray:
+    """A split's pictures, or the first `limit`, as one array."""
+    encoded = _encoded(builder, split).take(limit).as_numpy_iterator()
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(functools.partial(images.decode, form=form), encoded)))
+
+
+class Stream:
+    """A set read from disk as training goes.
+
+    Example i of every batch comes from lane i, one of batch_size equal parts of the set, shuffled through a buffer by
+    (seed, epoch, lane). So a process reads its own lanes only, and the batches are the same however many share them.
+    An epoch is as many steps as the shortest lane has examples. Resuming skips encoded bytes, decoding none.
+    """
+
+    skipped: dict = {}  # noqa: RUF012
+
+    def __init__(self, builder, train: str, test: str, form: Format, shuffle_buffer: int):
+        self._builder, self._train, self._test = builder, train, test
+        self._form, self._shuffle_buffer = form, shuffle_buffer
+
+    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
+        steps = self._builder.info.splits[self._train].num_examples // shard.batch_size  # of an epoch
+        if not steps:
+            raise UserError(f"train.batch_size={shard.batch_size} is more than the examples of {self._builder.name}")
+        mine = tfds.even_splits(self._train, shard.batch_size)[shard.start : shard.stop]
+        lanes = [_encoded(self._builder, split) for split in mine]
+        buffer = max(2, self._shuffle_buffer // shard.batch_size)
+
+        def one_epoch(epoch):
+            stateless = tf.stack([tf.cast(seed, tf.int64), epoch])
+            seeds = tf.random.stateless_uniform([shard.batch_size], stateless, None, None, tf.int64)[shard.start :]
+            skip = tf.where(epoch == start // steps, tf.cast(start % steps, tf.int64), 0)
+            orders = [
+                lane.shuffle(buffer, seeds[i], reshuffle_each_iteration=False).take(steps).skip(skip)
+                for i, lane in enumerate(lanes)
+            ]
+            return tf.data.Dataset.zip(tuple(orders)).map(lambda *examples: tf.stack(examples))
+
+        def one_example(encoded):
+            x = tf.numpy_function(functools.partial(images.decode, form=self._form), [encoded], tf.uint8)
+            return tf.ensure_shape(x, self._form.shape)
+
+        batches = tf.data.Dataset.range(start // steps, -(-stop // steps)).flat_map(one_epoch).take(stop - start)
+        examples = batches.unbatch().map(one_example, num_parallel_calls=tf.data.AUTOTUNE)
+        return examples.batch(len(lanes), drop_remainder=True)
+
+    def test(self, n: int, seed: int) -> np.ndarray:
+        del seed  # always the same first n
+        return as_float(_all(self._builder, self._test, self._form, n))

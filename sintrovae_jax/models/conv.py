@@ -1,0 +1,104 @@
+"""IntroVAE's residual convolutional encoder and decoder, for images (reference.md, section 3).
+
+    encoder   conv5×5(c0) BN LeakyReLU, pool; block(c), pool for c in c1…ck; block(ck); dense 2·z_dim
+    decoder   dense to [size/2^(k+1), size/2^(k+1), ck], ReLU; block(c), upsample for c in ck…c0; block(c0); conv5×5
+
+BatchNorm normalises by the batch over all devices in training, and by its running averages in evaluation. `dtype` is
+what layers compute in; parameters, BatchNorm's statistics and the posterior are float32. `remat` recomputes each block
+in the backward pass instead of keeping its activations: less memory, about a third more arithmetic.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sintrovae_jax import parallel
+from sintrovae_jax.models.layers import MOMENTUM, Dense, Posterior, convolve, split_posterior, uniform_fan_in
+
+_SLOPE = 0.2  # of LeakyReLU
+
+
+def _conv(features: int, size: int, inputs: int, dtype, name: str, bias: bool = False) -> nn.Conv:
+    """A size×size convolution that keeps height and width, with the published initialisation."""
+    init = uniform_fan_in(size * size * inputs)
+    options = {"use_bias": bias, "kernel_init": init, "bias_init": init, "conv_general_dilated": convolve}
+    return nn.Conv(features, (size, size), dtype=dtype, name=name, **options)
+
+
+def _norm(train: bool, dtype, name: str) -> nn.BatchNorm:
+    """BatchNorm over the batch, height, width, and in training over the devices."""
+    axis = parallel.AXIS if train else None
+    return nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=1e-5, dtype=dtype, axis_name=axis, name=name)
+
+
+def _pool(x: jax.Array) -> jax.Array:
+    """Means of 2×2 pixels. [B, H, W, C] -> [B, H/2, W/2, C]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def _upsample(x: jax.Array) -> jax.Array:
+    """Every pixel as 2×2 equal ones. [B, H, W, C] -> [B, 2H, 2W, C]."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+class Block(nn.Module):
+    """conv3×3 BN LeakyReLU conv3×3 BN, plus the shortcut, LeakyReLU. [B, H, W, in] -> [B, H, W, features].
+
+    The shortcut is a 1×1 convolution where `features` is not `in`.
+    """
+
+    features: int
+    train: bool
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inputs, width = x.shape[-1], self.features
+        shortcut = x if inputs == width else _conv(width, 1, inputs, self.dtype, "shortcut")(x)
+        x = _conv(width, 3, inputs, self.dtype, "conv1")(x)
+        x = nn.leaky_relu(_norm(self.train, self.dtype, "norm1")(x), _SLOPE)
+        x = _conv(width, 3, width, self.dtype, "conv2")(x)
+        return nn.leaky_relu(_norm(self.train, self.dtype, "norm2")(x) + shortcut, _SLOPE)
+
+
+class Encoder(nn.Module):
+    """x [B, H, W, C] in [0, 1] -> posterior over z [B, z_dim]."""
+
+    channels: tuple[int, ...]
+    z_dim: int
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> Posterior:
+        block = nn.remat(Block) if self.remat else Block
+        first, *rest = self.channels
+        x = _conv(first, 5, x.shape[-1], self.dtype, "conv")(x)
+        x = _pool(nn.leaky_relu(_norm(train, self.dtype, "norm")(x), _SLOPE))
+        for i, features in enumerate(rest):
+            x = _pool(block(features, train, self.dtype, name=f"block{i}")(x))
+        x = block(self.channels[-1], train, self.dtype, name="last")(x)
+        return split_posterior(Dense(2 * self.z_dim, self.dtype, name="posterior")(x.reshape(x.shape[0], -1)))
+
+
+class Decoder(nn.Module):
+    """z [B, z_dim] -> x̂ [B, *shape]; `output` is 'linear' (not clipped to [0, 1]) or 'sigmoid'."""
+
+    channels: tuple[int, ...]
+    shape: tuple[int, int, int]
+    output: str = "linear"
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
+        block = nn.remat(Block) if self.remat else Block
+        height, width = (side // 2 ** len(self.channels) for side in self.shape[:2])
+        x = nn.relu(Dense(height * width * self.channels[-1], self.dtype, name="latent")(z))
+        x = x.reshape(-1, height, width, self.channels[-1])
+        for i, features in enumerate(reversed(self.channels)):
+            x = _upsample(block(features, train, self.dtype, name=f"block{i}")(x))
+        x = block(self.channels[0], train, self.dtype, name="last")(x)
+        x = _conv(self.shape[2], 5, x.shape[-1], self.dtype, "conv", bias=True)(x)
+        return nn.sigmoid(x) if self.output == "sigmoid" else x
