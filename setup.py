@@ -27,6 +27,7 @@ setup(
             "tensorflow-cpu>=2.20; platform_system != 'Darwin'",
             "tensorflow>=2.20; platform_system == 'Darwin'",
             "tensorflow-datasets>=4.9.9",
+            "importlib_resources",  # tensorflow-datasets needs it to prepare a set and does not say so
             "tensorboard",  # clu's metric writers need it and do not say so
             "clu>=0.0.12",
             "scikit-learn",

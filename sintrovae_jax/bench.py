@@ -1,11 +1,14 @@
 """Times a recipe's compiled training step on synthetic data that stays on the devices. Does not import TensorFlow.
 
     python -m sintrovae_jax.bench --config configs/rings.py [--config.key=value ...] [--dispatches N]
+    python -m sintrovae_jax.bench --data --config configs/cifar10.py ...
 
-Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae): num_vae is set to 0.
+Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae): num_vae is set to 0. With
+--data it times the input pipeline alone instead, from files to host arrays that are ready for the devices.
 """
 
 import json
+import os
 import statistics
 import time
 
@@ -17,6 +20,7 @@ from sintrovae_jax import cli, models, parallel, step
 from sintrovae_jax import config as configs
 
 _DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
+_DATA = flags.DEFINE_bool("data", False, "Time the input pipeline instead of the step.")
 
 
 def synthetic(config, shard: parallel.Shard) -> dict:
@@ -64,6 +68,31 @@ def measure(config, dispatches: int) -> dict:
     }
 
 
+def measure_data(config, dispatches: int) -> dict:
+    """Times the input pipeline of this process. The first fifth of the dispatches warms it up and is not counted."""
+    from sintrovae_jax import data  # TensorFlow, which the step's figures do not need
+
+    shard, substeps = parallel.shard(config.train.batch_size), config.train.substeps
+    began = time.perf_counter()
+    source = data.build(config.data)
+    build_seconds = time.perf_counter() - began
+    warm = max(1, dispatches // 5)
+    steps = {"start": 0, "stop": (warm + dispatches) * substeps, "substeps": substeps}
+    stream = data.batches(source, config.data, seed=config.seed, shard=shard, **steps)
+    for _ in range(warm):
+        next(stream)
+    began = time.perf_counter()
+    count = sum(batch["index"].size for batch in stream)
+    return {
+        "examples_per_second": count / (time.perf_counter() - began),
+        "examples": count,
+        "build_seconds": build_seconds,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "batch_size": config.train.batch_size,
+        "substeps": substeps,
+    }
+
+
 def cost(compiled) -> dict:
     """FLOPs and bytes of one step on one device, as the compiler counts them (it counts the scan's body once)."""
     analysis = compiled.cost_analysis() or {}
@@ -83,7 +112,7 @@ def main(argv: list[str]) -> None:
     config = cli.CONFIG.value
     configs.validate(config)
     parallel.initialize(config.distributed)
-    figures = measure(config, _DISPATCHES.value)
+    figures = (measure_data if _DATA.value else measure)(config, _DISPATCHES.value)
     if parallel.is_main():
         print(json.dumps({"config": flags.FLAGS["config"].config_filename} | figures))
 

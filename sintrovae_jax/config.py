@@ -101,7 +101,7 @@ def validate(config: ConfigDict) -> None:
                 raise UserError(f"{key}={v} is not a finite number")
     for key, choices in _CHOICES.items():
         if values[key] not in choices:
-            raise UserError(f"{key}={values[key]!r} is none of {', '.join(choices)}")
+            raise UserError(f"{key}={values[key]!r} is none of {', '.join(map(str, choices))}")
     for keys, fits, what in (
         (_AT_LEAST_1, lambda v: v >= 1, "at least 1"),
         (_AT_LEAST_0, lambda v: v >= 0, "at least 0"),
@@ -129,6 +129,8 @@ def _check_together(config, values):
         raise UserError("objective.reconstruction=bce needs probabilities: set model.output=sigmoid")
     if config.objective.target_period and config.objective.name != "soft_intro":
         raise UserError("objective.target_period is the bootstrap variant of objective.name=soft_intro: set it to 0")
+    if not config.data.image_size and (config.data.translate or config.data.hue or config.data.flip):
+        raise UserError("data.translate, data.hue and data.flip are for images: set them to 0 for points")
     if config.data.hue and config.data.image_channels != 3:
         raise UserError("data.hue turns colours: it needs data.image_channels=3")
     weights = len(config.objective.kl_weights)

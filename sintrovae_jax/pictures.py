@@ -28,8 +28,10 @@ def reconstructions(model: Model, source, folder: Path, suffix: str = "") -> Pat
     path = folder / f"reconstructions{suffix}.png"
     if model.config.data.image_size:
         x = source.test(_ROWS // 2 * _COLUMNS, model.config.seed)
-        pairs = np.stack([x, np.asarray(model.reconstruct(x))]).reshape(2, -1, _COLUMNS, *model.shape)
-        figures.grid(path, pairs.swapaxes(0, 1).reshape(-1, *model.shape), _COLUMNS)
+        columns = min(_COLUMNS, len(x))
+        x = x[: len(x) // columns * columns]  # whole rows
+        pairs = np.stack([x, np.asarray(model.reconstruct(x))]).reshape(2, -1, columns, *model.shape)
+        figures.grid(path, pairs.swapaxes(0, 1).reshape(-1, *model.shape), columns)
     else:
         x = source.test(_POINTS, model.config.seed)
         _scatter(path, model, source, np.asarray(model.reconstruct(x)))
@@ -40,7 +42,8 @@ def interpolations(model: Model, source, folder: Path, suffix: str = "", spheric
     """interpolations.png: from one test image to another through latent space; for points, the decoded paths."""
     pairs = _ROWS if model.config.data.image_size else _POINTS // 32
     x = source.test(2 * pairs, model.config.seed)
-    return interpolation(model, source, x[0::2], x[1::2], folder / f"interpolations{suffix}.png", spherical)
+    ends = np.roll(x, -1, axis=0)  # an odd one out goes to the first
+    return interpolation(model, source, x[0::2], ends[0::2], folder / f"interpolations{suffix}.png", spherical)
 
 
 def interpolation(model: Model, source, a: np.ndarray, b: np.ndarray, path: Path, spherical: bool = False) -> Path:

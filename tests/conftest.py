@@ -12,7 +12,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # here as in the child processes, or number
 
 ROOT = Path(__file__).parent.parent
 TINY = [
-    "--config.model.channels=(16,16)",
+    "--config.model.channels=(8,8)",
     "--config.train.batch_size=32",
     "--config.train.substeps=5",
     "--config.log.every=5",

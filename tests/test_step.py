@@ -91,10 +91,13 @@ NP_REC = {
 
 
 class Reference:
-    """L_E, L_D and the VAE's loss in numpy. `e0`, `d0` are the parameters that constants are made with."""
+    """L_E, L_D and the VAE's loss in numpy. `e0`, `d0` are the parameters that constants are made with.
 
-    def __init__(self, objective, x, noise, e0, d0):
-        self.o, self.x, self.n, self.e0, self.d0 = objective, x, noise, e0, d0
+    target: bootstrap's target decoder, if any.
+    """
+
+    def __init__(self, objective, x, noise, e0, d0, target=None):
+        self.o, self.x, self.n, self.e0, self.d0, self.target = objective, x, noise, e0, d0, target
         self.rec = NP_REC[objective.reconstruction]
         self.z_p = objective.prior_std * noise.prior
 
@@ -113,7 +116,7 @@ class Reference:
         exps, kls = [], []
         for y, eps in ((recon, self.n.recon), (fake, self.n.fake)):
             q = np_posterior(e, y)
-            rec_y = self.rec(y, self.decode(d, np_sample(q, eps)))
+            rec_y = self.rec(y, self.decode(self.target or d, np_sample(q, eps)))
             exps.append(np.exp(-h.alpha * h.scale * (h.beta_rec * rec_y + h.beta_neg * self.kl(q))).mean())
             kls.append(self.kl(q))
         if self.o.name == "intro":
@@ -129,7 +132,10 @@ class Reference:
         for z_y, eps in ((z, self.n.recon_again), (self.z_p, self.n.fake_again)):
             y, y0 = self.decode(d, z_y), self.decode(self.d0, z_y)
             kls.append(self.kl(np_posterior(e_new, y)).mean())
-            recs.append(self.rec(y0, self.decode(d, np_sample(np_posterior(e_new, y0), eps))).mean())
+            if self.target:  # gradient through target and latent, none through the decoding
+                y0 = y
+            y_hat = self.decode(self.target or d, np_sample(np_posterior(e_new, y0), eps))
+            recs.append(self.rec(y0, y_hat).mean())
         if self.o.name == "intro":
             return h.beta_rec * rec.mean() + h.intro_alpha * sum(kls)
         gamma_r = h.gamma_r if self.o.use_gamma_r else 0.0
@@ -174,8 +180,11 @@ CASES = [
 ]
 
 
-def name_of(objective):
-    return "-".join([objective.name, objective.reconstruction, str(objective.prior_std), str(objective.use_gamma_r)])
+CASES += [dataclasses.replace(case, target_period=7) for case in CASES if case.name == "soft_intro"]
+
+
+def name_of(o):
+    return "-".join(map(str, [o.name, o.reconstruction, o.prior_std, o.use_gamma_r, o.target_period]))
 
 
 @pytest.mark.parametrize("objective", CASES, ids=name_of)
@@ -185,6 +194,10 @@ def test_both_updates_equal_numpy(objective):
         nets, objective, before = make(objective, output)
         x, noise = draw()
         e0, d0 = jax.device_get((before.encoder.params, before.decoder.params))
+        target = None
+        if objective.target_period:
+            target = jax.tree.map(lambda p: p * 0.7 + 0.05, d0)
+            before = before.replace(target={"params": target})
 
         def both(state_, x, noise):
             middle, e_terms, decodings = step.encoder_update(nets, objective, state_, x, noise, HYPER)
@@ -192,7 +205,7 @@ def test_both_updates_equal_numpy(objective):
             return middle, after, e_terms, d_terms
 
         middle, after, e_terms, d_terms = on_one_device(both, before, jnp.asarray(x), noise)
-        reference = Reference(objective, x, noise, e0, d0)
+        reference = Reference(objective, x, noise, e0, d0, target)
         e_new = jax.device_get(middle.encoder.params)
         assert e_terms["loss_encoder"] == pytest.approx(reference.encoder_loss(e0), rel=1e-10)
         assert d_terms["loss_decoder"] == pytest.approx(reference.decoder_loss(d0, e_new), rel=1e-10)
@@ -354,6 +367,54 @@ def test_num_vae_steps_come_first_and_scanning_changes_nothing():
     run, _, args = dispatch(objective, 0, 3)
     warm_up, _ = on_one_device(run, start, *args)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), vae, warm_up)
+
+
+def one_by_one(objective, start, steps, **hyper):
+    """Yields the state after each of so many steps, one dispatch each."""
+    run, _, (batches, hypers, key) = dispatch(objective, 0, steps)
+    hypers = hypers._replace(**{name: jnp.full(steps, value) for name, value in hyper.items()})
+    jitted = jax.jit(lambda *args: on_one_device(run, *args))
+    for i in range(steps):
+        start, _ = jitted(start, *jax.tree.map(lambda x: x[i : i + 1], (batches, hypers)), key)  # noqa: B023
+        yield start
+
+
+def test_the_target_decoder_is_the_decoder_of_the_last_refresh():
+    start = state.create(dispatch(step.Objective(), 0, 1)[1], 0, SHAPE, Z, target=True)
+    refreshed = start.decoder.variables
+    jax.tree.map(np.testing.assert_array_equal, start.target, refreshed)
+    for now in one_by_one(step.Objective(use_gamma_r=True, target_period=3), start, 8):
+        if int(now.step) % 3 == 0:
+            refreshed = now.decoder.variables
+        jax.tree.map(np.testing.assert_array_equal, now.target, refreshed)
+
+
+def test_the_vae_phase_uses_the_decoder_itself():
+    run, nets, args = dispatch(step.Objective(num_vae=4, target_period=100), 0, 4)
+    start = state.create(nets, 0, SHAPE, Z)
+    odd = start.replace(target=jax.tree.map(lambda p: p + 1, start.decoder.variables))
+    (with_target, _), (without, _) = (on_one_device(run, s, *args) for s in (odd, start))
+    jax.tree.map(np.testing.assert_array_equal, with_target.replace(target=None), without)
+
+
+def test_the_average_is_exponential_and_starts_as_a_copy():
+    start = state.create(dispatch(step.Objective(), 0, 1)[1], 0, SHAPE, Z, ema=True)
+    wanted = jax.device_get(start.variables)
+    jax.tree.map(np.testing.assert_array_equal, start.ema, wanted)
+    for now in one_by_one(step.Objective(), start, 4, ema=0.75):
+        wanted = jax.tree.map(lambda mean, new: 0.75 * mean + 0.25 * np.asarray(new), wanted, now.variables)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), now.ema, wanted)
+    jax.tree.map(np.testing.assert_array_equal, now.best_variables, now.ema)
+    lag = jax.tree.map(lambda a, b: np.abs(a - b).max(), now.ema["decoder"]["params"], now.decoder.params)
+    assert max(jax.tree.leaves(lag)) > 1e-4
+
+
+def test_bytes_are_the_same_images_as_floats():
+    run, nets, (batches, hypers, key) = dispatch(step.Objective(), 0, 2)
+    x = np.random.default_rng(0).integers(0, 256, batches["x"].shape).astype(np.uint8)
+    start = state.create(nets, 0, SHAPE, Z)
+    after = [on_one_device(run, start, batches | {"x": b}, hypers, key)[0] for b in (x, np.float32(x) / 255)]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *after)
 
 
 def test_the_first_step_that_is_not_finite_is_named():

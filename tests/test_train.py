@@ -102,6 +102,10 @@ def test_the_devices_do_not_change_the_run(tmp_path, recipe):
     """1 device, 4 devices, and 2 processes of 2 devices give the same losses."""
     args = [*TINY, "--config.train.steps=50", "--config.objective.num_vae=20"]
     args += ["--config.train.substeps=1", "--config.log.every=1", "--config.checkpoint.every=25"]
+    if recipe == "digits":
+        # Adam moves a weight whose gradient is all rounding as far as any other, and BatchNorm's deep networks amplify
+        # that: the first steps agree to 1e-7, the fiftieth would to 1e-2. What is not rounding differs from the first.
+        args += ["--config.optimizer.learning_rate=5e-6", "--config.data.image_size=8"]
     run(recipe, tmp_path / "one", *args, devices=1)
     run(recipe, tmp_path / "four", *args, devices=4)
     for process in {"gaussians8": by_address, "digits": by_slurm}[recipe](recipe, tmp_path / "pair", *args):
@@ -121,7 +125,7 @@ def test_the_devices_do_not_change_the_run(tmp_path, recipe):
     assert shapes[0] == shapes[1] == shapes[2]
 
 
-LONG = [*TINY, "--config.train.steps=1500", "--config.objective.num_vae=100"]
+LONG = [*TINY, "--config.data.image_size=8", "--config.train.steps=1500", "--config.objective.num_vae=100"]
 
 
 def wait_for(processes, workdir, until: int):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import itertools
 import logging
 import os
 import threading
@@ -32,11 +33,23 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
     in_memory = len(names) * np.prod(form.shape) <= memory_bytes
     log.info("%s %d pictures in %s", "reading" if in_memory else "looking through", len(names), path)
 
-    def look(name):
-        encoded = _read(path, name)
-        return images.decode(encoded, form) if in_memory else images.check(encoded)
+    def load(name):
+        return images.decode(_read(path, name), form)
 
-    found, skipped = _try_all(look, names)
+    def sound(part):
+        """Whether one of these can be read to its end; those that come before it cannot."""
+        for name in part:
+            _, problem = _try(load, name)
+            if problem is None:
+                return True
+            skipped[name] = problem
+            del found[name]
+        return False
+
+    found, skipped = _try_all(load if in_memory else lambda name: images.check(_read(path, name)), names)
+    train, test = split(list(found), test_fraction)
+    while not in_memory and found and not (sound(train) and sound(test)):
+        train, test = split(list(found), test_fraction)
     if not found:
         name, reason = next(iter(skipped.items()))
         raise UserError(f"not one of {len(names)} files in {path} can be read as a picture: {name}: {reason}")
@@ -44,10 +57,9 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
         some = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), some, more)
-    train, test = split(list(found), test_fraction)
     if in_memory:
         return Arrays(*(np.stack([found[name] for name in part]) for part in (train, test)), skipped)
-    return Files(lambda name: images.decode(_read(path, name), form), train, test, form, skipped)
+    return Files(load, train, test, form, skipped)
 
 
 def listing(path: str) -> list[str]:
@@ -113,7 +125,7 @@ def split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]
     But neither part is ever empty: the name that comes first by its hash is held out, and one alone serves as both.
     """
     place = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in names}
-    if len(names) == 1:
+    if len(names) <= 1:
         return names, names
     first = min(names, key=place.get)
     test = [name for name in names if place[name] < test_fraction or name == first]
@@ -146,8 +158,11 @@ class Files:
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
-        found, skipped = _try_all(self._load, self._test[:n])
-        self._skip(skipped)
+        names, found = iter(self._test), {}
+        while len(found) < n and (some := list(itertools.islice(names, n - len(found)))):
+            sound, skipped = _try_all(self._load, some)
+            found |= sound
+            self._skip(skipped)
         if not found:
             raise UserError("none of the test pictures can be read")
         return as_float(np.stack(list(found.values())))

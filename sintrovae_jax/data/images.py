@@ -7,7 +7,7 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 
@@ -47,10 +47,8 @@ def decode(encoded: bytes, form: Format) -> np.ndarray:
             # A JPEG much larger than wanted is decoded at 1/2, 1/4 or 1/8, but still at least twice as large as wanted.
             picture.draft(None, (2 * form.size, 2 * form.size))
             return fit(ImageOps.exif_transpose(picture), form)
-    except Image.DecompressionBombError:
-        raise ValueError("too many pixels") from None
-    except Exception as error:  # Pillow's plugins raise whatever damaged bytes make them
-        raise ValueError(str(error) or repr(error)) from error
+    except Exception as error:
+        raise _problem(error) from error
 
 
 def check(encoded: bytes) -> None:
@@ -58,7 +56,14 @@ def check(encoded: bytes) -> None:
     try:
         Image.open(io.BytesIO(encoded)).close()
     except Exception as error:
-        raise ValueError(str(error) or repr(error)) from error
+        raise _problem(error) from error
+
+
+def _problem(error: Exception) -> ValueError:
+    """What is wrong with a file, in a few words: Pillow's plugins raise whatever damaged bytes make them."""
+    if isinstance(error, UnidentifiedImageError):
+        return ValueError("not a picture")
+    return ValueError(str(error) or repr(error))
 
 
 def fit(picture: Image.Image, form: Format) -> np.ndarray:

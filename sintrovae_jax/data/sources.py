@@ -10,8 +10,6 @@ A source has
 Every batch is a function of (seed, step), so resuming costs nothing.
 """
 
-import zipfile
-
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -20,7 +18,7 @@ from sintrovae_jax.data import images
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.parallel import Shard
+from sintrovae_jax.parallel import Shard, first_line
 
 # Keeps evaluation's stream of fresh points apart from training's, whose stateless seeds are (seed, step).
 _TEST_STREAM = 2**62
@@ -104,9 +102,9 @@ def npz(path: str, form: Format, test_fraction: float) -> Arrays:
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as stored:
-            arrays = dict(stored)
-    except (OSError, ValueError, zipfile.BadZipFile, tf.errors.OpError, AttributeError, TypeError) as error:
-        raise UserError(f"data.source=npz:{path} cannot be read: {str(error).splitlines()[0]}") from None
+            arrays = {name: x for name, x in stored.items() if isinstance(x, np.ndarray)}
+    except Exception as error:  # numpy, zipfile and zlib raise whatever a file that is no .npz makes them
+        raise UserError(f"data.source=npz:{path} cannot be read: {first_line(error)}") from None
     for train, test in (("x_train", "x_test"), ("train", "test")):
         if train in arrays and test in arrays:
             return Arrays(*(_images(arrays[name], f"{name} of {path}", form) for name in (train, test)))
@@ -121,13 +119,16 @@ def npz(path: str, form: Format, test_fraction: float) -> Arrays:
 
 def _images(x: np.ndarray, what: str, form: Format) -> np.ndarray:
     x = x[..., None] if x.ndim == 3 else x
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not x.size:
         raise UserError(f"{what} has shape {x.shape}: images are [N, height, width] or [N, height, width, 1 or 3]")
     if x.dtype == np.uint8:
-        same = x.shape[1:] == form.shape
-        return x if same else np.stack([images.fit(Image.fromarray(picture.squeeze()), form) for picture in x])
+        if x.shape[1:] == form.shape:
+            return x
+        x = x[..., 0] if x.shape[-1] == 1 else x
+        return np.stack([images.fit(Image.fromarray(picture), form) for picture in x])
     if not np.issubdtype(x.dtype, np.floating) or not (x.min() >= 0 and x.max() <= 1):
-        raise UserError(f"{what} is {x.dtype} from {x.min()} to {x.max()}: images are uint8, or floats in [0, 1]")
+        reach = f" from {x.min()} to {x.max()}" if np.issubdtype(x.dtype, np.number) else ""
+        raise UserError(f"{what} is {x.dtype}{reach}: images are uint8, or floats in [0, 1]")
     if x.shape[1:] != form.shape:
         raise UserError(f"{what} has images of shape {x.shape[1:]}, not {form.shape}: floats are not resized")
     return x.astype(np.float32)

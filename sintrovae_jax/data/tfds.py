@@ -10,6 +10,7 @@ import signal
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from absl import logging as absl_logging
 
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
@@ -43,41 +44,54 @@ def build(name: str, data, form: Format):
 
 def _prepared(name, data) -> tfds.core.DatasetBuilder:
     """The builder of a set that is there, or that could be made."""
+    level = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)  # or it warns that what is not prepared has no dataset_info.json
     try:
         builder = tfds.builder(name, **({"data_dir": data.dir} if data.dir else {}))
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        prepared = builder.is_prepared()
+    except (ValueError, AssertionError, ImportError) as error:  # no such set, version, or package that it needs
         raise UserError(f"data.source=tfds:{name} cannot be found: {first_line(error)}") from None
-    if builder.is_prepared():
+    finally:
+        absl_logging.set_verbosity(level)
+    if prepared:
         return builder
     missing = f"the TFDS set {name} is not prepared in {builder.data_dir}"
     option = f" --data_dir={data.dir}" if data.dir else ""
     if builder.name in _BY_HAND:
         raise UserError(
-            f"{missing}, and TFDS cannot fetch its files: put {_BY_HAND[builder.name]} into downloads/manual there and "
-            f"run `tfds build {name}{option}`, or use a folder of its pictures: --config.data.source=folder:PATH"
+            f"{missing}, and TFDS cannot fetch its files: put {_BY_HAND[builder.name]} into "
+            f"{builder.data_dir_root}/downloads/manual and run `tfds build {name}{option}`, "
+            "or use a folder of its pictures: --config.data.source=folder:PATH"
         )
     if not data.download:
         raise UserError(f"{missing}: add --config.data.download=True, or run `tfds build {name}{option}`")
     with _interruptible(f"preparing the TFDS set {name}"):
         try:
             builder.download_and_prepare()
-        except (OSError, tf.errors.OpError, tfds.download.DownloadError) as error:
-            raise UserError(
-                f"the TFDS set {name} cannot be prepared in {builder.data_dir}: {first_line(error)}"
-            ) from error
+        except Interrupted:
+            raise
+        except Exception as error:  # no network, no room, files to be put there by hand: TFDS raises all kinds
+            reason = " ".join(str(error).split()) or repr(error)
+            raise UserError(f"the TFDS set {name} cannot be prepared in {builder.data_dir}: {reason}") from error
     return builder
 
 
 @contextlib.contextmanager
 def _interruptible(what: str):
     """SIGTERM and SIGINT end what is under way like an error does, so that TFDS removes what is half done."""
+    came = []
 
     def handle(signum, _):
-        raise Interrupted(f"{what}; nothing of it is kept", signum)
+        came.append(signum)
+        raise Interrupted(what, signum)
 
     before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except Exception:
+        if came:  # TFDS adds to the message of what is raised, or raises another kind
+            raise Interrupted(f"{what}; nothing of it is kept", came[0]) from None
+        raise
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)

@@ -1,0 +1,532 @@
+"""Pictures of every kind, whole and damaged, from a folder; and images from .npz files."""
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from conftest import TINY, run
+from PIL import Image
+from test_data import flat, settings
+
+from sintrovae_jax import data
+from sintrovae_jax.data import folder, images, sources
+from sintrovae_jax.data.images import Format
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.parallel import Shard
+
+FORM = Format(16, 3)
+WHITE, RED, GREEN, BLUE = (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
+UNTOLD = 2**30  # bytes of memory
+
+
+def solid(colour, width=16, height=16):
+    return np.tile(np.array(colour, np.uint8), (height, width, 1))
+
+
+def halves(left, right, height=16):
+    return np.concatenate([solid(left, 8, height), solid(right, 8, height)], axis=1)
+
+
+def quadrants():
+    return np.concatenate([halves(RED, GREEN, 8), halves(BLUE, WHITE, 8)])
+
+
+def grey(x):
+    return np.repeat(np.asarray(x, np.uint8)[:, :, None], 3, axis=2)
+
+
+def by_pillow(picture, **options):
+    """What writes this array or image to a path."""
+    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    return lambda path: picture.save(path, **options)
+
+
+def raw_png(bits, kind, width, height, rows=b""):
+    """A PNG written without Pillow, which cannot write all of them. kind: 0 grey, 2 RGB, 6 RGBA."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+    chunks = [
+        struct.pack(">I", len(b)) + t + b + struct.pack(">I", zlib.crc32(t + b)) for t, b in [*parts, (b"IEND", b"")]
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def deep_png(*samples):
+    """16 bits a channel, all pixels alike."""
+    row = b"\0" + struct.pack(f">{len(samples)}H", *samples) * 16
+    content = raw_png(16, {3: 2, 4: 6}[len(samples)], 16, 16, row * 16)
+    return lambda path: path.write_bytes(content)
+
+
+def palette_png():
+    picture = Image.fromarray(halves([0], [1])[:, :, 0], "P")
+    picture.putpalette([*RED, *GREEN])
+    return by_pillow(picture, transparency=1)
+
+
+def turned_jpeg():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90° clockwise
+    return by_pillow(quadrants(), exif=exif, quality=95, subsampling=0)
+
+
+def moving_gif():
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
+    return lambda path: frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+RAMP = np.arange(256).reshape(16, 16)
+# name: what writes it, the RGB pixels it should give on white, and how far off they may be
+GOOD = {
+    "grey.png": (by_pillow(RAMP.astype(np.uint8)), grey(RAMP), 0),
+    "palette.png": (palette_png(), halves(RED, WHITE), 0),
+    "cmyk.jpg": (by_pillow(Image.new("RGB", (16, 16), (200, 100, 50)).convert("CMYK")), solid((200, 100, 50)), 4),
+    "rgba.png": (by_pillow(solid((200, 100, 0, 102))), solid((233, 193, 153)), 1),  # 0.4 of it, 0.6 of white
+    "la.png": (by_pillow(Image.new("LA", (16, 16), (100, 51))), solid((224, 224, 224)), 1),  # 0.2 of it
+    "deep.png": (by_pillow((RAMP * 257).astype(np.uint16)), grey(RAMP), 0),
+    "deep_rgb.png": (deep_png(32768, 65535, 0), solid((128, 255, 0)), 1),
+    "deep_rgba.png": (deep_png(65535, 0, 0, 32768), solid((255, 127, 127)), 1),
+    "turned.jpg": (turned_jpeg(), np.rot90(quadrants(), -1), 30),
+    "moving.gif": (moving_gif(), solid(RED), 0),
+    "web.webp": (by_pillow(quadrants(), lossless=True), quadrants(), 0),
+    "bits.bmp": (by_pillow(quadrants()), quadrants(), 0),
+    "one_bit.png": (by_pillow(halves([0], [255])[:, :, 0] > 0), halves((0, 0, 0), WHITE), 0),
+    "dot.png": (by_pillow(solid((10, 20, 30), 1, 1)), solid((10, 20, 30)), 0),
+    "huge.jpg": (by_pillow(Image.new("L", (8000, 6000), 77), quality=10), grey(np.full((16, 16), 77)), 4),
+    "below/deeper/nested.png": (by_pillow(solid((1, 2, 3))), solid((1, 2, 3)), 0),
+    "日本 é.png": (by_pillow(solid((4, 5, 6))), solid((4, 5, 6)), 0),
+    "UPPER.JPG": (by_pillow(solid((90, 90, 90))), solid((90, 90, 90)), 1),
+}
+CUT = {"cut.jpg", "cut.png"}  # they begin as pictures do
+BAD = CUT | {"text.png", "empty.png", "bomb.png", "loop.png", "broken.jpg"}
+
+
+def write(path, writer):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer(path)
+
+
+def write_cut(path):
+    """A picture of noise of which half the bytes are missing."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
+    """A folder of everything that a folder of pictures may hold."""
+    place = tmp_path_factory.mktemp("hostile")
+    for name, (writer, _, _) in GOOD.items():
+        write(place / name, writer)
+    for name in CUT:
+        write_cut(place / name)
+    (place / "text.png").write_text("not a picture")
+    (place / "empty.png").touch()
+    (place / "bomb.png").write_bytes(raw_png(8, 2, 60_000, 60_000))
+    (place / "loop.png").symlink_to("loop.png")
+    (place / "broken.jpg").symlink_to("nowhere.jpg")
+    (place / "below" / "up").symlink_to("..")  # a folder in itself
+    (place / "notes.txt").write_text("no picture, and not called one")
+    return place
+
+
+def numbered_folder(place, count, bad=()):
+    """Pictures of which each is all one grey, its number."""
+    for i in range(count):
+        write(place / f"{i:03}.png", by_pillow(np.full((4, 4), i, np.uint8)))
+    for i in bad:
+        write_cut(place / f"{i:03}.png")
+    return place
+
+
+def stream(source, batch_size=4, start=0, stop=12, seed=3, devices=1, process=0, processes=1):
+    """[steps, examples of this process, ...]"""
+    per_device = batch_size // devices // processes
+    shard = Shard(batch_size, process * devices * per_device, devices, per_device)
+    values = settings("folder:", image_size=16)
+    return flat(list(data.batches(source, values, seed=seed, start=start, stop=stop, substeps=1, shard=shard)))
+
+
+def one_line(call, *args) -> str:
+    """The one line of the `UserError` that a call ends with."""
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# One picture
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_picture_is_read_right(hostile, name):
+    _, wanted, tolerance = GOOD[name]
+    got = images.decode((hostile / name).read_bytes(), FORM)
+    assert got.dtype == np.uint8
+    np.testing.assert_allclose(got.astype(int), wanted.astype(int), atol=tolerance)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_picture_is_read_right_as_grey(hostile, name):
+    _, wanted, tolerance = GOOD[name]
+    luma = wanted @ np.array([[0.299], [0.587], [0.114]])
+    got = images.decode((hostile / name).read_bytes(), Format(16, 1))
+    assert got.shape == (16, 16, 1)
+    np.testing.assert_allclose(got.astype(float), luma, atol=tolerance + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("palette.png", halves(RED, (0, 50, 100))),
+        ("rgba.png", solid((80, 70, 60))),  # 0.4 of (200, 100, 0), 0.6 of the background
+        ("la.png", solid((20, 60, 100))),  # 0.2 of 100, 0.8 of the background
+        ("deep_rgba.png", solid((128, 25, 50))),
+        ("bits.bmp", quadrants()),
+    ],
+)
+def test_what_is_transparent_lies_on_the_background(hostile, name, wanted):
+    got = images.decode((hostile / name).read_bytes(), Format(16, 3, background=(0, 50, 100)))
+    np.testing.assert_allclose(got.astype(int), wanted.astype(int), atol=1)
+
+
+def test_the_background_of_a_grey_format_is_its_grey(hostile):
+    form = Format(16, 1, background=(0, 50, 100))  # of luma 40.75
+    assert form.fill == (41,)
+    got = images.decode((hostile / "palette.png").read_bytes(), form)
+    np.testing.assert_allclose(got[:, :, 0].astype(int), halves([76], [41])[:, :, 0], atol=1)
+
+
+def thirds(scale):
+    """Red, green and blue beside each other, three times as wide as high."""
+    return np.concatenate([solid(c, 16 * scale, 16 * scale) for c in (RED, GREEN, BLUE)], axis=1)
+
+
+@pytest.mark.parametrize("scale", [1, 5])
+@pytest.mark.parametrize("upright", [False, True])
+def test_crop_takes_the_middle_square_and_no_crop_squeezes(scale, upright):
+    def fit(crop):
+        picture = np.rot90(thirds(scale), -1) if upright else thirds(scale)
+        out = images.fit(Image.fromarray(np.ascontiguousarray(picture)), Format(16, 3, crop))
+        return np.rot90(out) if upright else out
+
+    np.testing.assert_array_equal(fit(True)[:, 2:-2], solid(GREEN, 12))
+    squeezed = fit(False)
+    for colour, columns in ((RED, slice(0, 3)), (GREEN, slice(7, 9)), (BLUE, slice(13, 16))):
+        part = squeezed[:, columns]
+        np.testing.assert_allclose(part.astype(int), np.broadcast_to(colour, part.shape), atol=4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_downsizing_is_antialiased(suffix):
+    """A checkerboard of single pixels is grey from afar; picking pixels would make it black, white or moiré."""
+    board = (255 * (np.indices((256, 256)).sum(0) % 2)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(board).save(file, {"png": "PNG", "jpg": "JPEG"}[suffix])
+    small = images.decode(file.getvalue(), Format(32, 1))
+    np.testing.assert_allclose(small.astype(int), 127, atol=3)
+
+
+def test_a_large_jpeg_becomes_what_its_pixels_average_to():
+    rows, columns = np.mgrid[:512, :512]
+    x = np.stack([rows // 2, columns // 2, 127 + 100 * np.sin(rows / 80)], 2).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(x).save(file, "JPEG", quality=95)
+    small = images.decode(file.getvalue(), FORM)
+    means = x.reshape(16, 32, 16, 32, 3).mean((1, 3))
+    np.testing.assert_allclose(small[1:-1, 1:-1].astype(float), means[1:-1, 1:-1], atol=3)
+
+
+@pytest.mark.parametrize("name", sorted(BAD - {"loop.png", "broken.jpg"}))
+def test_what_is_no_whole_picture_is_a_value_error(hostile, name):
+    with pytest.raises(ValueError, match=r"."):
+        images.decode((hostile / name).read_bytes(), FORM)
+
+
+# A folder
+
+
+def test_in_memory_every_good_picture_is_there_and_the_bad_ones_are_named(hostile):
+    source = folder.build(str(hostile), FORM, 0.2, UNTOLD)
+    assert isinstance(source, sources.Arrays)
+    assert set(source.skipped) == BAD
+    assert all(source.skipped.values())
+    held_out = source.test(100, seed=0)
+    assert 0 < len(held_out) < len(GOOD)
+    got = [*np.asarray(source._train), *(255 * held_out).round().astype(np.uint8)]
+    wanted = [images.decode((hostile / name).read_bytes(), FORM) for name in GOOD]
+    assert sorted(x.tobytes() for x in got) == sorted(x.tobytes() for x in wanted)
+
+
+def test_as_training_goes_every_good_picture_is_there_and_the_bad_ones_are_named(hostile):
+    source = folder.build(str(hostile), FORM, 0.2, 1)
+    assert isinstance(source, folder.Files)
+    assert set(source.skipped) == BAD - CUT
+    batches = stream(source)  # more than an epoch
+    got = [*batches.reshape(-1, 16, 16, 3), *(255 * source.test(100, seed=0)).round().astype(np.uint8)]
+    wanted = [images.decode((hostile / name).read_bytes(), FORM) for name in GOOD]
+    assert {x.tobytes() for x in got} == {x.tobytes() for x in wanted}
+    assert set(source.skipped) == BAD
+
+
+def test_a_folder_gives_the_same_batches_whatever_shares_them_and_wherever_they_start(hostile):
+    def again(**kwargs):
+        return stream(folder.build(str(hostile), FORM, 0.2, 1), stop=8, **kwargs)
+
+    whole = again()
+    assert whole.shape == (8, 4, 16, 16, 3)
+    np.testing.assert_array_equal(whole, again(devices=4))
+    np.testing.assert_array_equal(whole[5:], again(start=5))
+    two = [again(devices=2, process=p, processes=2) for p in range(2)]
+    np.testing.assert_array_equal(whole, np.concatenate(two, axis=1))
+    assert (whole != again(seed=4)).any()
+
+
+def test_a_damaged_file_is_replaced_by_the_next_one_and_moves_no_other(tmp_path):
+    sound = folder.Files(
+        lambda name: np.full((2, 2, 1), int(name), np.uint8), list("012345678"), ["9"], Format(2, 1), {}
+    )
+
+    def load(name):
+        if name in "27":
+            raise ValueError("damaged")
+        return np.full((2, 2, 1), int(name), np.uint8)
+
+    damaged = folder.Files(load, list("012345678"), ["9"], Format(2, 1), {})
+    wanted, got = (stream(s, batch_size=3)[..., 0, 0, 0] for s in (sound, damaged))
+    for epoch in wanted.reshape(-1, 9):
+        assert sorted(epoch) == list(range(9))
+    np.testing.assert_array_equal(got, wanted + np.isin(wanted, [2, 7]))
+    assert damaged.skipped == {"2": "damaged", "7": "damaged"}
+
+
+def test_in_memory_and_not_the_same_names_are_held_out(tmp_path):
+    place = str(numbered_folder(tmp_path, 40))
+    memory, files = (folder.build(place, Format(4, 1), 0.25, room) for room in (UNTOLD, 1))
+    np.testing.assert_array_equal(memory.test(100, 0), files.test(100, 0))
+    assert 3 <= len(memory.test(100, 0)) <= 20
+    assert len(memory.test(2, 0)) == 2
+    assert memory.test(1, 0).dtype == np.float32
+    assert memory.test(100, 0).max() <= 39 / 255
+    held_out = {int(x) for x in (255 * memory.test(100, 0)[:, 0, 0, 0]).round()}
+    assert set(stream(files, stop=40).ravel()) == set(range(40)) - held_out
+
+
+def test_a_folder_of_nothing_but_damaged_files_is_one_line(tmp_path):
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / name).write_text("not a picture")
+    for room in (UNTOLD, 1):
+        assert "not one of 2 files" in one_line(folder.build, str(tmp_path), FORM, 0.1, room)
+
+
+def test_a_folder_of_nothing_but_truncated_files_is_one_line(tmp_path):
+    """They begin as pictures do, so a look at how they begin is not enough."""
+    place = str(numbered_folder(tmp_path, 5, bad=range(5)))
+    for room in (UNTOLD, 1):
+        assert "not one of 5 files" in one_line(folder.build, place, FORM, 0.1, room)
+
+
+def test_truncated_files_never_leave_training_or_testing_without_a_picture(tmp_path):
+    """Which of three is held out is not known here, so each in turn is the only sound one."""
+    for sound in range(3):
+        place = numbered_folder(tmp_path / str(sound), 3, bad={0, 1, 2} - {sound})
+        source = folder.build(str(place), Format(4, 1), 0.1, 1)
+        assert (source.test(5, 0) * 255).round().ravel().tolist() == [sound] * 16
+        assert (stream(source, stop=2) == sound).all()
+
+
+def test_no_folder_and_no_pictures_are_one_line(tmp_path):
+    assert "is no folder" in one_line(folder.build, str(tmp_path / "nowhere"), FORM, 0.1, 1)
+    assert "has no pictures" in one_line(folder.build, str(tmp_path), FORM, 0.1, 1)
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert "has no pictures" in one_line(folder.build, str(tmp_path), FORM, 0.1, 1)
+    assert "is no folder" in one_line(folder.build, str(tmp_path / "notes.txt"), FORM, 0.1, 1)
+
+
+def test_one_picture_serves_as_both(tmp_path):
+    for room in (UNTOLD, 1):
+        source = folder.build(str(numbered_folder(tmp_path, 1)), Format(4, 1), 0.5, room)
+        assert source.test(10, 0).shape == (1, 4, 4, 1)
+        assert stream(source, stop=3).shape == (3, 4, 4, 4, 1)
+
+
+def test_a_linked_folder_is_followed_once(tmp_path):
+    numbered_folder(tmp_path / "elsewhere" / "pictures", 2)
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "link").symlink_to(tmp_path / "elsewhere" / "pictures")
+    (tmp_path / "elsewhere" / "pictures" / "back").symlink_to(tmp_path / "top")
+    assert folder.listing(str(top)) == ["link/000.png", "link/001.png"]
+
+
+# What is held out
+
+
+def test_where_a_name_goes_depends_on_the_name_alone():
+    names = [f"part{i % 7}/{i:05}.png" for i in range(10_000)]
+    train, test = folder.split(names, 0.05)
+    assert abs(len(test) - 500) < 6 * np.sqrt(500 * 0.95)
+    assert sorted(train + test) == sorted(names)
+    fewer = folder.split(names[:3000], 0.05)
+    assert set(fewer[0]) <= set(train)
+    assert set(fewer[1]) <= set(test)
+    shuffled = folder.split(names[::-1], 0.05)
+    assert set(shuffled[1]) == set(test)
+    assert set(test) < set(folder.split(names, 0.2)[1])
+
+
+@pytest.mark.parametrize("fraction", [0, 0.001, 0.05, 0.5])
+def test_neither_part_is_ever_empty(fraction):
+    for count in range(2, 30):
+        for salt in range(10):
+            names = [f"{salt}-{i}" for i in range(count)]
+            train, test = folder.split(names, fraction)
+            assert train
+            assert test
+            assert sorted(train + test) == sorted(names)
+    assert folder.split(["alone"], fraction) == (["alone"], ["alone"])
+
+
+# .npz
+
+
+def npz(path, values=None, **arrays):
+    np.savez(path, **arrays)
+    values = {"image_size": 4, "image_channels": 1, "test_fraction": 0.25} | (values or {})
+    return data.build(settings(f"npz:{path}", **values))
+
+
+def numbers(count, size=4, first=0):
+    return np.tile(np.arange(first, first + count, dtype=np.uint8)[:, None, None], (1, size, size))
+
+
+@pytest.mark.parametrize("names", [("x_train", "x_test"), ("train", "test")])
+def test_npz_with_its_own_test_part(tmp_path, names):
+    parts = dict(zip(names, (numbers(10), numbers(3, first=100)), strict=True))
+    source = npz(tmp_path / "x.npz", y_train=np.arange(10), **parts)
+    np.testing.assert_array_equal(source.test(10, 0), numbers(3, first=100)[..., None].astype(np.float32) / 255)
+    got = stream(source, batch_size=5, stop=2)
+    assert got.dtype == np.uint8
+    assert sorted(got[..., 0, 0, 0].ravel()) == list(range(10))
+
+
+@pytest.mark.parametrize("array", [{"x": numbers(20), "y": np.arange(20)}, {"images": numbers(20)}])
+def test_npz_of_one_array_holds_a_part_out(tmp_path, array):
+    source = npz(tmp_path / "x.npz", **array)
+    held_out = (255 * source.test(100, 0)[:, 0, 0, 0]).round().astype(int).tolist()
+    assert len(held_out) == 5
+    train = stream(source, batch_size=5, stop=3)[..., 0, 0, 0].ravel().tolist()
+    assert sorted(train + held_out) == list(range(20))
+    again = npz(tmp_path / "x.npz", **array)
+    np.testing.assert_array_equal(source.test(100, 0), again.test(100, 0))
+
+
+def test_npz_of_bytes_is_resized_and_of_floats_is_not(tmp_path):
+    source = npz(tmp_path / "x.npz", {"image_channels": 3}, x_train=numbers(10, 8), x_test=numbers(2, 8, 50)[..., None])
+    assert sorted(stream(source, batch_size=10, stop=1)[..., 3, 3, 2].ravel()) == list(range(10))
+    x = np.random.default_rng(0).random((10, 4, 4))
+    source = npz(tmp_path / "y.npz", x_train=x, x_test=x[:3])
+    assert source.test(5, 0).dtype == np.float32
+    np.testing.assert_array_equal(source.test(5, 0), x[:3, :, :, None].astype(np.float32))
+    assert stream(source, batch_size=5, stop=2).dtype == np.float32
+    assert "floats are not resized" in one_line(lambda: npz(tmp_path / "z.npz", x=np.zeros((3, 8, 8))))
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 3), (6, 1, 3), (1, 6, 1), (1, 1, 1), (1, 1, 3)])
+def test_npz_of_thin_pictures(tmp_path, shape):
+    x = np.tile(np.array([10, 20, 30][: shape[-1]], np.uint8), (5, *shape[:2], 1))
+    source = npz(tmp_path / "x.npz", {"image_channels": shape[-1], "crop": False}, x=x)
+    np.testing.assert_array_equal(source.test(1, 0), np.tile(x[:1, :1, :1], (1, 4, 4, 1)).astype(np.float32) / 255)
+
+
+def test_npz_of_one_image(tmp_path):
+    source = npz(tmp_path / "x.npz", x=numbers(1, first=9))
+    assert source.test(5, 0).shape == stream(source, batch_size=1, stop=1)[0].shape == (1, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"x": np.zeros((3, 4), np.uint8)}, "has shape (3, 4)"),
+        ({"x": np.zeros((3, 4, 4, 2), np.uint8)}, "has shape (3, 4, 4, 2)"),
+        ({"x": np.zeros((0, 4, 4), np.uint8)}, "has shape (0, 4, 4, 1)"),
+        ({"x": np.zeros((3, 0, 4), np.uint8)}, "has shape (3, 0, 4, 1)"),
+        ({"x": np.zeros((3, 4, 4), np.int64)}, "is int64 from 0 to 0"),
+        ({"x": np.full((3, 4, 4), 2.0)}, "is float64 from 2.0 to 2.0"),
+        ({"x": np.full((3, 4, 4), np.nan)}, "is float64 from nan to nan"),
+        ({"x": np.full((3, 4, 4), "a")}, "images are uint8"),
+        ({"x": 3}, "has shape ()"),
+        ({"a": numbers(3), "b": numbers(3)}, "name them x_train and x_test"),
+        ({"x_train": numbers(3), "y_train": numbers(3)}, "name them x_train and x_test"),
+        ({"x_train": numbers(3), "x_test": numbers(0)}, "x_test"),
+        ({}, "x.npz"),
+    ],
+)
+def test_npz_of_what_is_no_images_is_one_line(tmp_path, arrays, says):
+    assert says in one_line(lambda: npz(tmp_path / "x.npz", **arrays))
+
+
+def damaged(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes(255 - b for b in content[middle : middle + 20]) + content[middle + 20 :]
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "npy", "truncated", "damaged", "other zip"])
+def test_what_is_no_npz_is_one_line(tmp_path, kind):
+    path = tmp_path / "x.npz"
+    noise = np.random.default_rng(0).integers(0, 256, (50, 4, 4), np.uint8)
+    if kind in ("truncated", "damaged", "npy"):
+        np.savez_compressed(path, x=noise)
+    if kind == "folder":
+        path.mkdir()
+    if kind == "empty":
+        path.touch()
+    if kind == "text":
+        path.write_text("not arrays")
+    if kind == "npy":
+        np.save(tmp_path / "x.npy", noise)
+        (tmp_path / "x.npy").rename(path)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:400])
+    if kind == "damaged":
+        path.write_bytes(damaged(path.read_bytes()))
+    if kind == "other zip":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("readme.txt", "not arrays")
+    assert str(path) in one_line(data.build, settings(f"npz:{path}", image_size=4))
+
+
+# The command line
+
+
+def test_training_on_a_hostile_folder_names_what_it_skipped(hostile, tmp_path):
+    out = run(
+        "monsters",
+        tmp_path / "run",
+        *TINY,
+        f"--config.data.source=folder:{hostile}",
+        "--config.data.image_size=16",
+        "--config.data.memory_gib=1e-9",
+        "--config.model.channels=(8,8)",
+        "--config.model.z_dim=4",
+        "--config.train.batch_size=4",
+        "--config.train.steps=10",
+        "--config.checkpoint.every=10",
+        "--config.eval.evaluators=('latents',)",
+        "--config.eval.num_samples=8",
+        "--config.eval.standing_batches=2",
+    )
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["step"] == 10
+    assert results["skipped"] == len(BAD)
+    assert set(results["skipped_files"]) == BAD
+    warnings = [line for line in out.splitlines() if "skipped" in line]
+    for name in BAD:
+        assert any(name in line for line in warnings), out
+    assert "notes.txt" not in out
+    used = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert (used["translate"], used["hue"], used["flip"]) == (5, 0.5, True)

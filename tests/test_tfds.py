@@ -1,0 +1,354 @@
+"""Sets of TensorFlow Datasets: in memory, streamed, and prepared through interruptions and full disks."""
+
+import importlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from conftest import ROOT, TINY, environment
+from test_data import flat, settings
+
+from sintrovae_jax import data
+from sintrovae_jax.data import sources
+from sintrovae_jax.data import tfds as ours
+from sintrovae_jax.errors import Interrupted, UserError
+from sintrovae_jax.parallel import Shard
+
+MODULE = '''
+"""Sets whose pictures are each all one colour, their number."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+SIDE = 16
+
+
+def on_example(i):
+    """What happens before each example is made; children are told to be slow by their environment."""
+    if "STARTED" in os.environ:
+        Path(os.environ["STARTED"]).touch()
+        time.sleep(1)
+
+
+class Numbered(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    SPLITS = {"train": range(60), "test": range(200, 212)}
+
+    def _info(self):
+        picture = tfds.features.Image(shape=(None, None, 3))
+        features = tfds.features.FeaturesDict({"image": picture, "number": np.int64})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(numbers) for name, numbers in self.SPLITS.items()}
+
+    def _generate_examples(self, numbers):
+        for i in numbers:
+            on_example(i)
+            yield i, {"image": np.full((SIDE, SIDE, 3), i, np.uint8), "number": i}
+
+
+class OnlyTrain(Numbered):
+    SPLITS = {"train": range(40)}
+
+
+class WithValidation(Numbered):
+    SPLITS = {"train": range(20), "validation": range(20, 25)}
+
+
+class NoTrain(Numbered):
+    SPLITS = {"part": range(5)}
+
+
+class NoPicture(Numbered):
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"number": np.int64}))
+
+    def _generate_examples(self, numbers):
+        for i in numbers:
+            yield i, {"number": i}
+'''
+PREPARED = ("numbered", "only_train", "with_validation", "no_train", "no_picture")
+RUN = "import numbered_pictures, runpy; runpy.run_module('sintrovae_jax.main', run_name='__main__')"
+COMMAND = [
+    *("--config", "configs/digits.py", *TINY),
+    *("--config.data.source=tfds:numbered", "--config.data.image_size=16", "--config.data.image_channels=3"),
+    *("--config.data.download=True", "--config.model.family=mlp", "--config.train.batch_size=12"),
+    *("--config.train.steps=10", "--config.checkpoint.every=10"),
+]
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory):
+    """The builders, in a file that child processes can import too."""
+    place = tmp_path_factory.mktemp("builders")
+    (place / "numbered_pictures.py").write_text(MODULE)
+    sys.path.insert(0, str(place))
+    yield importlib.import_module("numbered_pictures")
+    sys.path.remove(str(place))
+
+
+@pytest.fixture(scope="module")
+def prepared(module, tmp_path_factory):
+    """A folder in which the sets are prepared, each split in three files."""
+    place = tmp_path_factory.mktemp("tfds")
+    for name in PREPARED:
+        config = tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False)
+        tfds.builder(name, data_dir=str(place)).download_and_prepare(download_config=config)
+    assert len(list(place.glob("numbered/1.0.0/*train.tfrecord*"))) == 3
+    return place
+
+
+def asks(place, name="numbered", **values):
+    values = {"image_size": 16, "image_channels": 3, "dir": str(place)} | values
+    return settings(f"tfds:{name}", **values)
+
+
+def streamed(place, name="numbered", **values):
+    source = data.build(asks(place, name, memory_gib=1e-9, **values))
+    assert isinstance(source, ours.Stream)
+    return source
+
+
+def numbers(source, batch_size=12, start=0, stop=10, seed=5, substeps=1, devices=1, process=0, processes=1):
+    """Which examples stand in the batches [steps, examples of this process]."""
+    per_device = batch_size // devices // processes
+    shard = Shard(batch_size, process * devices * per_device, devices, per_device)
+    options = {"seed": seed, "start": start, "stop": stop, "substeps": substeps, "shard": shard}
+    x = flat(list(data.batches(source, settings("digits", image_size=16), **options)))
+    assert x.dtype == np.uint8
+    assert x.shape[2:] == (16, 16, 3)
+    assert (x == x[:, :, :1, :1, :1]).all()
+    return x[:, :, 0, 0, 0]
+
+
+def held_out(source, n=1000):
+    x = source.test(n, 0)
+    assert x.dtype == np.float32
+    return sorted((255 * x[:, 0, 0, 0]).round().astype(int))
+
+
+def one_line(values) -> str:
+    """The one line of the `UserError` that building this source ends with."""
+    with pytest.raises(UserError) as caught:
+        data.build(values)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# In memory
+
+
+def test_in_memory_every_epoch_visits_each_once_and_the_test_split_is_held_out(prepared):
+    source = data.build(asks(prepared))
+    assert isinstance(source, sources.Arrays)
+    epochs = numbers(source).reshape(2, 60)
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(60))
+    assert (epochs[0] != epochs[1]).any()
+    assert held_out(source) == list(range(200, 212))
+    assert len(held_out(source, 5)) == 5
+
+
+@pytest.mark.parametrize("memory_gib", [1, 1e-9])
+def test_without_a_test_split_a_part_is_held_out(prepared, memory_gib):
+    source = data.build(asks(prepared, "only_train", test_fraction=0.25, memory_gib=memory_gib))
+    assert len(held_out(source)) == 10
+    train = numbers(source, batch_size=10, stop=3)
+    assert sorted([*train.ravel(), *held_out(source)]) == list(range(40))
+
+
+@pytest.mark.parametrize("memory_gib", [1, 1e-9])
+def test_a_validation_split_serves_where_there_is_no_test_split(prepared, memory_gib):
+    source = data.build(asks(prepared, "with_validation", memory_gib=memory_gib))
+    assert held_out(source) == list(range(20, 25))
+    assert sorted(numbers(source, batch_size=10, stop=2).ravel()) == list(range(20))
+
+
+def test_pictures_are_resized_and_turned_grey(prepared):
+    source = data.build(asks(prepared, image_size=8, image_channels=1))
+    assert source.test(3, 0).shape == (3, 8, 8, 1)
+    assert held_out(source) == list(range(200, 212))
+
+
+# Streamed
+
+
+def test_a_stream_gives_the_same_batches_whatever_shares_them(prepared):
+    source = streamed(prepared)
+    whole = numbers(source)
+    np.testing.assert_array_equal(whole, numbers(source, devices=4))
+    halves = [numbers(source, devices=2, process=p, processes=2) for p in range(2)]
+    np.testing.assert_array_equal(whole, np.concatenate(halves, axis=1))
+    np.testing.assert_array_equal(whole[:9], numbers(source, stop=9, substeps=3))
+    np.testing.assert_array_equal(whole, numbers(streamed(prepared)))
+
+
+@pytest.mark.parametrize("start", [3, 5, 7])  # an epoch is 5 steps
+def test_a_stream_gives_the_same_batches_wherever_it_starts(prepared, start):
+    source = streamed(prepared)
+    whole = numbers(source, stop=13)
+    np.testing.assert_array_equal(whole[start:], numbers(source, start=start, stop=13))
+    np.testing.assert_array_equal(whole[start : start + 6], numbers(source, start=start, stop=start + 6, substeps=3))
+
+
+def test_a_stream_visits_each_once_an_epoch_in_an_order_of_its_own(prepared):
+    source = streamed(prepared)
+    epochs = numbers(source, stop=20).reshape(4, 60)
+    assert all(sorted(epoch) == list(range(60)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert (epochs[0] != numbers(source, stop=5, seed=6).ravel()).any()
+    np.testing.assert_array_equal(epochs[2], numbers(source, start=10, stop=15).ravel())
+
+
+def test_a_stream_whose_batch_does_not_divide_the_set_leaves_out_others_every_epoch(prepared):
+    epochs = numbers(streamed(prepared), batch_size=8, stop=7 * 12).reshape(12, 56)  # of 60
+    assert all(len(set(epoch)) == 56 for epoch in epochs)
+    assert set(epochs.ravel()) == set(range(60))
+    assert len({frozenset(epoch) for epoch in epochs}) > 6
+
+
+def test_a_stream_shuffles_even_through_the_smallest_buffer(prepared):
+    orders = numbers(streamed(prepared, shuffle_buffer=1), stop=10).reshape(2, 60)
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(60))
+    assert (orders[0] != orders[1]).any()
+
+
+def test_a_stream_holds_out_the_test_split(prepared):
+    assert held_out(streamed(prepared)) == list(range(200, 212))
+    assert len(held_out(streamed(prepared), 5)) == 5
+    assert not set(numbers(streamed(prepared)).ravel()) & set(range(200, 212))
+
+
+def test_a_batch_larger_than_the_set_is_one_line(prepared):
+    with pytest.raises(UserError, match=r"^train.batch_size=64 is more than the examples of numbered$"):
+        numbers(streamed(prepared), batch_size=64)
+
+
+# What cannot be used
+
+
+def test_a_set_without_pictures_or_train_split_is_one_line(prepared):
+    assert "no `image` feature" in one_line(asks(prepared, "no_picture"))
+    assert "has no train split, but part" in one_line(asks(prepared, "no_train"))
+
+
+def test_a_set_that_is_not_prepared_is_one_line(module, tmp_path, caplog):
+    says = one_line(asks(tmp_path))
+    assert "numbered is not prepared" in says
+    assert f"`tfds build numbered --data_dir={tmp_path}`" in says
+    assert "--config.data.download=True" in says
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.records == []  # nor a line of another library's
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_a_set_that_tfds_cannot_fetch_says_what_to_put_where(tmp_path, download):
+    says = one_line(asks(tmp_path, "celeb_a_hq/256", download=download))
+    assert "data256x256.tar" in says
+    assert f" {tmp_path}/downloads/manual" in says
+    assert f"`tfds build celeb_a_hq/256 --data_dir={tmp_path}`" in says
+    assert "--config.data.source=folder:PATH" in says
+
+
+@pytest.mark.parametrize(
+    "name", ["nonesuch", "celeb_a_hq/999", "numbered/other", "numbered:9.0.0", "two words", "huggingface:x/y"]
+)
+def test_an_unknown_set_is_one_line(module, tmp_path, name):
+    assert f"data.source=tfds:{name} cannot be found: " in one_line(asks(tmp_path, name))
+
+
+def test_a_set_whose_files_must_be_put_there_by_hand_is_one_line(tmp_path):
+    says = one_line(asks(tmp_path, "imagenet2012", download=True))
+    assert "imagenet2012 cannot be prepared" in says
+    assert "ILSVRC2012_img_train.tar" in says
+
+
+# Preparing
+
+
+def rests(place):
+    """What a preparation that did not end left behind."""
+    return [p for p in place.rglob("*") if "incomplete" in p.name or p.suffix in (".tfrecord", ".tmp")]
+
+
+def test_a_signal_ends_the_preparation_and_nothing_of_it_is_kept(module, tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(module, "on_example", lambda i: i == 5 and signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match=r"^preparing the TFDS set numbered; nothing of it is kept$") as caught:
+        data.build(asks(tmp_path, download=True))
+    assert caught.value.exit_code == 143
+    assert rests(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) is handler
+    monkeypatch.undo()
+    assert held_out(data.build(asks(tmp_path, download=True))) == list(range(200, 212))
+
+
+def test_a_signal_while_a_picture_is_encoded_is_one_line_too(module, tmp_path, monkeypatch):
+    """TFDS adds the example to whatever is raised there, and most of the time it is there."""
+    monkeypatch.setattr(module, "SIDE", 2500)
+    monkeypatch.setattr(module, "on_example", lambda i: signal.setitimer(signal.ITIMER_REAL, 0.05) if i == 1 else None)
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        with pytest.raises(Interrupted, match=r"^preparing the TFDS set numbered; nothing of it is kept$") as caught:
+            data.build(asks(tmp_path, download=True))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught.value.exit_code == 130
+    assert rests(tmp_path) == []
+
+
+@pytest.mark.parametrize("room", [0, 2000])
+def test_a_full_disk_is_one_line_and_the_next_run_prepares(module, tmp_path, room):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        says = one_line(asks(tmp_path, download=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "numbered cannot be prepared" in says
+    assert rests(tmp_path) == []
+    assert held_out(data.build(asks(tmp_path, download=True))) == list(range(200, 212))
+
+
+def child(module, place, **env):
+    path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.path.dirname(module.__file__)}"}
+    where = [f"--config.data.dir={place}", "--workdir", str(place / "run")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, *COMMAND, *where], cwd=ROOT, env=environment(**path | env), **pipes
+    )
+
+
+def test_a_preparation_that_is_stopped_or_killed_can_be_done_again(module, tmp_path):
+    places = {s: tmp_path / s.name for s in (signal.SIGTERM, signal.SIGKILL)}
+    started = {s: tmp_path / f"started-{s.name}" for s in places}
+    runs = {s: child(module, place, STARTED=str(started[s])) for s, place in places.items()}
+    codes, errors = {}, {}
+    for s, process in runs.items():
+        while not started[s].exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.send_signal(s)
+        errors[s] = process.communicate(timeout=60)[1]
+        codes[s] = process.returncode
+    assert codes == {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+    last = errors[signal.SIGTERM].strip().splitlines()[-1]
+    assert last.endswith("preparing the TFDS set numbered; nothing of it is kept")
+    assert "Traceback" not in errors[signal.SIGTERM]
+    assert rests(places[signal.SIGTERM]) == []
+    assert rests(places[signal.SIGKILL])
+    again = child(module, places[signal.SIGKILL])
+    out, error = again.communicate(timeout=300)
+    assert again.returncode == 0, out + error
+    assert (places[signal.SIGKILL] / "run" / "results.json").exists()
