@@ -13,12 +13,12 @@ def get_config():
     config.data.translate = 1
     config.data.background = (0, 0, 0)
     config.model.family = "conv"
-    config.model.z_dim = 16
+    config.model.z_dim = 10
     config.model.channels = (16, 32)
-    config.objective.beta_kl = 0.2
+    config.objective.beta_kl = 0.6
     config.objective.beta_rec = 1.0
-    config.objective.beta_neg = 60.0
-    config.objective.num_vae = 200
+    config.objective.beta_neg = 25.0
+    config.objective.num_vae = 500
     config.optimizer.learning_rate = 1e-3
     config.optimizer.milestones = (2_000,)
     config.train.steps = 2_500

@@ -35,7 +35,15 @@ from conftest import FULL, TINY, environment, run
         ("density", [], "configs/density.py is no recipe"),
         ("gaussians8", ["--colour=red"], "colour"),
         ("gaussians8", ["eval"], "unexpected argument 'eval'"),
-        ("digits", ["--config.data.image_size=0"], "data.source=digits needs data.image_size"),
+        ("digits", ["--config.data.image_size=0"], "model.family=conv is for images: set data.image_size"),
+        ("digits", ["--config.data.image_size=18"], "data.image_size=18 is not a multiple of 4"),
+        ("digits", ["--config.data.image_channels=2"], "data.image_channels=2 is none of 1, 3"),
+        ("digits", ["--config.data.hue=0.5"], "data.hue turns colours: it needs data.image_channels=3"),
+        ("digits", ["--config.data.source=folder:/nowhere"], "data.source=folder:/nowhere is no folder"),
+        ("digits", ["--a", "3"], "--a and --b go together"),
+        ("gaussians8", ["--config.data.flip=True"], "are for images"),
+        ("gaussians8", ["--config.train.ema=1.0"], "train.ema=1.0 must be at least 0 and below 1"),
+        ("rings", ["--config.objective.target_period=5", "--config.objective.name=vae"], "bootstrap variant"),
     ],
 )
 def test_one_line(tmp_path, recipe, args, says):

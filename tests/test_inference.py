@@ -14,7 +14,7 @@ from conftest import FULL, ROOT, TINY, environment, metrics, run
 from PIL import Image
 
 import sintrovae_jax
-from sintrovae_jax import bench, checkpoint, config, data, inference, parallel, pictures, step
+from sintrovae_jax import bench, checkpoint, config, data, evaluate, inference, modes, parallel, pictures, step
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -45,8 +45,7 @@ def test_another_process_without_tensorflow_gets_the_same_model(trained, tmp_pat
 
 def test_a_trained_state_saved_and_loaded_elsewhere_is_the_same_model(tmp_path):
     """Against the arrays that training left in memory, not against another loaded copy."""
-    settings = config.read_recipe("configs/digits.py")
-    settings.model.channels = (16,)
+    settings = small_digits()
     trained_state, networks = five_steps(settings)
     checkpoints = checkpoint.Checkpoints(tmp_path)
     checkpoints.save(trained_state)
@@ -59,6 +58,12 @@ def test_a_trained_state_saved_and_loaded_elsewhere_is_the_same_model(tmp_path):
     got, model = np.load(tmp_path / "y.npz"), inference.from_state(settings, networks, trained_state)
     np.testing.assert_array_equal(got["samples"], model.sample(7, 50))
     np.testing.assert_array_equal(got["recon"], model.reconstruct(x))
+
+
+def small_digits():
+    settings = config.read_recipe("configs/digits.py")
+    settings.data.image_size, settings.model.channels = 8, (8,)
+    return settings
 
 
 def five_steps(settings):
@@ -81,8 +86,7 @@ def five_steps(settings):
 
 
 def test_pictures_of_images_show_what_they_say(tmp_path):
-    settings = config.read_recipe("configs/digits.py")
-    settings.model.channels = (16,)
+    settings = small_digits()
     trained_state, networks = five_steps(settings)
     model, source = inference.from_state(settings, networks, trained_state), data.build(settings.data)
     pictures.write_all(model, source, tmp_path)
@@ -180,6 +184,39 @@ def test_the_other_modes(trained, tmp_path):
     assert json.loads((workdir / "config.json").read_text())["eval"]["num_samples"] == 500, "config.json is training's"
 
 
+def test_interpolation_between_a_file_and_a_test_image(tmp_path):
+    settings = small_digits()
+    settings.eval.standing_batches = 2
+    trained_state, _ = five_steps(settings)
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(trained_state)
+    checkpoints.close()
+    config.write(settings, tmp_path)
+    source = data.build(settings.data)
+    x = source.test(4, 0)
+    Image.fromarray((x[2, ..., 0] * 255).round().astype(np.uint8)).save(tmp_path / "two.png")
+
+    ends = modes.Ends(str(tmp_path / "two.png"), "3", spherical=True)
+    modes.run("interpolate", settings, tmp_path, ends)
+    pixels = np.asarray(Image.open(tmp_path / "figures" / "interpolation.png"))
+    row = np.pad(pixels, ((0, 6), (0, 6))).reshape(54, 10, 54)[:48:6, :, :48:6].swapaxes(0, 1)
+    model = evaluate.prepared(inference.load(tmp_path), source)
+    wanted = np.asarray(model.interpolate(x[2:3], x[3:4], 10, spherical=True))[0, ..., 0].clip(0, 1) * 255
+    assert np.abs(row - wanted).max() <= 1
+
+    for end, says in (("297", "there are 297"), (str(tmp_path / "none.png"), "no image that can be read")):
+        with pytest.raises(UserError, match=says):
+            modes.run("interpolate", settings, tmp_path, modes.Ends("0", end))
+
+
+def test_the_bench_times_the_pipeline_alone(tmp_path):
+    args = ["--data", "--config.train.batch_size=8", "--config.train.substeps=50", "--dispatches=5"]
+    out = run("digits", None, *args, module="sintrovae_jax.bench")
+    figures = json.loads(out.strip().splitlines()[-1])
+    assert figures["examples"] == 5 * 50 * 8
+    assert figures["examples_per_second"] > 0
+
+
 def test_the_bench_prints_one_json_line_without_tensorflow():
     code = "import sys, runpy; sys.modules['tensorflow'] = None; sys.argv[0] = 'bench'; "
     code += "runpy.run_module('sintrovae_jax.bench', run_name='__main__')"
@@ -199,8 +236,7 @@ def test_the_bench_prints_one_json_line_without_tensorflow():
 
 def test_the_bench_counts_one_step_however_many_a_dispatch_has():
     def flops(substeps):
-        settings = config.read_recipe("configs/digits.py")
-        settings.model.channels = (16,)
+        settings = small_digits()
         settings.train.substeps = substeps
         return bench.measure(settings, 1)["flops_per_step"]
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import FULL, TINY, metrics, run, start
+from tensorboard.backend.event_processing import event_accumulator
 
 from sintrovae_jax import checkpoint, config, step
 
@@ -35,7 +36,9 @@ def test_a_run_leaves_what_it_promises(trained):
     names = {path.name for path in (trained / "figures").iterdir()}
     pictures = {f"{p}{s}.png" for p in ("samples", "reconstructions", "interpolations") for s in ("", "_0000030")}
     assert names == {"density.png", *pictures}
-    assert list(trained.glob("events.out.tfevents.*"))
+    events = event_accumulator.EventAccumulator(str(trained))
+    events.Reload()
+    assert {"samples", "reconstructions", "interpolations", "loss_encoder", "gnelbo"} <= set(events.Tags()["tensors"])
     assert not list(trained.rglob(".*.*")), "a temporary file was left behind"
 
 
