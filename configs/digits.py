@@ -17,10 +17,11 @@ def get_config():
     config.model.channels = (16, 32)
     config.objective.beta_kl = 0.6
     config.objective.beta_rec = 1.0
-    config.objective.beta_neg = 25.0
+    config.objective.beta_neg = 15.0
     config.objective.num_vae = 500
     config.optimizer.learning_rate = 1e-3
     config.optimizer.milestones = (2_000,)
+    config.train.ema = 0.995
     config.train.steps = 2_500
     config.train.batch_size = 32
     config.train.substeps = 25

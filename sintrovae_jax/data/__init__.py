@@ -58,7 +58,8 @@ def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, sh
     def by_device(batch):
         def split(t):  # [substeps, local batch, ...] -> [devices, substeps, per device, ...]
             shape = [substeps, shard.devices, shard.per_device, *t.shape[2:]]
-            return tf.transpose(tf.reshape(t, shape), [1, 0, 2, *range(3, len(shape))])
+            t = tf.reshape(t, shape)
+            return tf.transpose(t, [1, 0, 2, *range(3, len(shape))]) if shard.devices > 1 else t[None, :, 0]
 
         return tf.nest.map_structure(split, batch)
 

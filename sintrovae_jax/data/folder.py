@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Arrays, as_float, shuffled
+from sintrovae_jax.data.sources import Arrays, as_float, chosen
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -145,16 +145,12 @@ class Files:
         self.skipped, self._lock = skipped, threading.Lock()
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
-        local = shard.stop - shard.start
+        def one_example(index):
+            return tf.ensure_shape(tf.numpy_function(self._sound, [index], tf.uint8), self._form.shape)
 
-        def one_example(number):
-            position = number // local * shard.batch_size + shard.start + number % local
-            chosen = shuffled(seed, position[None], len(self._train))[0]
-            x = tf.numpy_function(self._sound, [chosen], tf.uint8)
-            return tf.ensure_shape(x, self._form.shape)
-
-        examples = tf.data.Dataset.range(start * local, stop * local)
-        return examples.map(one_example, num_parallel_calls=tf.data.AUTOTUNE).batch(local, drop_remainder=True)
+        order = tf.data.Dataset.range(start, stop).map(lambda step: chosen(seed, step, len(self._train), shard))
+        examples = order.unbatch().map(one_example, num_parallel_calls=tf.data.AUTOTUNE)
+        return examples.batch(shard.stop - shard.start, drop_remainder=True)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
@@ -167,9 +163,9 @@ class Files:
             raise UserError("none of the test pictures can be read")
         return as_float(np.stack(list(found.values())))
 
-    def _sound(self, chosen: int) -> np.ndarray:
+    def _sound(self, index: int) -> np.ndarray:
         for i in range(len(self._train)):
-            name = self._train[(chosen + i) % len(self._train)]
+            name = self._train[(index + i) % len(self._train)]
             x, problem = _try(self._load, name)
             if problem is None:
                 return x

@@ -10,6 +10,8 @@ A source has
 Every batch is a function of (seed, step), so resuming costs nothing.
 """
 
+from types import MappingProxyType
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -29,11 +31,12 @@ def as_float(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32) / 255 if x.dtype == np.uint8 else x
 
 
-def shuffled(seed: int, position: tf.Tensor, count: int) -> tf.Tensor:
-    """Which of `count` examples stands at these positions [N] of an endless series of epochs, each newly shuffled.
+def chosen(seed: int, step: tf.Tensor, count: int, shard: Shard) -> tf.Tensor:
+    """Which of `count` examples are this process's part of a step's batch. An epoch visits each once, newly shuffled.
 
     A pseudo-random permutation computed index by index: no shuffle buffer, nothing to restore.
     """
+    position = step * shard.batch_size + tf.range(shard.start, shard.stop, dtype=tf.int64)
     epoch, place = position // count, position % count
     seeds = tf.stack([tf.fill(tf.shape(epoch), tf.cast(seed, tf.int64)), epoch, tf.zeros_like(epoch)], 1)
     seeds = tf.cast(tf.math.floormod(seeds, 2**31), tf.int32)
@@ -43,7 +46,7 @@ def shuffled(seed: int, position: tf.Tensor, count: int) -> tf.Tensor:
 class Density:
     """A 2D density: every draw is fresh."""
 
-    skipped: dict = {}  # noqa: RUF012
+    skipped = MappingProxyType({})
 
     def __init__(self, name: str):
         self._sample = DENSITIES[name]
@@ -71,8 +74,7 @@ class Arrays:
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
         def one_step(step):
-            position = step * shard.batch_size + tf.range(shard.start, shard.stop, dtype=tf.int64)
-            return tf.gather(self._train, shuffled(seed, position, int(self._train.shape[0])))
+            return tf.gather(self._train, chosen(seed, step, int(self._train.shape[0]), shard))
 
         return tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
 

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import signal
+from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
@@ -131,7 +132,7 @@ class Stream:
     An epoch is as many steps as the shortest lane has examples. Resuming skips encoded bytes, decoding none.
     """
 
-    skipped: dict = {}  # noqa: RUF012
+    skipped = MappingProxyType({})
 
     def __init__(self, builder, train: str, test: str, form: Format, shuffle_buffer: int):
         self._builder, self._train, self._test = builder, train, test
