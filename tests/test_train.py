@@ -108,7 +108,7 @@ def test_the_devices_do_not_change_the_run(tmp_path, recipe):
     if recipe == "digits":
         # Adam moves a weight whose gradient is all rounding as far as any other, and BatchNorm's deep networks amplify
         # that: the first steps agree to 1e-7, the fiftieth would to 1e-2. What is not rounding differs from the first.
-        args += ["--config.optimizer.learning_rate=5e-6", "--config.data.image_size=8"]
+        args += [*SMALL, "--config.optimizer.learning_rate=5e-6"]
     run(recipe, tmp_path / "one", *args, devices=1)
     run(recipe, tmp_path / "four", *args, devices=4)
     for process in {"gaussians8": by_address, "digits": by_slurm}[recipe](recipe, tmp_path / "pair", *args):
@@ -128,7 +128,8 @@ def test_the_devices_do_not_change_the_run(tmp_path, recipe):
     assert shapes[0] == shapes[1] == shapes[2]
 
 
-LONG = [*TINY, "--config.data.image_size=8", "--config.train.steps=1500", "--config.objective.num_vae=100"]
+SMALL = ["--config.data.image_size=8", "--config.data.translate=1", "--config.data.flip=True"]  # of the digits
+LONG = [*TINY, *SMALL, "--config.train.steps=1500", "--config.objective.num_vae=100"]
 
 
 def wait_for(processes, workdir, until: int):

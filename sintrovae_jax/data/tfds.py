@@ -8,6 +8,7 @@ import os
 import signal
 from types import MappingProxyType
 
+import jax
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -66,6 +67,8 @@ def _prepared(name, data) -> tfds.core.DatasetBuilder:
         )
     if not data.download:
         raise UserError(f"{missing}: add --config.data.download=True, or run `tfds build {name}{option}`")
+    if jax.process_count() > 1:  # they would trip over each other in one folder
+        raise UserError(f"{missing}, and this run has several processes: run `tfds build {name}{option}` first")
     with _interruptible(f"preparing the TFDS set {name}"):
         try:
             builder.download_and_prepare()
