@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from sintrovae_jax import cli, evaluators, files, logs, modes, parallel
+from sintrovae_jax import cli, evaluators, files, logs, parallel, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -36,6 +36,7 @@ def run(mode: str, config, workdir: Path) -> None:
     configs.refuse_other(config, workdir)
     if mode == "train":
         parallel.shard(config.train.batch_size)
+        step.from_config(config)  # whether there is such a network
         files.writable(workdir)
         from sintrovae_jax import train
 
@@ -43,16 +44,19 @@ def run(mode: str, config, workdir: Path) -> None:
     else:
         if workdir.is_dir():
             files.writable(workdir)
-        modes.run(mode, config, workdir, ends)
+        from sintrovae_jax import modes
+
+        modes.run(mode, config, workdir, modes.Ends(*ends))
 
 
-def _ends(mode: str):
+def _ends(mode: str) -> tuple[str, str, bool]:
+    """Between what, and how, to interpolate (`modes.Ends`)."""
     a, b, path = _A.value, _B.value, _INTERPOLATION.value
     if path not in ("linear", "spherical"):
         raise UserError(f"--interpolation {path} is neither linear nor spherical")
     if (a or b) and (mode != "interpolate" or not (a and b)):
         raise UserError("--a and --b go together, with --mode interpolate")
-    return modes.Ends(a, b, path == "spherical")
+    return a, b, path == "spherical"
 
 
 def main(argv: list[str]) -> None:

@@ -4,11 +4,15 @@ import csv
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # here as in the child processes, or numbers that must be equal are not
+# Many processes compile the same programs: each is compiled once. Set before jax is imported.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/sintrovae_jax-tests-{os.getuid()}")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -20,6 +24,7 @@ TINY = [
     "--config.checkpoint.every=20",
     "--config.checkpoint.best=",
     "--config.eval.evaluators=()",
+    "--config.eval.batch_norm=running",
 ]
 
 

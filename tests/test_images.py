@@ -518,7 +518,6 @@ def test_training_on_a_hostile_folder_names_what_it_skipped(hostile, tmp_path):
         "--config.checkpoint.every=10",
         "--config.eval.evaluators=('latents',)",
         "--config.eval.num_samples=8",
-        "--config.eval.standing_batches=2",
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["step"] == 10
