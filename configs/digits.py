@@ -2,8 +2,8 @@
 
     python -m sintrovae_jax.main --config configs/digits.py
 
-Expect figures/samples.png to show digits a person can read, rec_error 7.69 and kl_gap 0.60 on test images, after four and
-a half minutes on 2 cores of an AMD EPYC at 2.6 GHz (2026-11-22).
+Expect figures/samples.png to show digits a person can read, rec_error 7.69 and kl_gap 0.60 on test images, after four
+and a half minutes on 2 cores of an AMD EPYC at 2.6 GHz (2026-11-22).
 """
 
 from configs import common
