@@ -5,14 +5,8 @@
 250 epochs at batch 32. This recipe has not been run to its end yet.
 """
 
-from configs import images
+from configs import cifar10
 
 
 def get_config():
-    config = images.get_config(
-        "tfds:svhn_cropped", size=32, channels=3, images=73_257, batch_size=32, epochs=250, substeps=10
-    )
-    config.model.z_dim = 128
-    config.model.channels = (64, 128, 256)
-    config.objective.beta_neg = 256.0
-    return config
+    return cifar10.get_config("tfds:svhn_cropped", count=73_257)

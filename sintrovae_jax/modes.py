@@ -70,7 +70,7 @@ def _interpolate(model, source, folder, ends):
 
 def _example(end: str, model, source) -> np.ndarray:
     """A test example by its index, or an image file as the model sees it."""
-    from sintrovae_jax.data import images
+    from sintrovae_jax.data import images, sources
 
     if end.isdigit():
         x = source.test(int(end) + 1, model.config.seed)
@@ -80,7 +80,7 @@ def _example(end: str, model, source) -> np.ndarray:
     if not model.config.data.image_size:
         raise UserError(f"--a and --b of a model of points are indices of test points, not {end!r}")
     try:
-        return images.decode(Path(end).read_bytes(), images.read_format(model.config.data)).astype(np.float32) / 255
+        return sources.as_float(images.decode(Path(end).read_bytes(), images.read_format(model.config.data)))
     except (OSError, ValueError) as error:
         raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {error}") from None
 

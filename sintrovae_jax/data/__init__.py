@@ -23,10 +23,10 @@ _NAMES = (*DENSITIES, "digits", "tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH")
 def build(data):
     """The source that `config.data.source` names (see `sources`). Raises `UserError` where none fits."""
     kind, _, place = data.source.partition(":")
-    if kind in DENSITIES:
+    if data.source in DENSITIES:
         if data.image_size:
             raise UserError(f"data.source={data.source} is a density of points: set data.image_size=0")
-        return sources.Density(kind)
+        return sources.Density(data.source)
     if data.image_size < 1:
         raise UserError(f"data.source={data.source!r} needs data.image_size of 1 or more")
     form = images.read_format(data)
