@@ -57,9 +57,10 @@ def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, sh
 
     def by_device(batch):
         def split(t):  # [substeps, local batch, ...] -> [devices, substeps, per device, ...]
-            shape = [substeps, shard.devices, shard.per_device, *t.shape[2:]]
-            t = tf.reshape(t, shape)
-            return tf.transpose(t, [1, 0, 2, *range(3, len(shape))]) if shard.devices > 1 else t[None, :, 0]
+            shape = [shard.devices, shard.per_device, *t.shape[2:]]
+            if shard.devices == 1:  # no copy
+                return tf.reshape(t, [1, substeps, *shape[1:]])
+            return tf.transpose(tf.reshape(t, [substeps, *shape]), [1, 0, *range(2, len(shape) + 1)])
 
         return tf.nest.map_structure(split, batch)
 

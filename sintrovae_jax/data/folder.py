@@ -1,13 +1,14 @@
 """Pictures in a folder, local or remote (gs://…), of any size, mode and kind that `images` reads."""
 
-import concurrent.futures
 import functools
 import itertools
 import logging
+import math
 import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +21,7 @@ from sintrovae_jax.parallel import Shard
 
 log = logging.getLogger(__name__)
 _NAMED = 20  # damaged files that the warning names; results.json has them all
+_REMOTE_THREADS = 64  # a remote file is mostly waited for
 
 
 def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
@@ -30,6 +32,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
     replaced by the next sound one. Raises `UserError` where there is no folder or not one picture in it.
     """
     names = listing(path)
+    threads = _REMOTE_THREADS if "://" in path else os.cpu_count() or 1
     in_memory = len(names) * np.prod(form.shape) <= memory_bytes
     log.info("%s %d pictures in %s", "reading" if in_memory else "looking through", len(names), path)
 
@@ -46,7 +49,8 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
             del found[name]
         return False
 
-    found, skipped = _try_all(load if in_memory else lambda name: images.check(_read(path, name)), names)
+    look = load if in_memory else lambda name: images.check(_read(path, name))
+    found, skipped = _try_all(look, names, threads)
     train, test = split(list(found), test_fraction)
     while not in_memory and found and not (sound(train) and sound(test)):
         train, test = split(list(found), test_fraction)
@@ -59,7 +63,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
         log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), some, more)
     if in_memory:
         return Arrays(*(np.stack([found[name] for name in part]) for part in (train, test)), skipped)
-    return Files(load, train, test, form, skipped)
+    return Files(load, train, test, form, skipped, threads)
 
 
 def listing(path: str) -> list[str]:
@@ -110,10 +114,10 @@ def _try(function: Callable, name: str) -> tuple:
         return None, " ".join(str(error).split())
 
 
-def _try_all(function: Callable, names: list[str]) -> tuple[dict, dict]:
+def _try_all(function: Callable, names: list[str], threads: int) -> tuple[dict, dict]:
     """{name: result} and {name: why it failed}, both in the order of `names`."""
     # Threads serve: Pillow decodes and resizes outside of Python's lock.
-    with concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         results = dict(zip(names, pool.map(functools.partial(_try, function), names), strict=True))
     found = {name: result for name, (result, problem) in results.items() if problem is None}
     return found, {name: problem for name, (_, problem) in results.items() if problem is not None}
@@ -140,28 +144,42 @@ class Files:
     One that fails is replaced by the next, so that the order of the others, and what a resumed run sees, stay the same.
     """
 
-    def __init__(self, load: Callable[[str], np.ndarray], train: list, test: list, form: Format, skipped: dict):
+    def __init__(self, load, train: list[str], test: list[str], form: Format, skipped: dict, threads: int):
         self._load, self._train, self._test, self._form = load, train, test, form
         self.skipped, self._lock = skipped, threading.Lock()
+        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
-        def one_example(index):
-            return tf.ensure_shape(tf.numpy_function(self._sound, [index], tf.uint8), self._form.shape)
+        count, shape = shard.stop - shard.start, self._form.shape
 
-        order = tf.data.Dataset.range(start, stop).map(lambda step: chosen(seed, step, len(self._train), shard))
-        examples = order.unbatch().map(one_example, num_parallel_calls=tf.data.AUTOTUNE)
-        return examples.batch(shard.stop - shard.start, drop_remainder=True)
+        def one_step(step):
+            indices = chosen(seed, step, len(self._train), shard)
+            # One call for all pictures of a step: a call for each costs as much as half a decoding.
+            return tf.ensure_shape(tf.numpy_function(self._batch, [indices], tf.uint8), (count, *shape))
+
+        ahead = 1 + math.ceil(self._threads / count)  # steps that are read at once
+        return tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=ahead)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
         names, found = iter(self._test), {}
         while len(found) < n and (some := list(itertools.islice(names, n - len(found)))):
-            sound, skipped = _try_all(self._load, some)
+            sound, skipped = _try_all(self._load, some, self._threads)
             found |= sound
             self._skip(skipped)
         if not found:
             raise UserError("none of the test pictures can be read")
         return as_float(np.stack(list(found.values())))
+
+    def _batch(self, indices: np.ndarray) -> np.ndarray:
+        x = np.empty((len(indices), *self._form.shape), np.uint8)
+
+        def put(first):
+            for place in range(first, len(x), self._threads):
+                x[place] = self._sound(indices[place])
+
+        list(self._pool.map(put, range(min(len(x), self._threads))))
+        return x
 
     def _sound(self, index: int) -> np.ndarray:
         for i in range(len(self._train)):

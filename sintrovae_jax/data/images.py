@@ -46,7 +46,8 @@ def decode(encoded: bytes, form: Format) -> np.ndarray:
         with Image.open(io.BytesIO(encoded)) as picture:
             # A JPEG much larger than wanted is decoded at 1/2, 1/4 or 1/8, but still at least twice as large as wanted.
             picture.draft(None, (2 * form.size, 2 * form.size))
-            return fit(ImageOps.exif_transpose(picture), form)
+            ImageOps.exif_transpose(picture, in_place=True)  # returns a copy else, even of what needs no turning
+            return fit(picture, form)
     except Exception as error:
         raise _problem(error) from error
 
@@ -68,7 +69,9 @@ def _problem(error: Exception) -> ValueError:
 
 def fit(picture: Image.Image, form: Format) -> np.ndarray:
     """A picture of any size and mode -> uint8 [size, size, channels]."""
-    picture = _opaque(_eight_bits(picture), form.background).convert("RGB" if form.channels == 3 else "L")
+    mode = "RGB" if form.channels == 3 else "L"
+    picture = _opaque(_eight_bits(picture), form.background)
+    picture = picture if picture.mode == mode else picture.convert(mode)
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
