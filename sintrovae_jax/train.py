@@ -150,9 +150,9 @@ def _train(run, shard, stop):
     if first == 0 and parallel.is_main():
         _describe(run, host, shard)
     try:
-        host, figures = _loop(run, host, shard, metrics, clock, stop)
+        host, figures, model = _loop(run, host, shard, metrics, clock, stop)
         if metrics:
-            _finish(run, host, figures, metrics, clock)
+            _finish(run, model or run.model(host), figures, metrics, clock)
     finally:
         if metrics:
             metrics.close()
@@ -196,10 +196,11 @@ def _due(config, at: int) -> dict[str, bool]:
 
 
 def _loop(run, host, shard, metrics, clock, stop):
-    """Dispatches until the last step; returns the final host state and its figures."""
+    """Dispatches until the last step; returns the final host state, its figures and its model as they were made."""
     config, first, last = run.config, int(host.step), run.config.train.steps
     substeps, batch_size = config.train.substeps, config.train.batch_size
-    window, pending, figures = [], [], {}  # terms of this log step: on the host, and still on the devices
+    figures, model = {}, None
+    window, pending = [], []  # terms of this log step: on the host, and still on the devices
     progress = logs.Progress(first, last)
     for at, devices_state, terms in _dispatches(run, host, shard):
         pending.append((at - substeps, terms))
@@ -229,17 +230,17 @@ def _loop(run, host, shard, metrics, clock, stop):
         if due["draw"] or due["evaluate"] or due["save"]:
             host = parallel.unreplicate(devices_state)
             refuse_bad_state(run.objective, host)
-            figures = _keep(run, host, due, metrics)
+            figures, model = _keep(run, host, due, metrics)
         if signum and at < last:
             progress.close()
             raise Interrupted(f"saved step {at} of {last}; run the same command again to go on", signum)
         clock.resume()
     progress.close()
-    return host, figures
+    return host, figures, model
 
 
 def _keep(run, host, due, metrics):
-    """Evaluates, saves and draws what is due. Returns the figures of the evaluation, {} without one."""
+    """Evaluates, saves and draws what is due. Returns the figures, if evaluated, and the model, if made."""
     figures, model = {}, None
     try:
         if metrics and (due["evaluate"] or due["draw"]):  # the main process alone
@@ -253,7 +254,7 @@ def _keep(run, host, due, metrics):
         metrics.scalars(int(host.step), figures)
     if model and due["draw"]:
         _draw(run, model, metrics, f"_{model.step:07d}")
-    return figures
+    return figures, model
 
 
 def _draw(run, model, metrics, suffix=""):
@@ -266,9 +267,8 @@ def _learning_rate(config, at: int) -> dict[str, float]:
     return {"learning_rate": float(step.hypers_at(config, np.array(at - 1)).learning_rate)}
 
 
-def _finish(run, host, figures, metrics, clock):
+def _finish(run, model, figures, metrics, clock):
     """Pictures and results.json, and the evaluation if a run that was killed after its last step still lacks it."""
-    model = run.model(host)
     figures = figures or evaluate.figures_of(model, run.source, run.workdir)
     _draw(run, model, metrics)
     rate = clock.rate() or metrics.rate()
