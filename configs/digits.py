@@ -3,7 +3,7 @@
     python -m sintrovae_jax.main --config configs/digits.py
 
 Expect figures/samples.png to show digits a person can read, rec_error 6.38 and kl_gap 0.61 on test images, after two
-minutes and forty seconds on 2 cores of an AMD EPYC at 2.6 GHz (2026-11-22).
+minutes and forty seconds on 2 idle cores of an AMD EPYC at 2.6 GHz, or a minute more (2026-11-22).
 """
 
 from configs import common
