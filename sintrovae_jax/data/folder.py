@@ -3,7 +3,6 @@
 import functools
 import itertools
 import logging
-import math
 import os
 import threading
 import zlib
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Arrays, as_float, chosen
+from sintrovae_jax.data.sources import Arrays, as_float, chosen, decoded
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -147,18 +146,11 @@ class Files:
     def __init__(self, load, train: list[str], test: list[str], form: Format, skipped: dict, threads: int):
         self._load, self._train, self._test, self._form = load, train, test, form
         self.skipped, self._lock = skipped, threading.Lock()
-        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
+        self._threads = threads
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
-        count, shape = shard.stop - shard.start, self._form.shape
-
-        def one_step(step):
-            indices = chosen(seed, step, len(self._train), shard)
-            # One call for all pictures of a step: a call for each costs as much as half a decoding.
-            return tf.ensure_shape(tf.numpy_function(self._batch, [indices], tf.uint8), (count, *shape))
-
-        ahead = 1 + math.ceil(self._threads / count)  # steps that are read at once
-        return tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=ahead)
+        order = tf.data.Dataset.range(start, stop).map(lambda step: chosen(seed, step, len(self._train), shard))
+        return decoded(order, self._sound, shard.stop - shard.start, self._form.shape, self._threads)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
@@ -170,16 +162,6 @@ class Files:
         if not found:
             raise UserError("none of the test pictures can be read")
         return as_float(np.stack(list(found.values())))
-
-    def _batch(self, indices: np.ndarray) -> np.ndarray:
-        x = np.empty((len(indices), *self._form.shape), np.uint8)
-
-        def put(first):
-            for place in range(first, len(x), self._threads):
-                x[place] = self._sound(indices[place])
-
-        list(self._pool.map(put, range(min(len(x), self._threads))))
-        return x
 
     def _sound(self, index: int) -> np.ndarray:
         for i in range(len(self._train)):

@@ -10,6 +10,9 @@ A source has
 Every batch is a function of (seed, step), so resuming costs nothing.
 """
 
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 import numpy as np
@@ -41,6 +44,28 @@ def chosen(seed: int, step: tf.Tensor, count: int, shard: Shard) -> tf.Tensor:
     seeds = tf.stack([tf.fill(tf.shape(epoch), tf.cast(seed, tf.int64)), epoch, tf.zeros_like(epoch)], 1)
     seeds = tf.cast(tf.math.floormod(seeds, 2**31), tf.int32)
     return tf.random_index_shuffle(place, seeds, tf.fill(tf.shape(place), tf.constant(count - 1, tf.int64)))
+
+
+def decoded(steps: tf.data.Dataset, load: Callable, count: int, shape: tuple[int, ...], threads: int):
+    """Steps, each [count] of what `load` makes a picture of -> their pictures, each uint8 [count, *shape]."""
+    # Threads serve: Pillow decodes and resizes outside of Python's lock.
+    pool = ThreadPoolExecutor(threads)
+
+    def all_of(items):
+        x = np.empty((count, *shape), np.uint8)
+
+        def put(first):
+            for place in range(first, count, threads):
+                x[place] = load(items[place])
+
+        list(pool.map(put, range(min(count, threads))))
+        return x
+
+    def one_step(items):
+        # One call for all pictures of a step: a call for each costs as much as half a decoding.
+        return tf.ensure_shape(tf.numpy_function(all_of, [items], tf.uint8), (count, *shape))
+
+    return steps.map(one_step, num_parallel_calls=1 + math.ceil(threads / count))  # so many steps at once
 
 
 class Density:

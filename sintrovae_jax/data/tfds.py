@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Arrays, as_float
+from sintrovae_jax.data.sources import Arrays, as_float, decoded
 from sintrovae_jax.errors import Interrupted, UserError
 from sintrovae_jax.parallel import Shard, first_line
 
@@ -159,13 +159,9 @@ class Stream:
             ]
             return tf.data.Dataset.zip(tuple(orders)).map(lambda *examples: tf.stack(examples))
 
-        def one_example(encoded):
-            x = tf.numpy_function(functools.partial(images.decode, form=self._form), [encoded], tf.uint8)
-            return tf.ensure_shape(x, self._form.shape)
-
         batches = tf.data.Dataset.range(start // steps, -(-stop // steps)).flat_map(one_epoch).take(stop - start)
-        examples = batches.unbatch().map(one_example, num_parallel_calls=tf.data.AUTOTUNE)
-        return examples.batch(len(lanes), drop_remainder=True)
+        load = functools.partial(images.decode, form=self._form)
+        return decoded(batches, load, len(lanes), self._form.shape, os.cpu_count() or 1)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
