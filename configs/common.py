@@ -31,11 +31,24 @@ def get_config() -> ConfigDict:
     config.data.flip = False  # left to right, one in two
 
     config.model = ConfigDict()
-    config.model.family = "mlp"  # mlp, conv
+    config.model.family = "mlp"  # mlp, conv, style
     config.model.z_dim = 2
-    config.model.channels = (256, 256, 256, 256)  # mlp: widths of the hidden layers; conv: of the stages
+    config.model.channels = (
+        256,
+        256,
+        256,
+        256,
+    )  # mlp: widths of the hidden layers; conv, style: from the finest stage on
     config.model.output = "linear"  # of the decoder; 'sigmoid' for bce
-    config.model.remat = False  # conv: recompute activations in the backward pass, to save memory
+    config.model.remat = False  # conv, style: recompute activations in the backward pass, to save memory
+
+    # Growing (style), a value a level from 4×4 up, where model.channels end; empty: the key named here, at all levels.
+    config.growth = ConfigDict()
+    config.growth.steps = ()  # the last level goes on to the end; empty: the last level from the start
+    config.growth.batch_sizes = ()  # train.batch_size
+    config.growth.learning_rates = ()  # optimizer.learning_rate
+    config.growth.beta_neg = ()  # objective.beta_neg
+    config.growth.ema_images = 0.0  # half-life of the averaged networks, in images; 0: train.ema
 
     config.objective = ConfigDict()
     config.objective.name = "soft_intro"  # soft_intro, vae, intro
@@ -84,5 +97,6 @@ def get_config() -> ConfigDict:
     # `standing_batches` training batches of real images (encoder) and of prior samples (decoder).
     config.eval.batch_norm = "running"
     config.eval.standing_batches = 100
+    config.eval.truncation = 1.0  # style, --mode sample: how far styles stay from their average; 1: no truncation
     config.eval.num_samples = 5000  # that the evaluators draw, and --mode sample writes
     return config

@@ -17,6 +17,12 @@ from sintrovae_jax.errors import UserError
 # Keys that may change between two commands on one workdir: they do not touch the parameters that training reaches.
 FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir", "data.download")
 
+# Keys that came after the first workdirs were written, and what these ran with.
+_ADDED = {
+    "growth": {"steps": [], "batch_sizes": [], "learning_rates": [], "beta_neg": [], "ema_images": 0.0},
+    "eval": {"truncation": 1.0},
+}
+
 
 def flatten(config) -> dict:
     """{'train.steps': 1000, ...}, with tuples as lists, as they are in JSON."""
@@ -30,7 +36,11 @@ def flatten(config) -> dict:
 
 
 def read_recipe(path: str) -> ConfigDict:
-    """The config that a recipe's `get_config()` returns. Raises `UserError` if the file is not there or no recipe."""
+    """The config that `get_config()` of the recipe PATH, or `get_config(ARGUMENT)` of PATH:ARGUMENT, returns.
+
+    Raises `UserError` if the file is not there, is no recipe, or does not know the argument.
+    """
+    path, *argument = path.split(":", 1)
     file = Path(path)
     if not file.is_file():
         known = sorted(p.stem for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
@@ -44,10 +54,14 @@ def read_recipe(path: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     try:
-        inspect.signature(module.get_config).bind()
+        inspect.signature(module.get_config).bind(*argument)
     except (AttributeError, TypeError):
-        raise UserError(f"{path} is no recipe: it has no get_config() that works without arguments") from None
-    return module.get_config()
+        how = f"takes {argument[0]!r}" if argument else "works without arguments"
+        raise UserError(f"{path} is no recipe: it has no get_config() that {how}") from None
+    try:
+        return module.get_config(*argument)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def make_importable(file: Path) -> None:
@@ -82,7 +96,7 @@ _AT_LEAST_1 = (
 _AT_LEAST_0 = (
     *("seed", "data.image_size", "data.translate", "eval.every", "log.figures_every", "optimizer.decay"),
     *(f"objective.{name}" for name in ("beta_rec", "beta_kl", "beta_neg", "gamma", "gamma_r", "intro_alpha", "margin")),
-    *("objective.num_vae", "objective.target_period"),
+    *("objective.num_vae", "objective.target_period", "growth.ema_images"),
 )
 _ABOVE_0 = ("data.memory_gib", "objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate")
 _DISPATCHES = ("train.steps", "log.every", "log.figures_every", "checkpoint.every", "eval.every")
@@ -107,6 +121,7 @@ def validate(config: ConfigDict) -> None:
         (_AT_LEAST_0, lambda v: v >= 0, "at least 0"),
         (_ABOVE_0, lambda v: v is None or v > 0, "above 0"),
         (("data.hue", "data.test_fraction"), lambda v: 0 <= v <= 0.5, "from 0 to 0.5"),
+        (("eval.truncation",), lambda v: 0 <= v <= 1, "from 0 to 1"),
         (("train.ema",), lambda v: 0 <= v < 1, "at least 0 and below 1"),
         (("data.background",), _is_colour, "red, green and blue of 0 to 255, as in '(255,255,255)'"),
     ):
@@ -116,6 +131,10 @@ def validate(config: ConfigDict) -> None:
     for key, kind, low in (
         ("model.channels", int, 1),
         ("optimizer.milestones", int, 1),
+        ("growth.steps", int, 1),
+        ("growth.batch_sizes", int, 1),
+        ("growth.learning_rates", numbers.Real, 0),
+        ("growth.beta_neg", numbers.Real, 0),
         ("objective.kl_weights", numbers.Real, 0),
     ):
         if not all(isinstance(v, kind) and v >= low for v in values[key]):
@@ -133,15 +152,41 @@ def _check_together(config, values):
         raise UserError("data.translate, data.hue and data.flip are for images: set them to 0 for points")
     if config.data.hue and config.data.image_channels != 3:
         raise UserError("data.hue turns colours: it needs data.image_channels=3")
+    _check_growth(config)
     weights = len(config.objective.kl_weights)
     if weights not in (0, config.model.z_dim):
         raise UserError(f"objective.kl_weights has {weights} values for model.z_dim={config.model.z_dim}")
-    for key in _DISPATCHES:
-        if values[key] % config.train.substeps:
+    for key, lengths in [(key, (values[key],)) for key in _DISPATCHES] + [("growth.steps", config.growth.steps)]:
+        if any(length % config.train.substeps for length in lengths):
             raise UserError(
                 f"{key}={values[key]} is not a multiple of train.substeps={config.train.substeps}, "
                 "the steps of one dispatch"
             )
+
+
+# The keys that a list of `growth` replaces. They are the last level's too, so that overriding one is never ignored.
+_LAST_LEVEL = {
+    "batch_sizes": "train.batch_size",
+    "learning_rates": "optimizer.learning_rate",
+    "beta_neg": "objective.beta_neg",
+}
+
+
+def _check_growth(config):
+    growth, values = config.growth, flatten(config)
+    if config.model.family != "style" and any(growth.values()):
+        raise UserError(f"model.family={config.model.family} does not grow: set growth.* to '()' and 0")
+    for key in ("steps", *_LAST_LEVEL):
+        if growth[key] and len(growth[key]) != len(config.model.channels):
+            count, levels = len(growth[key]), len(config.model.channels)
+            raise UserError(f"growth.{key} has {count} values for the {levels} levels of model.channels")
+    for key, last in _LAST_LEVEL.items():
+        if growth[key] and growth[key][-1] != values[last]:
+            raise UserError(f"{last}={values[last]} is not what growth.{key} has for the last level, {growth[key][-1]}")
+    if growth.ema_images and config.train.ema:
+        raise UserError("train.ema and growth.ema_images both set how fast the average follows: set one of them to 0")
+    if config.model.family == "style" and config.data.translate:
+        raise UserError("data.translate is in pixels, of which every level has another size: set it to 0")
 
 
 def write(config: ConfigDict, workdir: Path) -> None:
@@ -153,10 +198,13 @@ def read(workdir: Path) -> ConfigDict | None:
     """The config of a workdir, or None where there is none. Raises `UserError` where it cannot be read."""
     path = workdir / "config.json"
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
+        for group, added in _ADDED.items():
+            values[group] = added | values.get(group, {})
+        return ConfigDict(values)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or use another --workdir") from None
 
 

@@ -5,8 +5,11 @@ import logging
 import math
 from pathlib import Path
 
+import numpy as np
+
 from sintrovae_jax import evaluators, files, parallel, pictures, standing
 from sintrovae_jax.inference import Model
+from sintrovae_jax.models import style
 from sintrovae_jax.parallel import Shard
 
 log = logging.getLogger(__name__)
@@ -25,10 +28,25 @@ def figures_of(model: Model, source, workdir: Path) -> dict[str, float]:
     return out
 
 
+class _Blended:
+    """A source's test images, blended with their averages as much as a stage blends in its level."""
+
+    def __init__(self, source, stage):
+        self._source, self._stage, self.skipped = source, stage, source.skipped
+
+    def test(self, n: int, seed: int) -> np.ndarray:
+        return np.asarray(style.blended_images(self._source.test(n, seed), self._stage))
+
+
+def source_of(model: Model, source):
+    """The source of test images as the model was last shown them in training, for networks that are still growing."""
+    return source if model.stage is None else _Blended(source.at(model.shape[0]), model.stage)
+
+
 def prepared(model: Model, source) -> Model:
     """The model as it is scored and pictured: with the BatchNorm averages that `config.eval.batch_norm` asks for."""
     config = model.config
-    if config.eval.batch_norm == "running":
+    if config.eval.batch_norm == "running" or not _has_batch_norm(model):
         return model
     from sintrovae_jax import data  # TensorFlow
 
@@ -38,10 +56,14 @@ def prepared(model: Model, source) -> Model:
     return standing.estimate(model, real, parallel.seed_key(config.seed))
 
 
+def _has_batch_norm(model):
+    return any("batch_stats" in variables for variables in model.variables.values())
+
+
 def conditions(model: Model, source) -> dict:
     """What a reader of the figures should know: which BatchNorm averages were used, and which files were not read."""
     out = {}
-    if any("batch_stats" in variables for variables in model.variables.values()):
+    if _has_batch_norm(model):
         out["batch_norm"] = model.config.eval.batch_norm
     if source.skipped:
         out |= {"skipped": len(source.skipped), "skipped_files": sorted(source.skipped)}

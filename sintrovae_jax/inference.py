@@ -5,6 +5,7 @@ Needs neither TensorFlow nor a config file: the workdir's config.json says what 
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import flax.linen as nn
@@ -13,15 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, models, parallel, state, step
+from sintrovae_jax import checkpoint, growth, models, parallel, state, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.models import Posterior
+from sintrovae_jax.models import Posterior, Stage, style
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(module: nn.Module, variables, inputs):
-    return module.apply(variables, inputs, train=False)
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("method",))
+def _apply(module: nn.Module, level, variables, inputs, keys=None, blend=1.0, *, method=None):
+    """level, blend, keys: of networks that grow (`models`)."""
+    options = {} if level is None else {"stage": Stage(level, blend)}
+    options |= {} if keys is None else {"keys": keys}
+    options |= {"train": False} if method is None else {"method": method}
+    return module.apply(variables, inputs, **options)
 
 
 def _great_circle(a, b, t):
@@ -33,6 +38,20 @@ def _great_circle(a, b, t):
     sine = jnp.sin(angle)
     arc = (jnp.sin((1 - t) * angle) * a + jnp.sin(t * angle) * b) / jnp.where(sine > 1e-4, sine, 1)
     return jnp.where(sine > 1e-4, arc, (1 - t) * a + t * b)
+
+
+def _line(a, b, t):
+    return (1 - t) * a + t * b
+
+
+Noise = bool | Sequence[int] | np.ndarray | jax.Array
+_PATHS = {"linear": _line, "spherical": _great_circle}
+
+
+def _between(a, b, t, path):
+    """Points at every t [T] of the paths from a to b [N, ...]. Returns [N·T, ...]."""
+    points = path(a[:, None], b[:, None], t.reshape(-1, *[1] * (a.ndim - 1)))
+    return points.reshape(-1, *a.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,33 +66,79 @@ class Model:
     encoder: nn.Module
     decoder: nn.Module
     variables: dict  # {'encoder': ..., 'decoder': ...}
+    stage: Stage | None = None  # how far it has grown, if it grows
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example."""
-        return models.data_shape(self.config.data)
+        """The shape of one example, of the level that the model has reached if it grows."""
+        whole = models.data_shape(self.config.data)
+        return whole if self.stage is None else (*[style.resolution(self.stage.level)] * 2, whole[-1])
 
     def encode(self, x) -> Posterior:
         """x [N, *shape] -> the posterior's mean and logvar, [N, Z] each. Raises `UserError` for another shape."""
         x = jnp.asarray(x, jnp.float32)
         if x.shape[1:] != self.shape:
             raise UserError(f"this model encodes arrays of shape [N, {', '.join(map(str, self.shape))}], not {x.shape}")
-        return self._in_chunks(self.encoder, self.variables["encoder"], x)
+        return self._in_chunks("encoder", x)
 
-    def decode(self, z) -> jax.Array:
-        """z [N, Z] -> x̂ [N, *shape]. Not clipped. Raises `UserError` for another number of latent dimensions."""
+    def decode(self, z, noise: Noise = True) -> jax.Array:
+        """z [N, Z] -> x̂ [N, *shape]. Not clipped. Raises `UserError` for another number of latent dimensions.
+
+        noise: whether a style-based decoder adds its noise, always the same to image i, or is in its deterministic
+        mode; or the numbers [N] of the noises that the images get.
+        """
+        z = self._latents(z)
+        return self._in_chunks("decoder", z, self._keys(len(z), noise))
+
+    def styles(self, z, truncation: float = 1.0) -> jax.Array:
+        """Style-based models: z [N, Z] -> the styles of every layer [N, layers, Z], to be mixed and synthesised.
+
+        truncation: how far those of the first 8 layers stay from the average of training; 1: untouched, 0: at it.
+        Raises `UserError` for other models, other shapes, or a truncation outside [0, 1].
+        """
+        self._require_styles()
+        if not 0 <= truncation <= 1:
+            raise UserError(f"a truncation is from 0 to 1, not {truncation}")
+        w = self._in_chunks("decoder", self._latents(z), method="style")
+        average = self.variables["decoder"]["averages"]["style"]
+        return style.truncated(jnp.repeat(w[:, None], self._layers, 1), average, truncation)
+
+    def synthesize(self, styles, noise: Noise = True) -> jax.Array:
+        """Style-based models: styles [N, layers, Z] -> x̂ [N, *shape], as `decode`."""
+        self._require_styles()
+        styles, shape = jnp.asarray(styles, jnp.float32), (self._layers, self.config.model.z_dim)
+        if styles.shape[1:] != shape:
+            raise UserError(f"this model synthesises styles of shape [N, {shape[0]}, {shape[1]}], not {styles.shape}")
+        return self._in_chunks("decoder", styles, self._keys(len(styles), noise), method="synthesize")
+
+    @property
+    def _layers(self):
+        return 2 * (self.stage.level + 1)
+
+    def _latents(self, z):
         z = jnp.asarray(z, jnp.float32)
         if z.ndim != 2 or z.shape[1] != self.config.model.z_dim:
             raise UserError(f"this model decodes latents of shape [N, {self.config.model.z_dim}], not {z.shape}")
-        return self._in_chunks(self.decoder, self.variables["decoder"], z)
+        return z
 
-    def _in_chunks(self, module, variables, inputs):
-        size = self.config.eval.batch_size
+    def _keys(self, n, noise):
+        if self.stage is None or noise is False:
+            return None
+        numbers = jnp.arange(n) if noise is True else jnp.asarray(noise)
+        return parallel.example_keys(parallel.seed_key(self.config.seed), jnp.zeros((), jnp.int32), numbers)
+
+    def _in_chunks(self, network: str, inputs, keys=None, method=None):
+        module, variables, size = getattr(self, network), self.variables[network], self.config.eval.batch_size
+        level, blend = (None, 1.0) if self.stage is None or method == "style" else self.stage
+
+        def apply(chunk, keys):
+            return _apply(module, level, variables, chunk, keys, blend, method=method)
+
         if len(inputs) <= size:
-            return _apply(module, variables, inputs)
-        missing = -len(inputs) % size  # the last chunk is filled up, so that it compiles nothing new
-        filled = jnp.pad(inputs, [(0, missing)] + [(0, 0)] * (inputs.ndim - 1))
-        parts = [_apply(module, variables, chunk) for chunk in filled.reshape(-1, size, *inputs.shape[1:])]
+            return apply(inputs, keys)
+        # The last chunk is filled up, with what was first, so that it compiles nothing new.
+        filled = [np.arange(start, start + size) % len(inputs) for start in range(0, len(inputs), size)]
+        parts = [apply(inputs[chunk], None if keys is None else keys[chunk]) for chunk in filled]
         return jax.tree.map(lambda *chunks: jnp.concatenate(chunks)[: len(inputs)], *parts)
 
     def prior(self, key, n: int) -> jax.Array:
@@ -81,29 +146,46 @@ class Model:
         key = jax.random.key(key) if isinstance(key, int) else key
         return self.config.objective.prior_std * jax.random.normal(key, (n, self.config.model.z_dim))
 
-    def sample(self, key, n: int) -> jax.Array:
-        """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape]."""
-        return self.decode(self.prior(key, n))
+    def sample(self, key, n: int, truncation: float = 1.0) -> jax.Array:
+        """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
+
+        truncation: of style-based models, see `styles`.
+        """
+        z = self.prior(key, n)
+        return self.decode(z) if truncation == 1 else self.synthesize(self.styles(z, truncation))
 
     def reconstruct(self, x) -> jax.Array:
         """Decodes the posterior's mean. [N, *shape] in and out."""
         return self.decode(self.encode(x).mean)
 
-    def interpolate(self, a, b, steps: int = 8, spherical: bool = False) -> jax.Array:
+    def interpolate(self, a, b, steps: int = 8, path: str = "linear") -> jax.Array:
         """Decodes points between the latents (posterior means) of a and b, both ends included.
 
-        On the line between them, or if `spherical` on the great circle (White 2016, arXiv 1609.04468).
-        a, b: [N, *shape]. Returns [N, steps, *shape].
+        a, b: [N, *shape]. path: 'linear' or 'spherical' (White 2016, arXiv 1609.04468) in latent space, or 'style', the
+        line between the styles of a style-based model. Returns [N, steps, *shape]. Raises `UserError` for another path.
         """
-        z_a, z_b = self.encode(a).mean[:, None], self.encode(b).mean[:, None]
-        t = jnp.linspace(0.0, 1.0, steps)[None, :, None]
-        z = _great_circle(z_a, z_b, t) if spherical else (1 - t) * z_a + t * z_b
-        return self.decode(z.reshape(-1, z.shape[-1])).reshape(z.shape[0], steps, *self.shape)
+        z_a, z_b = self.encode(a).mean, self.encode(b).mean
+        t, noise = jnp.linspace(0.0, 1.0, steps), jnp.arange(len(z_a)).repeat(steps)  # the same all along a path
+        if path == "style":
+            images = self.synthesize(_between(self.styles(z_a), self.styles(z_b), t, _line), noise)
+        elif path in _PATHS:
+            images = self.decode(_between(z_a, z_b, t, _PATHS[path]), noise)
+        else:
+            raise UserError(f"a path of interpolation is {', '.join(_PATHS)} or style, not {path!r}")
+        return images.reshape(len(z_a), steps, *self.shape)
+
+    def _require_styles(self):
+        if self.stage is None:
+            raise UserError(
+                f"styles and truncation are of style-based models, not of model.family={self.config.model.family}"
+            )
 
 
 def from_state(config: ConfigDict, networks: state.Networks, host_state: state.TrainState) -> Model:
     """The model of a training state without device axis (`parallel.unreplicate`)."""
-    return Model(config, int(host_state.step), networks.encoder, networks.decoder, host_state.best_variables)
+    step = int(host_state.step)
+    stage = growth.stage_at(config, step)
+    return Model(config, step, networks.encoder, networks.decoder, host_state.best_variables, stage)
 
 
 def load(path, step: int | None = None) -> Model:
@@ -125,7 +207,7 @@ def load(path, step: int | None = None) -> Model:
     chosen = steps[-1] if step is None else step
     networks, variables = _read(config, checkpoints, chosen, workdir)
     checkpoints.close()
-    return Model(config, chosen, networks.encoder, networks.decoder, variables)
+    return Model(config, chosen, networks.encoder, networks.decoder, variables, growth.stage_at(config, chosen))
 
 
 def _locate(path: Path, step):

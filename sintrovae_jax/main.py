@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from sintrovae_jax import cli, evaluators, files, logs, parallel, step
+from sintrovae_jax import cli, evaluators, files, growth, logs, parallel, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -18,7 +18,7 @@ _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
 
 _A = flags.DEFINE_string("a", "", "Interpolate from here: an image file, or the index of a test example.")
 _B = flags.DEFINE_string("b", "", "Interpolate to here.")
-_INTERPOLATION = flags.DEFINE_string("interpolation", "linear", "'linear' or 'spherical'.")
+_INTERPOLATION = flags.DEFINE_string("interpolation", "linear", "'linear', 'spherical' or 'style'.")
 
 
 def run(mode: str, config, workdir: Path) -> None:
@@ -35,7 +35,7 @@ def run(mode: str, config, workdir: Path) -> None:
     logs.setup(parallel.is_main())
     configs.refuse_other(config, workdir)
     if mode == "train":
-        parallel.shard(config.train.batch_size)
+        growth.shards(config)
         step.from_config(config)  # whether there is such a network
         files.writable(workdir)
         from sintrovae_jax import train
@@ -49,14 +49,14 @@ def run(mode: str, config, workdir: Path) -> None:
         modes.run(mode, config, workdir, modes.Ends(*ends))
 
 
-def _ends(mode: str) -> tuple[str, str, bool]:
+def _ends(mode: str) -> tuple[str, str, str]:
     """Between what, and how, to interpolate (`modes.Ends`)."""
     a, b, path = _A.value, _B.value, _INTERPOLATION.value
-    if path not in ("linear", "spherical"):
-        raise UserError(f"--interpolation {path} is neither linear nor spherical")
+    if path not in ("linear", "spherical", "style"):
+        raise UserError(f"--interpolation {path} is none of linear, spherical, style")
     if (a or b) and (mode != "interpolate" or not (a and b)):
         raise UserError("--a and --b go together, with --mode interpolate")
-    return a, b, path == "spherical"
+    return a, b, path
 
 
 def main(argv: list[str]) -> None:

@@ -18,7 +18,7 @@ class Ends(NamedTuple):
 
     a: str = ""
     b: str = ""
-    spherical: bool = False
+    path: str = "linear"
 
 
 def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa: B008
@@ -33,6 +33,7 @@ def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa:
 
         source = data.build(config.data)
         model = evaluate.prepared(model, source)
+        source = evaluate.source_of(model, source)
         if mode == "interpolate":
             path = _interpolate(model, source, workdir / pictures.FOLDER, ends)
         else:
@@ -50,22 +51,28 @@ def _eval(model, source, workdir):
 
 def _sample(model, source, workdir):
     """samples.npz (x, z) with `eval.num_samples` samples, and a picture of the first."""
-    z = np.asarray(model.prior(model.config.seed, model.config.eval.num_samples))
+    config = model.config
+    z = np.asarray(model.prior(config.seed, config.eval.num_samples))
+    x = model.sample(config.seed, len(z), config.eval.truncation)
     with files.replacing(workdir / "samples.npz") as beside:
-        np.savez(beside, x=np.asarray(model.decode(z)), z=z)
-    return pictures.samples(model, source, workdir / pictures.FOLDER)
+        np.savez(beside, x=np.asarray(x), z=z)
+    if model.stage is not None:
+        pictures.mixing(model, source, workdir / pictures.FOLDER)
+    return pictures.samples(model, source, workdir / pictures.FOLDER, truncation=config.eval.truncation)
 
 
 def _reconstruct(model, source, workdir):
+    if model.stage is not None:
+        pictures.resolutions(model, source, workdir / pictures.FOLDER)
     return pictures.reconstructions(model, source, workdir / pictures.FOLDER)
 
 
 def _interpolate(model, source, folder, ends):
     """interpolations.png between test images, or interpolation.png between the two that were named."""
     if not (ends.a or ends.b):
-        return pictures.interpolations(model, source, folder, spherical=ends.spherical)
+        return pictures.interpolations(model, source, folder, path=ends.path)
     a, b = (_example(end, model, source)[None] for end in (ends.a, ends.b))
-    return pictures.interpolation(model, source, a, b, folder / "interpolation.png", ends.spherical)
+    return pictures.interpolation(model, source, a, b, folder / "interpolation.png", ends.path)
 
 
 def _example(end: str, model, source) -> np.ndarray:
@@ -80,7 +87,8 @@ def _example(end: str, model, source) -> np.ndarray:
     if not model.config.data.image_size:
         raise UserError(f"--a and --b of a model of points are indices of test points, not {end!r}")
     try:
-        return sources.as_float(images.decode(Path(end).read_bytes(), images.read_format(model.config.data)))
+        x = images.decode(Path(end).read_bytes(), images.read_format(model.config.data))
+        return sources.as_float(np.asarray(sources.shrink(x, model.shape[0])))  # a model may not be grown yet
     except (OSError, ValueError) as error:
         raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {error}") from None
 

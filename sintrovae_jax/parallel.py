@@ -83,12 +83,10 @@ class Shard(NamedTuple):
         return self.start + self.devices * self.per_device
 
 
-def shard(batch_size: int) -> Shard:
-    """Splits a global batch over all devices. Raises `UserError` where it does not divide."""
+def shard(batch_size: int, key: str = "train.batch_size") -> Shard:
+    """Splits a global batch over all devices. Raises `UserError`, naming the config's key, where it does not divide."""
     if batch_size % jax.device_count():
-        raise UserError(
-            f"train.batch_size={batch_size} does not divide by the {jax.device_count()} devices of this run"
-        )
+        raise UserError(f"{key}: {batch_size} does not divide by the {jax.device_count()} devices of this run")
     per_device = batch_size // jax.device_count()
     devices = jax.local_device_count()
     return Shard(batch_size, jax.process_index() * devices * per_device, devices, per_device)

@@ -1,5 +1,6 @@
 """The pictures of a model: which arrays to draw, and under what name in the workdir's figures folder."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +8,20 @@ import numpy as np
 from sintrovae_jax import figures
 from sintrovae_jax.evaluators import HALF_RANGE
 from sintrovae_jax.inference import Model
+from sintrovae_jax.models import Stage
+from sintrovae_jax.models.convolution import pool
 
 FOLDER = "figures"
 _ROWS, _COLUMNS = 10, 10  # of a picture; reconstructions come in pairs of rows
 _POINTS = 1024
+_MIXED = 8  # rows and columns of the table of mixed styles
 
 
-def samples(model: Model, source, folder: Path, suffix: str = "") -> Path:
+def samples(model: Model, source, folder: Path, suffix: str = "", truncation: float = 1.0) -> Path:
     """samples.png: decoded prior samples; for points, beside data."""
     path = folder / f"samples{suffix}.png"
     if model.config.data.image_size:
-        figures.grid(path, np.asarray(model.sample(model.config.seed, _ROWS * _COLUMNS)), _COLUMNS)
+        figures.grid(path, np.asarray(model.sample(model.config.seed, _ROWS * _COLUMNS, truncation)), _COLUMNS)
     else:
         _scatter(path, model, source, np.asarray(model.sample(model.config.seed, _POINTS)))
     return path
@@ -38,22 +42,62 @@ def reconstructions(model: Model, source, folder: Path, suffix: str = "") -> Pat
     return path
 
 
-def interpolations(model: Model, source, folder: Path, suffix: str = "", spherical: bool = False) -> Path:
+def interpolations(model: Model, source, folder: Path, suffix: str = "", path: str = "linear") -> Path:
     """interpolations.png: from one test image to another through latent space; for points, the decoded paths."""
     pairs = _ROWS if model.config.data.image_size else _POINTS // 32
     x = source.test(2 * pairs, model.config.seed)
     ends = np.roll(x, -1, axis=0)  # an odd one out goes to the first
-    return interpolation(model, source, x[0::2], ends[0::2], folder / f"interpolations{suffix}.png", spherical)
+    return interpolation(model, source, x[0::2], ends[0::2], folder / f"interpolations{suffix}.png", path)
 
 
-def interpolation(model: Model, source, a: np.ndarray, b: np.ndarray, path: Path, spherical: bool = False) -> Path:
+def interpolation(model: Model, source, a: np.ndarray, b: np.ndarray, file: Path, path: str = "linear") -> Path:
     """Rows of images, each from one of a [N, *shape] to its partner in b; for points, the decoded paths."""
     steps = _COLUMNS if model.config.data.image_size else 32
-    between = np.asarray(model.interpolate(a, b, steps, spherical)).reshape(-1, *model.shape)
+    between = np.asarray(model.interpolate(a, b, steps, path)).reshape(-1, *model.shape)
     if model.config.data.image_size:
-        figures.grid(path, between, _COLUMNS)
+        figures.grid(file, between, _COLUMNS)
     else:
-        _scatter(path, model, source, between)
+        _scatter(file, model, source, between)
+    return file
+
+
+def mixing(model: Model, source, folder: Path, suffix: str = "") -> Path:
+    """mixing.png, of style-based models: the first half of a row's layers has the row's styles, the rest the column's.
+
+    The first row and column are the samples whose styles they are.
+    """
+    del source
+    rows = columns = _MIXED
+    z = model.prior(model.config.seed, rows + columns)
+    styles = model.styles(z)
+    layers = np.arange(styles.shape[1])[:, None]
+    table = np.where(layers < len(layers) // 2, styles[:rows, None], styles[None, rows:])
+    noise = np.arange(rows).repeat(columns)  # a row's is the same all along
+    mixed = model.synthesize(table.reshape(-1, *styles.shape[1:]), noise)
+    mixed = np.asarray(mixed).reshape(rows, columns, *model.shape)
+    own = np.asarray(model.synthesize(styles))
+    corner = np.ones((1, *model.shape))
+    top = np.concatenate([corner, own[rows:]])[None]
+    path = folder / f"mixing{suffix}.png"
+    table = np.concatenate([top, np.concatenate([own[:rows, None], mixed], 1)])
+    figures.grid(path, table.reshape(-1, *model.shape), columns + 1)
+    return path
+
+
+def resolutions(model: Model, source, folder: Path, suffix: str = "") -> Path:
+    """resolutions.png, of models that grow: test images above their reconstructions, at every level so far.
+
+    The layers to and from RGB of a lower level have not been trained since the next one was blended in.
+    """
+    rows, side = [], model.shape[0]
+    x = source.test(_COLUMNS, model.config.seed)
+    for level in range(model.stage.level, -1, -1):
+        stage = model.stage if level == model.stage.level else Stage(level)
+        pair = np.stack([x, dataclasses.replace(model, stage=stage).reconstruct(x)])
+        rows.insert(0, pair.repeat(side // x.shape[1], 2).repeat(side // x.shape[1], 3))
+        x = np.asarray(pool(x))
+    path = folder / f"resolutions{suffix}.png"
+    figures.grid(path, np.concatenate(rows).reshape(-1, *model.shape), len(rows[0][0]))
     return path
 
 
@@ -63,5 +107,6 @@ def _scatter(path, model, source, points):
 
 
 def write_all(model: Model, source, workdir: Path, suffix: str = "") -> list[Path]:
-    """All three, to WORKDIR/figures."""
-    return [draw(model, source, workdir / FOLDER, suffix) for draw in (samples, reconstructions, interpolations)]
+    """All that the model has, to WORKDIR/figures."""
+    draws = (samples, reconstructions, interpolations, *(() if model.stage is None else (mixing, resolutions)))
+    return [draw(model, source, workdir / FOLDER, suffix) for draw in draws]

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -53,11 +54,6 @@ class Networks(NamedTuple):
     decoder_tx: optax.GradientTransformation
 
 
-def optimizer() -> optax.GradientTransformation:
-    """Adam without its learning rate, which is a traced argument of the step."""
-    return optax.scale_by_adam()
-
-
 def apply_gradients(
     network: NetworkState, tx: optax.GradientTransformation, grads, learning_rate, stats
 ) -> NetworkState:
@@ -65,6 +61,18 @@ def apply_gradients(
     updates, opt_state = tx.update(grads, network.opt_state, network.params)
     params = optax.apply_updates(network.params, jax.tree.map(lambda u: -learning_rate * u, updates))
     return NetworkState(params=params, stats=stats, opt_state=opt_state)
+
+
+def reset_optimizers(networks: Networks, state: TrainState) -> TrainState:
+    """The state with fresh optimisers, for a new level of networks that grow. Keeps the host's arrays on the host."""
+
+    def fresh(network, tx):
+        zeros = jax.eval_shape(tx.init, network.params)
+        return network.replace(opt_state=jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), zeros))
+
+    return state.replace(
+        encoder=fresh(state.encoder, networks.encoder_tx), decoder=fresh(state.decoder, networks.decoder_tx)
+    )
 
 
 def create(

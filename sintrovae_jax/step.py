@@ -21,8 +21,9 @@ import numpy as np
 import optax
 from jax import lax
 
-from sintrovae_jax import models, objectives, parallel
-from sintrovae_jax.state import Networks, TrainState, apply_gradients, create, optimizer
+from sintrovae_jax import growth, models, objectives, parallel
+from sintrovae_jax.models import Stage, style
+from sintrovae_jax.state import Networks, TrainState, apply_gradients, create
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Objective:
     num_vae: int = 0
     use_gamma_r: bool = False
     target_period: int = 0  # bootstrap: steps between refreshes of the target decoder, if the state has one
+    level: int | None = None  # of networks that grow; None: they do not
 
 
 class Hyper(NamedTuple):
@@ -52,6 +54,7 @@ class Hyper(NamedTuple):
     margin: Any
     learning_rate: Any
     ema: Any
+    blend: Any = 1.0  # how much of the level has been blended in, for networks that grow
 
 
 class Noise(NamedTuple):
@@ -63,6 +66,7 @@ class Noise(NamedTuple):
     fake: Any
     recon_again: Any
     fake_again: Any
+    keys: Any = None  # [B], for the noise that a decoder adds
 
 
 class Decodings(NamedTuple):
@@ -75,37 +79,55 @@ class Decodings(NamedTuple):
     stats: Any
 
 
+_ROLES = Noise._fields[:-1]
+
+
 def draw_noise(keys: jax.Array, z_dim: int) -> Noise:
     """Noise per example. keys: [B]. Draws that a step does not use cost nothing: the compiler drops them."""
 
     def draw(role):
         return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, role), (z_dim,)))(keys)
 
-    return Noise(*(draw(role) for role in range(len(Noise._fields))))
+    return Noise(*(draw(role) for role in range(len(_ROLES))), keys)
 
 
-def _train_apply(module, params, stats, inputs):
+def _train_apply(module, params, stats, inputs, **kwargs):
     """Applies a network in training mode. Returns its output and its updated statistics."""
-    return module.apply({"params": params, **stats}, inputs, train=True, mutable=list(stats))
+    return module.apply({"params": params, **stats}, inputs, train=True, mutable=list(stats), **kwargs)
+
+
+def stage_of(objective: Objective, hyper: Hyper) -> Stage | None:
+    """How far the networks have grown at this step; None if they do not grow."""
+    return None if objective.level is None else Stage(objective.level, hyper.blend)
 
 
 class _Terms:
     """The static parts of a step, as the three functions the formulas are made of."""
 
-    def __init__(self, networks: Networks, objective: Objective, state: TrainState):
+    def __init__(self, networks: Networks, objective: Objective, state: TrainState, noise: Noise, hyper: Hyper):
         self.encoder, self.decoder, self.state, self.objective = networks.encoder, networks.decoder, state, objective
         self.rec = objectives.RECONSTRUCTION_ERRORS[objective.reconstruction]
+        self._noise, self._stage = noise, stage_of(objective, hyper)
 
     def encode(self, params, x):
-        return _train_apply(self.encoder, params, self.state.encoder.stats, x)
+        stage = {} if self._stage is None else {"stage": self._stage}
+        return _train_apply(self.encoder, params, self.state.encoder.stats, x, **stage)
 
-    def decode(self, params, z):
-        return _train_apply(self.decoder, params, self.state.decoder.stats, z)
+    def decode(self, role: str) -> Callable:
+        """(params, z) -> image and statistics, for a z that was sampled with the noise of this name.
 
-    def decode_again(self, params, z):
+        The name keeps apart what a decoder that adds noise of its own draws.
+        """
+        options = {}
+        if self._stage is not None:
+            fold = jax.vmap(lambda key: jax.random.fold_in(key, len(_ROLES) + _ROLES.index(role)))
+            options = {"stage": self._stage, "keys": fold(self._noise.keys), "mix": role == "prior"}
+        return lambda params, z: _train_apply(self.decoder, params, self.state.decoder.stats, z, **options)
+
+    def decode_again(self, role: str, params, z):
         """Decodes a latent of an already decoded image: bootstrap's target decoder does it, where there is one."""
         target = self.state.target
-        return self.decode(params if target is None else target["params"], z)[0]
+        return self.decode(role)(params if target is None else target["params"], z)[0]
 
     def kl(self, posterior):
         weights = self.objective.kl_weights or None
@@ -116,23 +138,23 @@ def encoder_update(
     networks: Networks, objective: Objective, state: TrainState, x, noise: Noise, hyper: Hyper
 ) -> tuple[TrainState, dict, Decodings]:
     """Minimises L_E with the decoder frozen. Returns the state with a new encoder, L_E's terms, and the decodings."""
-    net = _Terms(networks, objective, state)
+    net = _Terms(networks, objective, state, noise, hyper)
     frozen = state.decoder.params
     z_p = objective.prior_std * noise.prior
 
     def loss_fn(params):
         real, stats = net.encode(params, x)
-        recon, pull_recon, recon_stats = jax.vjp(net.decode, frozen, real.sample(noise.real), has_aux=True)
-        fake, pull_fake, fake_stats = jax.vjp(net.decode, frozen, z_p, has_aux=True)
+        recon, pull_recon, recon_stats = jax.vjp(net.decode("real"), frozen, real.sample(noise.real), has_aux=True)
+        fake, pull_fake, fake_stats = jax.vjp(net.decode("prior"), frozen, z_p, has_aux=True)
         rec_real, kl_real = net.rec(x, recon), net.kl(real)
 
         kls, recs = [], []
-        for y, eps in ((recon, noise.recon), (fake, noise.fake)):
+        for y, role in ((recon, "recon"), (fake, "fake")):
             constant = lax.stop_gradient(y)
             posterior, _ = net.encode(params, constant)
             kls.append(net.kl(posterior))
             if objective.name == "soft_intro":  # IntroVAE's hinge looks at the KL alone
-                recs.append(net.rec(constant, net.decode_again(frozen, posterior.sample(eps))))
+                recs.append(net.rec(constant, net.decode_again(role, frozen, posterior.sample(getattr(noise, role)))))
 
         terms = {"rec_real": rec_real, "kl_real": kl_real, "kl_recon": kls[0], "kl_fake": kls[1]}
         if objective.name == "soft_intro":
@@ -167,18 +189,18 @@ def decoder_update(
     and latent are constants and its own decoding carries the gradient; with bootstrap's target decoder, which is a
     constant itself, it is the other way round.
     """
-    net = _Terms(networks, objective, state)
+    net = _Terms(networks, objective, state, noise, hyper)
     frozen = state.encoder.params
 
     def loss_fn(params, recon, fake):
         rec_real = net.rec(x, recon)
         kls, recs = [], []
-        for y, eps in ((recon, noise.recon_again), (fake, noise.fake_again)):
+        for y, role in ((recon, "recon_again"), (fake, "fake_again")):
             posterior, _ = net.encode(frozen, y)
             kls.append(net.kl(posterior))
             if objective.use_gamma_r:
                 constant = lax.stop_gradient if state.target is None else lambda a: a
-                y_hat = net.decode_again(params, constant(posterior.sample(eps)))
+                y_hat = net.decode_again(role, params, constant(posterior.sample(getattr(noise, role))))
                 recs.append(net.rec(constant(y), y_hat))
         if objective.name == "soft_intro":
             return objectives.soft_intro_decoder(
@@ -213,11 +235,11 @@ def vae_update(
     networks: Networks, objective: Objective, state: TrainState, x, noise: Noise, hyper: Hyper
 ) -> tuple[TrainState, dict]:
     """Both networks minimise β_rec·rec + β_kl·kl: the VAE baseline, and the first `num_vae` steps of a run."""
-    net = _Terms(networks, objective, state)
+    net = _Terms(networks, objective, state, noise, hyper)
 
     def loss_fn(params):
         real, encoder_stats = net.encode(params[0], x)
-        recon, decoder_stats = net.decode(params[1], real.sample(noise.real))
+        recon, decoder_stats = net.decode("real")(params[1], real.sample(noise.real))
         rec_real, kl_real = net.rec(x, recon), net.kl(real)
         loss = objectives.vae(objectives.elbo(rec_real, kl_real, hyper.beta_rec, hyper.beta_kl))
         terms = {"rec_real": rec_real.mean(), "kl_real": kl_real.mean(), "loss_encoder": loss, "loss_decoder": loss}
@@ -246,7 +268,8 @@ def update(networks: Networks, objective: Objective, state: TrainState, batch: d
     """
     keys = parallel.example_keys(key, state.step, batch["index"])
     noise = draw_noise(keys, networks.encoder.z_dim)
-    x = as_float(batch["x"])
+    x, stage = as_float(batch["x"]), stage_of(objective, hyper)
+    x = x if stage is None else style.blended_images(x, stage)
 
     def adversarial(state):
         state, encoder_terms, decodings = encoder_update(networks, objective, state, x, noise, hyper)
@@ -326,9 +349,11 @@ def from_config(config) -> tuple[Networks, Objective, Callable[[], TrainState]]:
         num_vae=o.num_vae,
         use_gamma_r=o.gamma_r > 0,
         target_period=o.target_period,
+        level=len(config.model.channels) - 1 if models.grows(config.model) else None,
     )
-    networks = Networks(encoder, decoder, optimizer(), optimizer())
-    copies = {"target": o.target_period > 0, "ema": config.train.ema > 0}
+    tx = models.optimizer(config.model)
+    networks = Networks(encoder, decoder, tx, tx)
+    copies = {"target": o.target_period > 0, "ema": config.train.ema > 0 or config.growth.ema_images > 0}
     return networks, objective, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **copies)
 
 
@@ -336,7 +361,8 @@ def hypers_at(config, steps: np.ndarray) -> Hyper:
     """The hyper-parameters of the given steps, each a float32 array of their shape."""
     o, size = config.objective, math.prod(models.data_shape(config.data))
     passed = sum((steps >= milestone).astype(np.int32) for milestone in config.optimizer.milestones)
-    rate = config.optimizer.learning_rate * config.optimizer.decay**passed
-    values = {name: o[name] for name in Hyper._fields if name in o}
-    values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": rate, "ema": config.train.ema}
+    values = {name: o[name] for name in Hyper._fields if name in o} | {"ema": config.train.ema}
+    values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": config.optimizer.learning_rate}
+    values |= growth.hypers(config, steps)
+    values["learning_rate"] *= config.optimizer.decay**passed
     return Hyper(**{name: np.broadcast_to(np.float32(value), steps.shape) for name, value in values.items()})

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sintrovae_jax import checkpoint, data, evaluate, inference, logs, parallel, pictures, state, step
+from sintrovae_jax import checkpoint, data, evaluate, growth, inference, logs, parallel, pictures, state, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
 
@@ -93,31 +94,37 @@ class Run:
         """The state's model as it is scored and pictured."""
         return evaluate.prepared(inference.from_state(self.config, self.networks, host), self.source)
 
+    def source_of(self, model: inference.Model):
+        """The images that the model is scored with: of the level it has reached."""
+        return evaluate.source_of(model, self.source)
 
-def _advice(objective: step.Objective, at: int) -> str:
+
+def _advice(config, at: int) -> str:
     """Which hyper-parameter to move after a divergence at this step."""
-    repulsion = {"soft_intro": "raise objective.beta_neg", "intro": "lower objective.intro_alpha"}.get(objective.name)
-    if repulsion and at >= objective.num_vae:
-        return f"{repulsion} (weaker repulsion) or lower optimizer.learning_rate"
-    return "lower optimizer.learning_rate"
+    beta_neg = "growth.beta_neg" if config.growth.beta_neg else "objective.beta_neg"
+    rate = "growth.learning_rates" if config.growth.learning_rates else "optimizer.learning_rate"
+    repulsion = {"soft_intro": f"raise {beta_neg}", "intro": "lower objective.intro_alpha"}.get(config.objective.name)
+    if repulsion and at >= config.objective.num_vae:
+        return f"{repulsion} (weaker repulsion) or lower {rate}"
+    return f"lower {rate}"
 
 
-def refuse_divergence(objective: step.Objective, window: list[tuple[int, dict]]) -> None:
+def refuse_divergence(config, window: list[tuple[int, dict]]) -> None:
     """Raises `Diverged` if a term of the window [(first step, {term: [sum, count, first bad]})] is not finite."""
     for start, terms in window:
         first = {name: float(term[2]) for name, term in terms.items()}
         name = min(first, key=lambda n: (first[n], n.startswith("loss")))  # a loss only repeats what its terms say
         if math.isfinite(first[name]):
             at = start + int(first[name])
-            raise Diverged(f"step {at}: {name} became NaN or infinite; {_advice(objective, at)}")
+            raise Diverged(f"step {at}: {name} became NaN or infinite; {_advice(config, at)}")
 
 
-def refuse_bad_state(objective: step.Objective, host: state.TrainState) -> None:
+def refuse_bad_state(config, host: state.TrainState) -> None:
     """Raises `Diverged` if the state holds NaN or infinity, so that no checkpoint ever does."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]:
         if not np.isfinite(leaf).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise Diverged(f"step {host.step}: {name} became NaN or infinite; {_advice(objective, int(host.step))}")
+            raise Diverged(f"step {host.step}: {name} became NaN or infinite; {_advice(config, int(host.step))}")
 
 
 def train(config, workdir: Path) -> None:
@@ -125,16 +132,16 @@ def train(config, workdir: Path) -> None:
 
     Raises `UserError`, `Diverged` (the last good checkpoint stays) or `Interrupted` (a checkpoint was saved).
     """
-    shard = parallel.shard(config.train.batch_size)
+    growth.shards(config)  # whether the batches divide
     run = Run(config, workdir)
     try:
         with Stop().listening() as stop:
-            _train(run, shard, stop)
+            _train(run, stop)
     finally:
         run.checkpoints.close()
 
 
-def _train(run, shard, stop):
+def _train(run, stop):
     config, workdir = run.config, run.workdir
     host = run.restore_or_create()
     first, last = int(host.step), config.train.steps
@@ -148,9 +155,9 @@ def _train(run, shard, stop):
     metrics = logs.Metrics(workdir, first) if parallel.is_main() else None
     clock = logs.Clock(metrics.seconds() if metrics else 0.0)
     if first == 0 and parallel.is_main():
-        _describe(run, host, shard)
+        _describe(run, host)
     try:
-        host, figures, model = _loop(run, host, shard, metrics, clock, stop)
+        host, figures, model = _loop(run, host, metrics, clock, stop)
         if metrics:
             _finish(run, model or run.model(host), figures, metrics, clock)
     finally:
@@ -158,26 +165,38 @@ def _train(run, shard, stop):
             metrics.close()
 
 
-def _dispatches(run, host: state.TrainState, shard: parallel.Shard):
-    """Trains from the host state to the last step, one dispatch at a time.
+def _dispatches(run, host: state.TrainState):
+    """Trains from the host state to the last step, one dispatch at a time, level after level if the networks grow.
 
-    Yields (step reached, state on the devices, {term: [sum, count, first bad]} on the devices). The state is only good
-    until the next dispatch. Nothing here waits for the devices, except to keep `_IN_FLIGHT` dispatches queued at most.
+    Yields (level, step reached, state on the devices, {term: [sum, count, first bad]} on the devices). The state is
+    only good until the next dispatch. Nothing here waits for the devices, except to keep `_IN_FLIGHT` dispatches queued
+    at most, and between levels.
     """
+    for level in growth.levels(run.config):
+        first = max(level.start, int(host.step))
+        if first < level.stop:
+            if level.start and first == level.start:
+                host = state.reset_optimizers(run.networks, host)
+            host = yield from _level(run, host, level, first)
+
+
+def _level(run, host, level, first):
+    """The dispatches of one level, from step `first` on. Returns the state it ends with, on the host."""
     config, substeps = run.config, run.config.train.substeps
-    first, last = int(host.step), config.train.steps
-    train_step, key = step.on_devices(run.networks, run.objective), parallel.seed_key(config.seed)
-    stream = data.batches(
-        run.source, config.data, seed=config.seed, start=first, stop=last, substeps=substeps, shard=shard
-    )
-    batches, hypers = parallel.prefetch(stream), Hypers(config)
-    devices_state, in_flight = parallel.replicate(host), collections.deque()
-    for start in range(first, last, substeps):
+    num_vae = run.objective.num_vae if level.start < run.objective.num_vae else 0  # 0: a step without the VAE's
+    objective = dataclasses.replace(run.objective, level=level.number, num_vae=num_vae)
+    train_step, key = step.on_devices(run.networks, objective), parallel.seed_key(config.seed)
+    steps = {"start": first, "stop": level.stop, "substeps": substeps, "shard": parallel.shard(level.batch_size)}
+    source = run.source.at(level.size) if level.size else run.source
+    batches = parallel.prefetch(data.batches(source, config.data, seed=config.seed, **steps))
+    hypers, devices_state, in_flight = Hypers(config), parallel.replicate(host), collections.deque()
+    for start in range(first, level.stop, substeps):
         devices_state, terms = train_step(devices_state, next(batches), hypers.at(start), key)
         in_flight.append(terms)
         if len(in_flight) > _IN_FLIGHT:
             jax.block_until_ready(in_flight.popleft())
-        yield start + substeps, devices_state, terms
+        yield level, start + substeps, devices_state, terms
+    return parallel.unreplicate(devices_state)
 
 
 def _due(config, at: int) -> dict[str, bool]:
@@ -195,27 +214,27 @@ def _due(config, at: int) -> dict[str, bool]:
     }
 
 
-def _loop(run, host, shard, metrics, clock, stop):
+def _loop(run, host, metrics, clock, stop):
     """Dispatches until the last step; returns the final host state, its figures and its model as they were made."""
     config, first, last = run.config, int(host.step), run.config.train.steps
-    substeps, batch_size = config.train.substeps, config.train.batch_size
+    substeps = config.train.substeps
     figures, model = {}, None
     window, pending = [], []  # terms of this log step: on the host, and still on the devices
     progress = logs.Progress(first, last)
-    for at, devices_state, terms in _dispatches(run, host, shard):
+    for level, at, devices_state, terms in _dispatches(run, host):
         pending.append((at - substeps, terms))
         progress.advance(substeps)
-        if at == first + substeps:  # compilation is not training
+        if at - substeps in (first, level.start):  # compilation is not training
             jax.block_until_ready(terms)
             clock.resume()
         else:
-            clock.count(substeps * batch_size)
+            clock.count(substeps * level.batch_size)
         due, signum = _due(config, at), stop.asked(range(at - substeps + 1, at + 1))
         if not any(due.values()) and not signum:
             continue
 
         arrived, pending = [(start, parallel.unreplicate(t)) for start, t in pending], []
-        refuse_divergence(run.objective, arrived)
+        refuse_divergence(config, arrived)
         window += [t for _, t in arrived]
         rate = clock.pause()
         if due["log"]:
@@ -224,12 +243,12 @@ def _loop(run, host, shard, metrics, clock, stop):
             window = []
             if metrics:
                 metrics.write(at, row)
-                progress.report(at, row, rate and rate / batch_size)
+                progress.report(at, row, rate and rate / level.batch_size)
         if signum and at < last:  # nothing but saving: there may be seconds left
             due = {"draw": False, "evaluate": False, "save": True}
         if due["draw"] or due["evaluate"] or due["save"]:
             host = parallel.unreplicate(devices_state)
-            refuse_bad_state(run.objective, host)
+            refuse_bad_state(config, host)
             figures, model = _keep(run, host, due, metrics)
         if signum and at < last:
             progress.close()
@@ -246,7 +265,7 @@ def _keep(run, host, due, metrics):
         if metrics and (due["evaluate"] or due["draw"]):  # the main process alone
             model = run.model(host)
         if model and due["evaluate"]:
-            figures = evaluate.figures_of(model, run.source, run.workdir)
+            figures = evaluate.figures_of(model, run.source_of(model), run.workdir)
     finally:  # a checkpoint carries its figures, for `best`, but must not be lost with them
         if due["evaluate"] or due["save"]:
             run.checkpoints.save(host, figures)
@@ -259,7 +278,7 @@ def _keep(run, host, due, metrics):
 
 def _draw(run, model, metrics, suffix=""):
     """The pictures, to the workdir and to TensorBoard."""
-    paths = pictures.write_all(model, run.source, run.workdir, suffix)
+    paths = pictures.write_all(model, run.source_of(model), run.workdir, suffix)
     metrics.pictures(model.step, {path.stem.removesuffix(suffix): path for path in paths})
 
 
@@ -269,7 +288,7 @@ def _learning_rate(config, at: int) -> dict[str, float]:
 
 def _finish(run, model, figures, metrics, clock):
     """Pictures and results.json, and the evaluation if a run that was killed after its last step still lacks it."""
-    figures = figures or evaluate.figures_of(model, run.source, run.workdir)
+    figures = figures or evaluate.figures_of(model, run.source_of(model), run.workdir)
     _draw(run, model, metrics)
     rate = clock.rate() or metrics.rate()
     results = figures | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}
@@ -277,18 +296,20 @@ def _finish(run, model, figures, metrics, clock):
     log.info("done: %s", run.workdir)
 
 
-def _describe(run, host, shard):
+def _describe(run, host):
     """The run in a few lines: devices, batch, and a table of parameters."""
     from clu import parameter_overview
 
     for name, network in (("encoder", host.encoder), ("decoder", host.decoder)):
         log.info("%s\n%s", name, parameter_overview.get_parameter_overview(network.params, include_stats=False))
-    log.info(
-        "%d %s device(s), batch %d (%d a device), %d steps, %d a dispatch",
-        jax.device_count(),
-        jax.default_backend(),
-        shard.batch_size,
-        shard.per_device,
-        run.config.train.steps,
-        run.config.train.substeps,
-    )
+    for level, shard in zip(growth.levels(run.config), growth.shards(run.config), strict=True):
+        log.info(
+            "%d %s device(s), batch %d (%d a device), %d steps, %d a dispatch%s",
+            jax.device_count(),
+            jax.default_backend(),
+            shard.batch_size,
+            shard.per_device,
+            level.stop - level.start,
+            run.config.train.substeps,
+            f", at {level.size} pixels" if run.objective.level is not None else "",
+        )

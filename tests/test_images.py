@@ -273,6 +273,26 @@ def test_as_training_goes_every_good_picture_is_there_and_the_bad_ones_are_named
     assert set(source.skipped) == BAD
 
 
+@pytest.mark.parametrize("room", [1, 40 * 8 * 8 * 3])  # for none of the sizes; for 8 pixels, but not 16
+def test_a_folder_at_a_smaller_size_is_averaged_down(hostile, room):
+    source = folder.build(str(hostile), FORM, 0.2, room)
+    assert isinstance(source, folder.Files)
+    assert source.at(16) is source
+    wanted = np.stack([images.decode((hostile / name).read_bytes(), FORM) for name in GOOD]).astype(float)
+    for size in (8, 4):
+        smaller, factor = source.at(size), 16 // size
+        batches = stream(smaller)  # more than an epoch
+        assert batches.dtype == np.uint8
+        got = np.concatenate([batches.reshape(-1, size, size, 3), 255 * smaller.test(100, seed=0)])
+        means = wanted.reshape(-1, size, factor, size, factor, 3).mean((2, 4))
+        apart = np.abs(means[:, None] - got).max((2, 3, 4))
+        rounded = 0.501 if room == 1 else 1.001  # once, or at 8 pixels and again
+        assert apart.min(0).max() <= rounded, "one that is no picture's average"
+        assert apart.min(1).max() <= rounded, "a picture is missing"
+        np.testing.assert_array_equal(batches[5:], stream(source.at(size), start=5))
+    assert set(source.skipped) == BAD
+
+
 def test_a_folder_gives_the_same_batches_whatever_shares_them_and_wherever_they_start(hostile):
     def again(**kwargs):
         return stream(folder.build(str(hostile), FORM, 0.2, 1), stop=8, **kwargs)

@@ -196,12 +196,12 @@ def test_interpolation_between_a_file_and_a_test_image(tmp_path):
     x = source.test(4, 0)
     Image.fromarray((x[2, ..., 0] * 255).round().astype(np.uint8)).save(tmp_path / "two.png")
 
-    ends = modes.Ends(str(tmp_path / "two.png"), "3", spherical=True)
+    ends = modes.Ends(str(tmp_path / "two.png"), "3", "spherical")
     modes.run("interpolate", settings, tmp_path, ends)
     pixels = np.asarray(Image.open(tmp_path / "figures" / "interpolation.png"))
     row = np.pad(pixels, ((0, 6), (0, 6))).reshape(54, 10, 54)[:48:6, :, :48:6].swapaxes(0, 1)
     model = evaluate.prepared(inference.load(tmp_path), source)
-    wanted = np.asarray(model.interpolate(x[2:3], x[3:4], 10, spherical=True))[0, ..., 0].clip(0, 1) * 255
+    wanted = np.asarray(model.interpolate(x[2:3], x[3:4], 10, "spherical"))[0, ..., 0].clip(0, 1) * 255
     assert np.abs(row - wanted).max() <= 1
 
     for end, says in (("297", "there are 297"), (str(tmp_path / "none.png"), "no image that can be read")):

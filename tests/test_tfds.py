@@ -122,14 +122,14 @@ def streamed(place, name="numbered", **values):
     return source
 
 
-def numbers(source, batch_size=12, start=0, stop=10, seed=5, substeps=1, devices=1, process=0, processes=1):
+def numbers(source, batch_size=12, start=0, stop=10, seed=5, substeps=1, devices=1, process=0, processes=1, size=16):
     """Which examples stand in the batches [steps, examples of this process]."""
     per_device = batch_size // devices // processes
     shard = Shard(batch_size, process * devices * per_device, devices, per_device)
     options = {"seed": seed, "start": start, "stop": stop, "substeps": substeps, "shard": shard}
     x = flat(list(data.batches(source, settings("digits", image_size=16), **options)))
     assert x.dtype == np.uint8
-    assert x.shape[2:] == (16, 16, 3)
+    assert x.shape[2:] == (size, size, 3)
     assert (x == x[:, :, :1, :1, :1]).all()
     return x[:, :, 0, 0, 0]
 
@@ -231,8 +231,20 @@ def test_a_stream_holds_out_the_test_split(prepared):
     assert not set(numbers(streamed(prepared)).ravel()) & set(range(200, 212))
 
 
+@pytest.mark.parametrize("room", [1, 80 * 8 * 8 * 3])  # for none of the sizes; for 8 pixels, but not 16
+def test_a_stream_at_a_smaller_size_has_the_same_pictures(prepared, room):
+    source = data.build(asks(prepared, memory_gib=room / 2**30))
+    assert isinstance(source, ours.Stream)
+    for size in (8, 4):
+        smaller = source.at(size)
+        batches = [numbers(smaller, stop=stop, size=size) for stop in (5, 10)]
+        np.testing.assert_array_equal(batches[0], batches[1][:5])
+        assert sorted(batches[0].ravel()) == list(range(60))
+        assert held_out(smaller) == list(range(200, 212))
+
+
 def test_a_batch_larger_than_the_set_is_one_line(prepared):
-    with pytest.raises(UserError, match=r"^train.batch_size=64 is more than the examples of numbered$"):
+    with pytest.raises(UserError, match=r"^a batch of 64 is more than the examples of numbered$"):
         numbers(streamed(prepared), batch_size=64)
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Arrays, as_float, chosen, decoded
+from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, chosen, decoded, shrink
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -62,7 +62,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
         log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), some, more)
     if in_memory:
         return Arrays(*(np.stack([found[name] for name in part]) for part in (train, test)), skipped)
-    return Files(load, train, test, form, skipped, threads)
+    return Files(load, train, test, form, skipped, threads, memory_bytes)
 
 
 def listing(path: str) -> list[str]:
@@ -143,8 +143,11 @@ class Files:
     One that fails is replaced by the next, so that the order of the others, and what a resumed run sees, stay the same.
     """
 
-    def __init__(self, load, train: list[str], test: list[str], form: Format, skipped: dict, threads: int):
+    def __init__(
+        self, load, train: list[str], test: list[str], form: Format, skipped: dict, threads: int, memory_bytes=0.0
+    ):
         self._load, self._train, self._test, self._form = load, train, test, form
+        self.at = Pyramid(self, form, len(train) + len(test), memory_bytes, self._arrays).at
         self.skipped, self._lock = skipped, threading.Lock()
         self._threads = threads
 
@@ -162,6 +165,16 @@ class Files:
         if not found:
             raise UserError("none of the test pictures can be read")
         return as_float(np.stack(list(found.values())))
+
+    def _arrays(self, size: int) -> Arrays:
+        parts = []
+        for names in (self._train, self._test):
+            found, skipped = _try_all(lambda name: shrink(self._load(name), size).numpy(), names, self._threads)
+            self._skip(skipped)
+            if not found:
+                raise UserError("not one picture can be read any more")
+            parts.append(np.stack(list(found.values())))
+        return Arrays(*parts, self.skipped)
 
     def _sound(self, index: int) -> np.ndarray:
         for i in range(len(self._train)):

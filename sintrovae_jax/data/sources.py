@@ -5,11 +5,13 @@ A source has
     stream(seed, start, stop, shard)   a tf.data.Dataset over the steps [start, stop): each element is this process's
                                        part [shard's examples, *shape] of that step's batch, uint8 images or float32
     test(n, seed)                      float32 numpy array [n, *shape] (or all there are) that training never sees
+    at(size)                           images only: the source of the same images averaged down to size × size
     skipped                            {name: reason} of what could not be read, if anything
 
 Every batch is a function of (seed, step), so resuming costs nothing.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +27,71 @@ from sintrovae_jax.data.images import Format
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard, first_line
 
+log = logging.getLogger(__name__)
 # Keeps evaluation's stream of fresh points apart from training's, whose stateless seeds are (seed, step).
 _TEST_STREAM = 2**62
+_AT_ONCE = 256  # images that are averaged down in one piece
 
 
 def as_float(x: np.ndarray) -> np.ndarray:
     """Bytes as float32 in [0, 1]; other types pass."""
     return x.astype(np.float32) / 255 if x.dtype == np.uint8 else x
+
+
+def shrink(x, size: int):
+    """Images [..., H, H, C] averaged down to [..., size, size, C]; bytes stay bytes. numpy arrays or tensors."""
+    factor = x.shape[-2] // size
+    if factor == 1:
+        return x
+    shape = (-1 if x.ndim == 4 else 1, size, factor, size, factor, x.shape[-1])
+    floats = tf.cast(tf.reshape(x, shape), tf.float32)
+    means = tf.reduce_mean(floats, (2, 4))
+    means = means if x.ndim == 4 else means[0]
+    return tf.cast(tf.round(means), tf.uint8) if x.dtype == np.uint8 else means
+
+
+class Pyramid:
+    """The smaller sizes of a source that is read from disk.
+
+    Those that fit in memory are read once, as bytes, when training first streams one of them.
+
+    read: size -> `Arrays` of all its images at that size.
+    """
+
+    def __init__(self, source, form: Format, count: int, memory_bytes: float, read: Callable[[int], "Arrays"]):
+        self._source, self._form, self._count, self._read, self._arrays = source, form, count, read, None
+        sizes = (form.size >> i for i in range(1, form.size.bit_length()))
+        self._largest = next((s for s in sizes if count * s * s * form.channels <= memory_bytes), 0)
+
+    def at(self, size: int):
+        if size == self._form.size:
+            return self._source
+        return Shrunk(self._source, size, self._cached if size <= self._largest else None)
+
+    def _cached(self) -> "Arrays":
+        if self._arrays is None:
+            log.info("reading %d images at %d pixels, for the levels up to there", self._count, self._largest)
+            self._arrays = self._read(self._largest)
+        return self._arrays
+
+
+class Shrunk:
+    """Another source's images, averaged down as they come; or those of `cached()`, which has them at a smaller size."""
+
+    def __init__(self, source, size: int, cached: Callable[[], "Arrays"] | None = None):
+        self._source, self._size, self._cached, self.skipped = source, size, cached, source.skipped
+
+    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
+        if self._cached:
+            return self._cached().at(self._size).stream(seed, start, stop, shard)
+        stream = self._source.stream(seed, start, stop, shard)
+        return stream.map(lambda x: shrink(x, self._size), num_parallel_calls=tf.data.AUTOTUNE)
+
+    def test(self, n: int, seed: int) -> np.ndarray:
+        return shrink(self._source.test(n, seed), self._size).numpy()
+
+    def at(self, size: int):
+        return self._source.at(size)
 
 
 def chosen(seed: int, step: tf.Tensor, count: int, shard: Shard) -> tf.Tensor:
@@ -96,6 +156,7 @@ class Arrays:
 
     def __init__(self, train: np.ndarray, test: np.ndarray, skipped: dict | None = None):
         self._train, self._test, self.skipped = tf.constant(train), test, skipped or {}
+        self._smaller = {train.shape[1]: self}
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
         def one_step(step):
@@ -106,6 +167,15 @@ class Arrays:
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
         return as_float(self._test[:n])
+
+    def at(self, size: int) -> "Arrays":
+        if size not in self._smaller:
+            train, test = (
+                np.concatenate([shrink(part, size) for part in np.array_split(x, -(-len(x) // _AT_ONCE))])
+                for x in (self._train.numpy(), self._test)
+            )
+            self._smaller[size] = Arrays(train, test, self.skipped)
+        return self._smaller[size]
 
 
 def digits(form: Format) -> Arrays:

@@ -16,12 +16,13 @@ from absl import logging as absl_logging
 
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Arrays, as_float, decoded
+from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, decoded, shrink
 from sintrovae_jax.errors import Interrupted, UserError
 from sintrovae_jax.parallel import Shard, first_line
 
 log = logging.getLogger(__name__)
 _READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)  # files one after another
+_AT_ONCE = 256  # encoded pictures held at once while all are read
 # Sets whose files TFDS cannot fetch, and what it wants by hand.
 _BY_HAND = {"celeb_a_hq": "the tar files of CelebA-HQ (data256x256.tar for celeb_a_hq/256)"}
 
@@ -41,7 +42,7 @@ def build(name: str, data, form: Format):
     train, test = _splits(builder, data.test_fraction)
     if builder.info.splits[train].num_examples * np.prod(form.shape) <= data.memory_gib * 2**30:
         return Arrays(*(_all(builder, split, form) for split in (train, test)))
-    return Stream(builder, train, test, form, data.shuffle_buffer)
+    return Stream(builder, train, test, form, data.shuffle_buffer, data.memory_gib * 2**30)
 
 
 def _prepared(name, data) -> tfds.core.DatasetBuilder:
@@ -120,11 +121,16 @@ def _encoded(builder, split) -> tf.data.Dataset:
     return builder.as_dataset(split=split, decoders=decoders, read_config=_READ).map(lambda example: example["image"])
 
 
-def _all(builder, split, form: Format, limit: int = -1) -> np.ndarray:
-    """A split's pictures, or the first `limit`, as one array."""
-    encoded = _encoded(builder, split).take(limit).as_numpy_iterator()
+def _all(builder, split, form: Format, limit: int = -1, size: int = 0) -> np.ndarray:
+    """A split's pictures, or the first `limit`, as one array; averaged down to `size`, if given."""
+    parts = _encoded(builder, split).take(limit).batch(_AT_ONCE).as_numpy_iterator()
+
+    def decode(file):
+        x = images.decode(file, form)
+        return shrink(x, size).numpy() if size else x
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.stack(list(pool.map(functools.partial(images.decode, form=form), encoded)))
+        return np.stack([x for part in parts for x in pool.map(decode, part)])
 
 
 class Stream:
@@ -137,14 +143,20 @@ class Stream:
 
     skipped = MappingProxyType({})
 
-    def __init__(self, builder, train: str, test: str, form: Format, shuffle_buffer: int):
+    def __init__(self, builder, train: str, test: str, form: Format, shuffle_buffer: int, memory_bytes=0.0):
         self._builder, self._train, self._test = builder, train, test
         self._form, self._shuffle_buffer = form, shuffle_buffer
+        count = sum(builder.info.splits[split].num_examples for split in (train, test))
+
+        def read(size):
+            return Arrays(*(_all(builder, split, form, size=size) for split in (train, test)))
+
+        self.at = Pyramid(self, form, count, memory_bytes, read).at
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
         steps = self._builder.info.splits[self._train].num_examples // shard.batch_size  # of an epoch
         if not steps:
-            raise UserError(f"train.batch_size={shard.batch_size} is more than the examples of {self._builder.name}")
+            raise UserError(f"a batch of {shard.batch_size} is more than the examples of {self._builder.name}")
         mine = tfds.even_splits(self._train, shard.batch_size)[shard.start : shard.stop]
         lanes = [_encoded(self._builder, split) for split in mine]
         buffer = max(2, self._shuffle_buffer // shard.batch_size)

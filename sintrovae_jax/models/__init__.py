@@ -3,17 +3,19 @@
     encoder(x [B, *shape], train=...) -> Posterior(mean [B, Z], logvar [B, Z])
     decoder(z [B, Z], train=...)      -> x̂ [B, *shape]
 
+A family that grows (`grows`) also takes `stage`, and its decoder `keys` [B] for the noise it adds and `mix`.
 A new family is a module here and a line in `FAMILIES`.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
+import optax
 
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.models import conv, mlp
-from sintrovae_jax.models.layers import Posterior
+from sintrovae_jax.models import conv, mlp, style
+from sintrovae_jax.models.layers import Posterior, Stage
 
-__all__ = ["FAMILIES", "Posterior", "build", "data_shape"]
+__all__ = ["FAMILIES", "Posterior", "Stage", "build", "data_shape", "grows", "optimizer"]
 
 # The type networks compute in; parameters, losses and statistics are float32 either way. None: the inputs' own type.
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -44,7 +46,29 @@ def _conv(model, shape, dtype):
     return conv.Encoder(channels, model.z_dim, dtype, model.remat), decoder
 
 
-FAMILIES = {"mlp": _mlp, "conv": _conv}
+def _style(model, shape, dtype):
+    channels = tuple(model.channels)
+    if len(shape) != 3:
+        raise UserError("model.family=style is for images: set data.image_size")
+    if not channels:
+        raise UserError("model.family=style needs model.channels")
+    if shape[0] != style.resolution(len(channels) - 1):
+        raise UserError(
+            f"model.family=style with {len(channels)} model.channels makes images of "
+            f"{style.resolution(len(channels) - 1)} pixels a side, not data.image_size={shape[0]}"
+        )
+    if model.output != "linear":
+        raise UserError(f"model.family=style has no model.output={model.output}: set it to linear")
+    encoder = style.Encoder(channels, model.z_dim, dtype, model.remat)
+    return encoder, style.Decoder(channels, model.z_dim, shape[2], dtype, model.remat)
+
+
+FAMILIES = {"mlp": _mlp, "conv": _conv, "style": _style}
+
+
+def grows(model) -> bool:
+    """Whether `config.model` names a family whose networks grow from level to level."""
+    return model.family == "style"
 
 
 def build(model, shape: tuple[int, ...], dtype: str = "float32") -> tuple[nn.Module, nn.Module]:
@@ -57,3 +81,8 @@ def build(model, shape: tuple[int, ...], dtype: str = "float32") -> tuple[nn.Mod
     if dtype not in DTYPES:
         raise UserError(f"train.dtype={dtype!r} is none of {', '.join(DTYPES)}")
     return FAMILIES[model.family](model, shape, DTYPES[dtype])
+
+
+def optimizer(model) -> optax.GradientTransformation:
+    """The family's optimiser without its learning rate, which is a traced argument of the step."""
+    return style.optimizer() if model.family == "style" else optax.scale_by_adam()

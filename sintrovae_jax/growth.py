@@ -1,0 +1,80 @@
+"""The schedule of networks that grow: which level a step belongs to, and what changes with it (reference.md, 4).
+
+Everything is a function of the config and the step, so a resumed run grows as one that was not interrupted.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sintrovae_jax import models, parallel
+from sintrovae_jax.models import Stage
+from sintrovae_jax.models.style import resolution
+
+
+class Level(NamedTuple):
+    """The steps [start, stop) of a run that are trained at one level."""
+
+    number: int | None  # None: these networks do not grow
+    start: int
+    grown: int  # the step at which it has been blended in
+    stop: int
+    batch_size: int
+    size: int  # pixels a side of its images; 0: points
+
+
+def levels(config) -> list[Level]:
+    """The levels of a run, in order, that it reaches in `train.steps`; one for networks that do not grow."""
+    last, batch_size, lengths = config.train.steps, config.train.batch_size, list(config.growth.steps)
+    if not models.grows(config.model):
+        return [Level(None, 0, 0, last, batch_size, config.data.image_size)]
+    top = len(config.model.channels) - 1
+    if not lengths:  # batch_size is also what growth.batch_sizes ends with
+        return [Level(top, 0, 0, last, batch_size, config.data.image_size)]
+    batch_sizes = config.growth.batch_sizes or (batch_size,) * (top + 1)
+    out, start = [], 0
+    for number, (length, size) in enumerate(zip(lengths, batch_sizes, strict=True)):
+        stop = last if number == top else min(start + length, last)
+        grown = start + length // 2 if number else start
+        out.append(Level(number, start, grown, stop, size, resolution(number)))
+        start += length
+    return [level for level in out if level.start < last]
+
+
+def shards(config) -> list[parallel.Shard]:
+    """How the batches of each level are split over devices. Raises `UserError` where one does not divide."""
+    key = "growth.batch_sizes" if config.growth.batch_sizes else "train.batch_size"
+    return [parallel.shard(level.batch_size, key) for level in levels(config)]
+
+
+def level_at(config, step: int) -> Level:
+    """The level at which a state that has taken `step` steps was last trained."""
+    return [level for level in levels(config) if level.start < max(step, 1)][-1]
+
+
+def stage_at(config, step: int) -> Stage | None:
+    """How far the networks of a state that has taken `step` steps have grown; None if they do not grow."""
+    level = level_at(config, step)
+    return None if level.number is None else Stage(level.number, float(blend(level, max(step - 1, 0))))
+
+
+def blend(level: Level, steps) -> np.ndarray:
+    """How much of a level is blended in at its steps: ½ - ½·cos(πt) until it is grown, 1 from then on. float32."""
+    t = np.clip((np.asarray(steps) - level.start) / max(level.grown - level.start, 1), 0, 1)
+    return np.where(np.asarray(steps) < level.grown, 0.5 - 0.5 * np.cos(np.pi * t), 1).astype(np.float32)
+
+
+def hypers(config, steps: np.ndarray) -> dict[str, np.ndarray]:
+    """The hyper-parameters that change with the level, at the given steps."""
+    if not models.grows(config.model):
+        return {"blend": np.ones(steps.shape, np.float32)}
+    schedule, growth = levels(config), config.growth
+    which = np.searchsorted([level.start for level in schedule], steps, side="right") - 1
+    numbers = np.array([level.number for level in schedule])[which]
+    out = {"blend": np.select([which == i for i in range(len(schedule))], [blend(level, steps) for level in schedule])}
+    for name, values in (("learning_rate", growth.learning_rates), ("beta_neg", growth.beta_neg)):
+        if values:
+            out[name] = np.array(values, np.float32)[numbers]
+    if growth.ema_images:
+        out["ema"] = 0.5 ** (np.array([level.batch_size for level in schedule])[which] / growth.ema_images)
+    return out

@@ -1,0 +1,100 @@
+"""Convolutions and the resampling that goes with them, of images [B, H, W, C]; fast where XLA alone would not be."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def pool(x: jax.Array) -> jax.Array:
+    """Means of 2×2 pixels. [B, H, W, C] -> [B, H/2, W/2, C]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Every pixel as 2×2 equal ones. [B, H, W, C] -> [B, 2H, 2W, C]."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """What `flax.linen.Conv` calls for a convolution of stride 1 that keeps height and width, the only kind here.
+
+    x: [B, H, W, in], kernel: [k, k, in, out], k odd. Returns [B, H, W, out]. A 1×1 convolution is a matrix product.
+    """
+    del args, kwargs
+    return x @ kernel[0, 0] if kernel.shape[:2] == (1, 1) else correlate(x, kernel, kernel.shape[0] // 2)
+
+
+def _correlate(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad)] * 2, dimension_numbers=layout)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def correlate(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
+    """x [B, H, W, in], padded with `pad` zeros on every side, with kernel [k, k, in, out], pad < k, at stride 1.
+
+    The gradients are written out for the CPU: inside a loop, such as the scan over substeps, XLA's CPU compiler (seen
+    in jaxlib 0.10.2) leaves gradient convolutions in a layout that it has no fast kernel for, and a step takes twenty
+    times as long as with them brought into a forward one's layout.
+    """
+    return _correlate(x, kernel, pad)
+
+
+def _correlate_forward(x, kernel, pad):
+    return _correlate(x, kernel, pad), (x, kernel)
+
+
+def _correlate_backward(pad, inputs, grad):
+    def for_cpu(x, kernel, grad):
+        x_grad = _correlate(grad, kernel[::-1, ::-1].swapaxes(2, 3), kernel.shape[0] - 1 - pad)
+        # Of the kernel: images become channels, channels become images, and the gradient is the kernel.
+        kernel_grad = _correlate(x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), pad).transpose(1, 2, 0, 3)
+        return x_grad, kernel_grad
+
+    def as_usual(x, kernel, grad):
+        return jax.vjp(lambda x, kernel: _correlate(x, kernel, pad), x, kernel)[1](grad)
+
+    return lax.platform_dependent(*inputs, grad, cpu=for_cpu, default=as_usual)
+
+
+correlate.defvjp(_correlate_forward, _correlate_backward)
+
+
+def padded(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] with a frame of zeros, one pixel wide."""
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _smoothed(kernel: jax.Array) -> jax.Array:
+    """The sum of a kernel's four shifts by a pixel: [3, 3, in, out] -> [y, row, x, column, in, out], all pairs of 2."""
+    shifts = [((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)) for a in (0, 1) for b in (0, 1)]
+    return sum(jnp.pad(kernel, shift) for shift in shifts).reshape(2, 2, 2, 2, *kernel.shape[2:])
+
+
+def convolve_up(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """`convolve(upsample(x), kernel)` of a 3×3 kernel, with 4 products a pixel instead of 9.
+
+    Each of the four pixels that come of one sees 2×2 pixels of x, by a 2×2 kernel of its own: that is the fused
+    transposed convolution of the paper's code, without the zeros between its pixels. [B, H, W, in] -> [B, 2H, 2W, out].
+    """
+    del args, kwargs  # as `convolve`, where Flax calls it
+    (b, h, w, _), (*_, inputs, outputs) = x.shape, kernel.shape
+    parts = _smoothed(kernel).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, inputs, 4 * outputs)
+    y = correlate(padded(x), parts, 0).reshape(b, h + 1, w + 1, 2, 2, outputs)
+    y = jnp.stack([y[:, :-1, :, 0], y[:, 1:, :, 1]], 2)  # [B, H, row, W + 1, column, out]
+    y = jnp.stack([y[:, :, :, :-1, 0], y[:, :, :, 1:, 1]], 4)
+    return y.reshape(b, 2 * h, 2 * w, outputs)
+
+
+def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`pool(convolve(x, kernel))` of a 3×3 kernel, with 4 products a pixel instead of 9: the fused one of stride 2.
+
+    [B, H, W, in] -> [B, H/2, W/2, out].
+    """
+    (b, h, w, inputs), outputs = x.shape, kernel.shape[-1]
+    parts = _smoothed(kernel / 4).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * inputs, outputs)
+    x = padded(x).reshape(b, h // 2 + 1, 2, w // 2 + 1, 2, inputs)
+    return correlate(x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2 + 1, w // 2 + 1, 4 * inputs), parts, 0)

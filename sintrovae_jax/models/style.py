@@ -1,0 +1,334 @@
+"""The style-based encoder and decoder of ALAE, which grow from 4×4 images up (reference.md, section 4).
+
+With L = len(channels) levels, level k shows images of 4·2^k pixels a side; channels[i] is the width of blocks that see
+the full resolution halved i times, encoder's and decoder's alike.
+
+    encoder   from-RGB; block L-1-k … L-1, each halving and giving two styles; their sum; mapping to the posterior
+    decoder   mapping from z to styles; a learned 4×4 constant; block 0 … k, each doubling, two styles each; to-RGB
+
+Networks hold the parameters of all levels; `Stage` says up to which one they are used. Images are in [0, 1] outside and
+in [-1, 1] inside. Learning rates are equalised by the optimiser (`multipliers`), not in the layers.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from sintrovae_jax import parallel
+from sintrovae_jax.models.convolution import convolve, convolve_down, convolve_up, padded, pool, upsample
+from sintrovae_jax.models.layers import Posterior, Stage, split_posterior
+
+_GAINS = {"modulation": 1.0, "to_rgb": 0.03}  # of layers that have not √2, by name
+_MAPPING = 0.1  # lrmul of the mapping networks
+_MAPPING_LAYERS = 8
+_AVERAGE_STEP = 0.005  # of the running average of styles, towards the mean of a step's two decodings
+_TRUNCATED = 8  # layers that truncation moves towards it
+_STD_EPSILON = 1e-8
+_MIXED = 0.9  # the share of prior samples whose styles are mixed in training
+
+
+def resolution(level: int) -> int:
+    """Pixels a side of a level's images: 4, 8, 16…"""
+    return 4 * 2**level
+
+
+def equalization(layer: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """(c, lrmul) of the layer of this name, whose kernel has this shape: c = gain / sqrt(fan_in) · lrmul."""
+    gain = next((gain for name, gain in _GAINS.items() if layer.startswith(name)), math.sqrt(2))
+    lrmul = _MAPPING if layer.startswith("mapping") else 1.0
+    return gain / math.sqrt(math.prod(shape[:-1])) * lrmul, lrmul
+
+
+def multipliers(params) -> Any:
+    """What the optimiser multiplies each parameter's step by: c for a kernel, lrmul for a bias, 1 for the rest."""
+
+    def one(path, leaf):
+        layer, name = (key.key for key in path[-2:]) if len(path) > 1 else ("", path[-1].key)
+        if name == "kernel":
+            return equalization(layer, leaf.shape)[0]
+        return _MAPPING if name == "bias" and layer.startswith("mapping") else 1.0
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+class EqualizedState(NamedTuple):
+    """count: int32, the steps taken; nu: the running average of squared gradients, uncorrected."""
+
+    count: jax.Array
+    nu: Any
+
+
+def optimizer(decay: float = 0.99, epsilon: float = 1e-8) -> optax.GradientTransformation:
+    """Adam with β1 = 0, its step multiplied by sqrt(1 - β2^t) and by each parameter's multiplier.
+
+    Unlike `optax.scale_by_adam(b1=0)` it keeps no first moment, and epsilon is added to the uncorrected root, as the
+    published runs did: gradients of a scaled objective are small enough to tell.
+    """
+
+    def init(params):
+        return EqualizedState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads, state, params):
+        del params
+        count = state.count + 1
+        correction = jnp.sqrt(1 - decay ** count.astype(jnp.float32))
+        nu = jax.tree.map(lambda v, g: decay * v + (1 - decay) * g * g, state.nu, grads)
+        updates = jax.tree.map(
+            lambda g, v, c: c * correction * g / (jnp.sqrt(v) + epsilon), grads, nu, multipliers(grads)
+        )
+        return updates, EqualizedState(count, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _kernel(module: nn.Module, *shape: int) -> jax.Array:
+    c, lrmul = equalization(module.name or "", shape)
+    return module.param("kernel", nn.initializers.normal(c / lrmul), shape)
+
+
+class Dense(nn.Module):
+    """[..., in] -> [..., features], its weights drawn as its learning rate is equalised; biases start at 0."""
+
+    features: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = _kernel(self, x.shape[-1], self.features)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return x @ kernel + bias
+
+
+_CONVOLVE = {"": convolve, "up": convolve_up, "down": convolve_down}
+
+
+class Conv(nn.Module):
+    """A convolution that keeps height and width, or with `resample` 'up' or 'down' doubles or halves them.
+
+    Doubling repeats pixels before, halving averages 2×2 after; the published code fuses either with the convolution
+    from 128 pixels up, which gives the same, so it is always done here. Without bias unless said.
+    """
+
+    features: int
+    size: int = 3
+    resample: str = ""
+    bias: bool = False
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = _kernel(self, self.size, self.size, x.shape[-1], self.features)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else 0.0
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return _CONVOLVE[self.resample](x, kernel) + bias
+
+
+def blur(x: jax.Array) -> jax.Array:
+    """Every channel convolved with [1 2 1]⊗[1 2 1]/16, zeros outside. As sums of shifts: no convolution is as cheap."""
+    x = padded(x)
+    x = (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]) / 4
+    return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def instance_norm(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Each image's channels to mean 0 and variance 1, and their mean and std [B, C], float32."""
+    y = _at_least_float32(x)
+    mean, var = y.mean((1, 2), keepdims=True), y.var((1, 2), keepdims=True)
+    # The root of a channel that is constant has an infinite gradient; not so with an epsilon under it.
+    std = jnp.sqrt(var + _STD_EPSILON)
+    return ((y - mean) * lax.rsqrt(var + epsilon)).astype(x.dtype), mean[:, 0, 0], std[:, 0, 0]
+
+
+def pixel_norm(z: jax.Array) -> jax.Array:
+    """Every latent [B, Z] to a mean square of 1."""
+    return z * lax.rsqrt(jnp.mean(z * z, axis=-1, keepdims=True) + 1e-8)
+
+
+def truncated(styles: jax.Array, average: jax.Array, truncation: float) -> jax.Array:
+    """Styles [B, layers, Z], those of the first 8 layers moved towards the average [Z]: at 1 not, at 0 all the way."""
+    moved = average + truncation * (styles - average)
+    return jnp.where(jnp.arange(styles.shape[1])[:, None] < _TRUNCATED, moved, styles)
+
+
+def _blended(old: jax.Array, new: jax.Array, blend) -> jax.Array:
+    """Exactly `old` at 0 and `new` at 1."""
+    blend = jnp.asarray(blend, new.dtype)
+    return (1 - blend) * old + blend * new
+
+
+def blended_images(x: jax.Array, stage: Stage) -> jax.Array:
+    """What a growing network is shown: x [B, H, W, C] blended with its 2× average, as the stage's level comes in."""
+    return x if stage.level == 0 else _blended(upsample(pool(x)), x, stage.blend)
+
+
+def _leaky(x: jax.Array) -> jax.Array:
+    return nn.leaky_relu(x, 0.2)
+
+
+class EncoderBlock(nn.Module):
+    """[B, H, W, in] -> [B, H/2, W/2, features] and the sum of two styles [B, z_dim]."""
+
+    features: int
+    z_dim: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, style1 = self._style(Conv(x.shape[-1], dtype=self.dtype, name="conv1")(x), "1")
+        x = Conv(self.features, resample="down", dtype=self.dtype, name="conv2")(blur(x))
+        x, style2 = self._style(x, "2")
+        return x, style1 + style2
+
+    def _style(self, x, which):
+        bias = self.param(f"bias{which}", nn.initializers.zeros, (x.shape[-1],))
+        x, mean, std = instance_norm(_leaky(x + bias.astype(x.dtype)), 1e-5)
+        return x, Dense(self.z_dim, self.dtype, name=f"style{which}")(jnp.concatenate([mean, std], -1))
+
+
+class Encoder(nn.Module):
+    """x [B, H, W, C] in [0, 1], of the stage's level -> posterior over z [B, z_dim]."""
+
+    channels: tuple[int, ...]
+    z_dim: int
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, stage: Stage | None = None) -> Posterior:
+        del train  # nothing here depends on it
+        count = len(self.channels)
+        level, blend = stage or Stage(count - 1)
+        block = nn.remat(EncoderBlock) if self.remat else EncoderBlock
+
+        # Features of every level that could come in here. What is not used is not computed, once compiled, but has
+        # parameters from the start.
+        features, image = {}, x
+        for k in range(level, -1, -1):
+            width = self.channels[count - 1 - k]
+            rgb = Conv(width, 1, bias=True, dtype=self.dtype, name=f"from_rgb{k}")(2 * image - 1)
+            features[k] = _leaky(_leaky(rgb))  # twice, as in the published networks
+            image = pool(image) if k else image
+
+        x, style = features[level], 0.0
+        for k in range(level, -1, -1):
+            i = count - 1 - k
+            width = self.channels[min(i + 1, count - 1)]
+            x, own = block(width, self.z_dim, self.dtype, name=f"block{i}")(x)
+            if k == level and k > 0:
+                x, own = _blended(features[k - 1], x, blend), jnp.asarray(blend, own.dtype) * own
+            style = style + own
+        for i, width in enumerate((self.z_dim, self.z_dim, 2 * self.z_dim)):
+            style = _leaky(Dense(width, self.dtype, name=f"mapping{i}")(style))
+        return split_posterior(style)
+
+
+class DecoderBlock(nn.Module):
+    """[B, H, W, in] and two styles [B, 2, Z] -> [B, 2H, 2W, features]; block 0 takes the constant and doubles nothing.
+
+    keys: [B], of the noise that is added; None for the deterministic mode.
+    """
+
+    features: int
+    index: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, styles: jax.Array, keys: jax.Array | None) -> jax.Array:
+        if self.index > 0:
+            x = blur(Conv(self.features, resample="up", dtype=self.dtype, name="conv1")(x))
+        x = self._modulated(self._noised(x, keys, 1), styles[:, 0], 1)
+        x = Conv(self.features, dtype=self.dtype, name="conv2")(x)
+        return self._modulated(self._noised(x, keys, 2), styles[:, 1], 2)
+
+    def _noised(self, x, keys, which):
+        weight = self.param(f"noise{which}", nn.initializers.zeros, (x.shape[-1],))
+        if keys is None:
+            t = math.sqrt(self.index + 1)
+            return x + 0.8 * t * jnp.exp(-x * x / (2 * t * t)) / math.sqrt(2 * math.pi)
+        number, shape = 2 * self.index + which, (*x.shape[1:3], 1)
+        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), shape))(keys)
+        return x + (weight * noise).astype(x.dtype)
+
+    def _modulated(self, x, style, which):
+        bias = self.param(f"bias{which}", nn.initializers.zeros, (x.shape[-1],))
+        x, _, _ = instance_norm(_leaky(x + bias.astype(x.dtype)), 1e-8)
+        modulation = Dense(2 * x.shape[-1], self.dtype, name=f"modulation{which}")(style)[:, None, None]
+        factor, shift = jnp.split(modulation, 2, axis=-1)
+        return x * (1 + factor) + shift
+
+
+class Decoder(nn.Module):
+    """z [B, z_dim] -> x̂ [B, H, W, C] of the stage's level, not clipped to [0, 1].
+
+    keys: [B], for the noise of every layer; without them decoding is deterministic. mix: whether the styles of some
+    layers come from another latent, drawn by the keys (in training, on prior samples).
+    """
+
+    channels: tuple[int, ...]
+    z_dim: int
+    image_channels: int = 3
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    def setup(self):
+        block = nn.remat(DecoderBlock) if self.remat else DecoderBlock
+        widths = tuple(reversed(self.channels))
+        self.mapping = [Dense(self.z_dim, self.dtype, name=f"mapping{i}") for i in range(_MAPPING_LAYERS)]
+        self.constant = self.param("constant", nn.initializers.ones, (4, 4, widths[0]))
+        self.blocks = [block(width, i, self.dtype, name=f"block{i}") for i, width in enumerate(widths)]
+        self.to_rgb = [
+            Conv(self.image_channels, 1, bias=True, dtype=self.dtype, name=f"to_rgb{i}") for i in range(len(widths))
+        ]
+        self.average = self.variable("averages", "style", jnp.zeros, (self.z_dim,))
+
+    def __call__(
+        self, z: jax.Array, train: bool = False, stage: Stage | None = None, keys=None, mix: bool = False
+    ) -> jax.Array:
+        stage = stage or Stage(len(self.channels) - 1)
+        w = self.style(z)
+        if train:
+            mean = lax.stop_gradient(parallel.pmean(w.mean(0)))
+            self.average.value += _AVERAGE_STEP * (mean - self.average.value)
+        styles = jnp.repeat(w[:, None], 2 * (stage.level + 1), axis=1)
+        return self.synthesize(self._mixed(styles, keys) if mix else styles, stage, keys)
+
+    def style(self, z: jax.Array) -> jax.Array:
+        """z [B, Z] -> styles [B, Z], float32."""
+        w = pixel_norm(z)
+        for layer in self.mapping:
+            w = _leaky(layer(w))
+        return _at_least_float32(w)
+
+    def synthesize(self, styles: jax.Array, stage: Stage | None = None, keys=None) -> jax.Array:
+        """Styles [B, 2·(level+1), Z] -> x̂ [B, H, W, C]."""
+        level, blend = stage or Stage(len(self.channels) - 1)
+        x = jnp.broadcast_to(self.constant, (len(styles), *self.constant.shape))
+        images = []  # of every level; only the last two are used, and computed once compiled
+        for i in range(level + 1):
+            x = self.blocks[i](x, styles[:, 2 * i : 2 * i + 2], keys)
+            images.append(_at_least_float32(self.to_rgb[i](x)))
+        x = images[-1] if level == 0 else _blended(upsample(images[-2]), images[-1], blend)
+        return (x + 1) / 2
+
+    def _mixed(self, styles, keys):
+        """Nine times of ten, all layers from a cutoff on take the style of another latent. Drawn per example."""
+        layers = styles.shape[1]
+
+        def draw(key):
+            coin, cutoff, latent = jax.random.split(jax.random.fold_in(key, 0), 3)
+            kept = jax.random.randint(cutoff, (), 1, layers + 1)
+            kept = jnp.where(jax.random.uniform(coin) < _MIXED, kept, layers)
+            return kept, jax.random.normal(latent, (self.z_dim,))
+
+        kept, z = jax.vmap(draw)(keys)
+        return jnp.where((jnp.arange(layers) < kept[:, None])[..., None], styles, self.style(z)[:, None])
