@@ -33,12 +33,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.family = "mlp"  # mlp, conv, style
     config.model.z_dim = 2
-    config.model.channels = (
-        256,
-        256,
-        256,
-        256,
-    )  # mlp: widths of the hidden layers; conv, style: from the finest stage on
+    config.model.channels = (256, 256, 256, 256)  # mlp: of the hidden layers; conv, style: of the stages, finest first
     config.model.output = "linear"  # of the decoder; 'sigmoid' for bce
     config.model.remat = False  # conv, style: recompute activations in the backward pass, to save memory
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sintrovae_jax import files, objectives, step
+from sintrovae_jax import files, models, objectives, step
 from sintrovae_jax.errors import UserError
 
 # Keys that may change between two commands on one workdir: they do not touch the parameters that training reaches.
@@ -152,7 +152,7 @@ def _check_together(config, values):
         raise UserError("data.translate, data.hue and data.flip are for images: set them to 0 for points")
     if config.data.hue and config.data.image_channels != 3:
         raise UserError("data.hue turns colours: it needs data.image_channels=3")
-    _check_growth(config)
+    _check_growth(config, values)
     weights = len(config.objective.kl_weights)
     if weights not in (0, config.model.z_dim):
         raise UserError(f"objective.kl_weights has {weights} values for model.z_dim={config.model.z_dim}")
@@ -172,9 +172,9 @@ _LAST_LEVEL = {
 }
 
 
-def _check_growth(config):
-    growth, values = config.growth, flatten(config)
-    if config.model.family != "style" and any(growth.values()):
+def _check_growth(config, values):
+    growth, grows = config.growth, models.grows(config.model)
+    if not grows and any(growth.values()):
         raise UserError(f"model.family={config.model.family} does not grow: set growth.* to '()' and 0")
     for key in ("steps", *_LAST_LEVEL):
         if growth[key] and len(growth[key]) != len(config.model.channels):
@@ -185,7 +185,7 @@ def _check_growth(config):
             raise UserError(f"{last}={values[last]} is not what growth.{key} has for the last level, {growth[key][-1]}")
     if growth.ema_images and config.train.ema:
         raise UserError("train.ema and growth.ema_images both set how fast the average follows: set one of them to 0")
-    if config.model.family == "style" and config.data.translate:
+    if grows and config.data.translate:
         raise UserError("data.translate is in pixels, of which every level has another size: set it to 0")
 
 

@@ -16,19 +16,19 @@ def _per_example(errors: jax.Array) -> jax.Array:
     return errors.reshape(errors.shape[0], -1).sum(axis=1)
 
 
-def _wide(x: jax.Array) -> jax.Array:
-    """At least float32, so that a bfloat16 network still has float32 losses."""
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """x in float32, or a wider type that it has: a bfloat16 network still has float32 losses and statistics."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def mse(x: jax.Array, x_hat: jax.Array) -> jax.Array:
     """Σ (x - x̂)² per example. x, x̂: [B, ...]. Returns [B]."""
-    return _per_example(jnp.square(_wide(x) - _wide(x_hat)))
+    return _per_example(jnp.square(at_least_float32(x) - at_least_float32(x_hat)))
 
 
 def l1(x: jax.Array, x_hat: jax.Array) -> jax.Array:
     """Σ |x - x̂| per example. x, x̂: [B, ...]. Returns [B]."""
-    return _per_example(jnp.abs(_wide(x) - _wide(x_hat)))
+    return _per_example(jnp.abs(at_least_float32(x) - at_least_float32(x_hat)))
 
 
 def bce(x: jax.Array, x_hat: jax.Array) -> jax.Array:
@@ -37,7 +37,7 @@ def bce(x: jax.Array, x_hat: jax.Array) -> jax.Array:
     x̂ is a probability, the output of a sigmoid; it is kept one float32 epsilon away from 0 and 1, where a saturated
     sigmoid would give an infinite loss and a NaN gradient.
     """
-    x, x_hat = _wide(x), _wide(x_hat)
+    x, x_hat = at_least_float32(x), at_least_float32(x_hat)
     eps = jnp.finfo(jnp.float32).eps
     x_hat = jnp.clip(x_hat, eps, 1 - eps)
     return _per_example(-(x * jnp.log(x_hat) + (1 - x) * jnp.log1p(-x_hat)))
@@ -56,7 +56,7 @@ def kl(
 
     mean, logvar: [B, Z]. weights: [Z], multiplies each latent dimension's KL (default: ones). Returns [B].
     """
-    mean, logvar = _wide(mean), _wide(logvar)
+    mean, logvar = at_least_float32(mean), at_least_float32(logvar)
     prior_var = jnp.asarray(prior_std, mean.dtype) ** 2
     per_dimension = 0.5 * ((jnp.exp(logvar) + jnp.square(mean)) / prior_var - 1 - logvar + jnp.log(prior_var))
     if weights is not None:

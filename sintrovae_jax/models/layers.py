@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sintrovae_jax.objectives import at_least_float32
+
 MOMENTUM = 0.9  # of BatchNorm's running averages; PyTorch calls it 0.1
 
 
@@ -31,7 +33,7 @@ class Stage(NamedTuple):
 
 def split_posterior(features: jax.Array) -> Posterior:
     """The last layer's features [B, 2Z] as a posterior: first half mean, second half logvar."""
-    mean, logvar = jnp.split(features.astype(jnp.promote_types(features.dtype, jnp.float32)), 2, axis=-1)
+    mean, logvar = jnp.split(at_least_float32(features), 2, axis=-1)
     return Posterior(mean, logvar)
 
 

@@ -22,6 +22,7 @@ from jax import lax
 from sintrovae_jax import parallel
 from sintrovae_jax.models.convolution import convolve, convolve_down, convolve_up, padded, pool, upsample
 from sintrovae_jax.models.layers import Posterior, Stage, split_posterior
+from sintrovae_jax.objectives import at_least_float32
 
 _GAINS = {"modulation": 1.0, "to_rgb": 0.03}  # of layers that have not √2, by name
 _MAPPING = 0.1  # lrmul of the mapping networks
@@ -136,13 +137,9 @@ def blur(x: jax.Array) -> jax.Array:
     return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
 
 
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def instance_norm(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Each image's channels to mean 0 and variance 1, and their mean and std [B, C], float32."""
-    y = _at_least_float32(x)
+    y = at_least_float32(x)
     mean, var = y.mean((1, 2), keepdims=True), y.var((1, 2), keepdims=True)
     # The root of a channel that is constant has an infinite gradient; not so with an epsilon under it.
     std = jnp.sqrt(var + _STD_EPSILON)
@@ -307,7 +304,7 @@ class Decoder(nn.Module):
         w = pixel_norm(z)
         for layer in self.mapping:
             w = _leaky(layer(w))
-        return _at_least_float32(w)
+        return at_least_float32(w)
 
     def synthesize(self, styles: jax.Array, stage: Stage | None = None, keys=None) -> jax.Array:
         """Styles [B, 2·(level+1), Z] -> x̂ [B, H, W, C]."""
@@ -316,7 +313,7 @@ class Decoder(nn.Module):
         images = []  # of every level; only the last two are used, and computed once compiled
         for i in range(level + 1):
             x = self.blocks[i](x, styles[:, 2 * i : 2 * i + 2], keys)
-            images.append(_at_least_float32(self.to_rgb[i](x)))
+            images.append(at_least_float32(self.to_rgb[i](x)))
         x = images[-1] if level == 0 else _blended(upsample(images[-2]), images[-1], blend)
         return (x + 1) / 2
 
