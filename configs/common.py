@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
     config.distributed = "auto"
 
     config.data = ConfigDict()
-    # gaussians8, spirals, checkerboard, rings; digits, tfds:NAME[/CONFIG], folder:PATH (local or gs://), npz:PATH
+    # gaussians8, spirals, checkerboard, rings; digits, letters; tfds:NAME[/CONFIG], folder:PATH (local or gs://),
+    # npz:PATH
     config.data.source = ""
     config.data.image_size = 0  # pixels a side; 0: points, not images
     config.data.image_channels = 1  # 1 or 3
@@ -86,7 +87,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every = 0  # evaluation during training; 0: at the end only
-    config.eval.evaluators = ()  # density, latents
+    config.eval.evaluators = ()  # density, latents, fid, kid, precision_recall, likelihood, ood; in any order
     config.eval.batch_size = 256  # what fits the device; no figure depends on it
     # BatchNorm's averages that evaluation and pictures use: 'running', or 'standing': estimated anew from
     # `standing_batches` training batches of real images (encoder) and of prior samples (decoder).
@@ -94,4 +95,21 @@ def get_config() -> ConfigDict:
     config.eval.standing_batches = 100
     config.eval.truncation = 1.0  # style, --mode sample: how far styles stay from their average; 1: no truncation
     config.eval.num_samples = 5000  # that the evaluators draw, and --mode sample writes
+    # What fid, kid and precision_recall compare: the features of samples with those of `num_real` images at most.
+    config.eval.features = "inception"  # or classifier (trained on the set's own labels), or MODULE:FUNCTION
+    config.eval.inception = ""  # the weights file; '': where others keep it, see evaluators/inception.py
+    config.eval.reference = "train"  # or 'test': the split that samples are compared with
+    config.eval.num_real = 50_000
+    config.eval.cache = "~/.cache/sintrovae_jax"  # what was computed of real images; '': do not keep it
+    config.eval.kid_subsets = 100
+    config.eval.kid_subset_size = 1000
+    config.eval.neighbours = 3  # of precision and recall
+    # What likelihood and ood score: so many test images, with so many importance samples each.
+    config.eval.num_scored = 1000
+    config.eval.importance_samples = 1000
+    # Standard deviation of p(x|z), a Gaussian around the decoded image; default: that of the trained objective,
+    # sqrt(beta_kl / (2 beta_rec)).
+    config.eval.observation_std = placeholder(float)
+    config.eval.ood_source = ""  # a data.source to tell the test images from
+    config.eval.bootstrap = 1000  # resamplings behind the intervals of ood
     return config

@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _reporting(function: Callable) -> Callable:
+def reporting(function: Callable) -> Callable:
     """Ends the program with one line and the error's exit code where the error is not a bug."""
 
     def wrapped(argv):
@@ -52,7 +52,9 @@ def _reporting(function: Callable) -> Callable:
             return function(argv)
         except (UserError, Diverged, Interrupted) as error:
             kind = "stopped" if isinstance(error, Interrupted) else "error"
-            print(f"{kind}: {error}", file=sys.stderr)
+            print(f"{kind}: {error}", file=sys.stderr, flush=True)
+            if isinstance(error, UserError) and jax.distributed.is_initialized():
+                os._exit(error.exit_code)  # as below: it may be this process's alone
             sys.exit(error.exit_code)
         except Exception:
             if jax.process_count() == 1:
@@ -68,4 +70,4 @@ def start(main: Callable) -> None:
     """Runs `main(argv)` as a program."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    app.run(_reporting(main), flags_parser=_reporting(parse))
+    app.run(reporting(main), flags_parser=reporting(parse))

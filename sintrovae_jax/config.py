@@ -20,7 +20,22 @@ FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir"
 # Keys that came after the first workdirs were written, and what these ran with.
 _ADDED = {
     "growth": {"steps": [], "batch_sizes": [], "learning_rates": [], "beta_neg": [], "ema_images": 0.0},
-    "eval": {"truncation": 1.0},
+    "eval": {
+        "truncation": 1.0,
+        "features": "inception",
+        "inception": "",
+        "reference": "train",
+        "num_real": 50_000,
+        "cache": "~/.cache/sintrovae_jax",
+        "kid_subsets": 100,
+        "kid_subset_size": 1000,
+        "neighbours": 3,
+        "num_scored": 1000,
+        "importance_samples": 1000,
+        "observation_std": None,
+        "ood_source": "",
+        "bootstrap": 1000,
+    },
 }
 
 
@@ -87,18 +102,23 @@ _CHOICES = {
     "checkpoint.best_mode": ("min", "max"),
     "data.image_channels": (1, 3),
     "eval.batch_norm": ("running", "standing"),
+    "eval.reference": ("train", "test"),
 }
 _AT_LEAST_1 = (
     *("model.z_dim", "train.steps", "train.batch_size", "train.substeps"),
     *("checkpoint.every", "checkpoint.keep", "log.every", "eval.num_samples", "eval.batch_size"),
-    *("eval.standing_batches", "data.shuffle_buffer"),
+    *("eval.standing_batches", "eval.num_real", "eval.kid_subsets", "eval.neighbours", "eval.num_scored"),
+    *("eval.importance_samples", "eval.bootstrap", "data.shuffle_buffer"),
 )
 _AT_LEAST_0 = (
     *("seed", "data.image_size", "data.translate", "eval.every", "log.figures_every", "optimizer.decay"),
     *(f"objective.{name}" for name in ("beta_rec", "beta_kl", "beta_neg", "gamma", "gamma_r", "intro_alpha", "margin")),
     *("objective.num_vae", "objective.target_period", "growth.ema_images"),
 )
-_ABOVE_0 = ("data.memory_gib", "objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate")
+_ABOVE_0 = (
+    *("data.memory_gib", "objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate"),
+    "eval.observation_std",
+)
 _DISPATCHES = ("train.steps", "log.every", "log.figures_every", "checkpoint.every", "eval.every")
 
 
@@ -120,6 +140,7 @@ def validate(config: ConfigDict) -> None:
         (_AT_LEAST_1, lambda v: v >= 1, "at least 1"),
         (_AT_LEAST_0, lambda v: v >= 0, "at least 0"),
         (_ABOVE_0, lambda v: v is None or v > 0, "above 0"),
+        (("eval.kid_subset_size",), lambda v: v >= 2, "at least 2"),
         (("data.hue", "data.test_fraction"), lambda v: 0 <= v <= 0.5, "from 0 to 0.5"),
         (("eval.truncation",), lambda v: 0 <= v <= 1, "from 0 to 1"),
         (("train.ema",), lambda v: 0 <= v < 1, "at least 0 and below 1"),

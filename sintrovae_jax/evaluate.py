@@ -5,42 +5,31 @@ import logging
 import math
 from pathlib import Path
 
-import numpy as np
-
 from sintrovae_jax import evaluators, files, parallel, pictures, standing
+from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
-from sintrovae_jax.models import style
 from sintrovae_jax.parallel import Shard
 
 log = logging.getLogger(__name__)
 FILE = "results.json"
 
 
-def figures_of(model: Model, source, workdir: Path) -> dict[str, float]:
-    """The figures of every evaluator in `config.eval.evaluators`; their pictures go to WORKDIR/figures."""
-    out = {}
-    for name in model.config.eval.evaluators:
-        evaluator = evaluators.get(name)
-        args = (model.config.eval.num_samples, model.config.seed, workdir / pictures.FOLDER)
-        out |= evaluator.evaluate(model, source, *args)
+def figures_of(model: Model, source, workdir: Path) -> dict:
+    """The figures of every evaluator in `config.eval.evaluators`, and texts that say what they are of.
+
+    Their pictures go to WORKDIR/figures.
+    """
+    scoring, out = Scoring(model, source, workdir / pictures.FOLDER), {}
+    for name in evaluators.names(model.config):
+        out |= evaluators.get(name).evaluate(scoring)
     if out:
-        log.info("evaluation at step %d: %s", model.step, "  ".join(f"{k} {v:.4g}" for k, v in out.items()))
+        log.info("evaluation at step %d: %s", model.step, "  ".join(f"{k} {v:.4g}" for k, v in numbers(out).items()))
     return out
 
 
-class _Blended:
-    """A source's test images, blended with their averages as much as a stage blends in its level."""
-
-    def __init__(self, source, stage):
-        self._source, self._stage, self.skipped = source, stage, source.skipped
-
-    def test(self, n: int, seed: int) -> np.ndarray:
-        return np.asarray(style.blended_images(self._source.test(n, seed), self._stage))
-
-
-def source_of(model: Model, source):
-    """The source of test images as the model was last shown them in training, for networks that are still growing."""
-    return source if model.stage is None else _Blended(source.at(model.shape[0]), model.stage)
+def numbers(results: dict) -> dict[str, float]:
+    """The results that are numbers."""
+    return {k: v for k, v in results.items() if not isinstance(v, str)}
 
 
 def prepared(model: Model, source) -> Model:
@@ -61,7 +50,7 @@ def _has_batch_norm(model):
 
 
 def conditions(model: Model, source) -> dict:
-    """What a reader of the figures should know: which BatchNorm averages were used, and which files were not read."""
+    """What a reader of all figures should know: which BatchNorm averages were used, which files were not read."""
     out = {}
     if _has_batch_norm(model):
         out["batch_norm"] = model.config.eval.batch_norm

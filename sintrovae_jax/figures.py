@@ -54,6 +54,25 @@ def density(path: Path, data: np.ndarray, samples: np.ndarray, energy: np.ndarra
     _save(figure, path)
 
 
+def histograms(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, str]) -> None:
+    """A panel for each {title: (values [N], values [M])}: the histograms of both, over each other.
+
+    The bins span all but the outermost hundredth of either, so that one extreme value does not flatten the rest.
+    What is not finite is left out.
+    """
+    figure, axes = plt.subplots(1, len(pairs), figsize=(4 * len(pairs), 3.2), layout="constrained", squeeze=False)
+    for axis, (title, values) in zip(axes[0], pairs.items(), strict=True):
+        shown = {name: v[np.isfinite(v)] for name, v in zip(names, values, strict=True) if np.isfinite(v).any()}
+        ends = np.concatenate([np.percentile(v, (1, 99)) for v in shown.values()] or [np.zeros(1)])
+        bins = np.linspace(ends.min(), ends.max() + 1e-6, 51)
+        for name, v in shown.items():
+            axis.hist(v.clip(bins[0], bins[-1]), bins, density=True, alpha=0.6, label=name)
+        axis.set(title=title, yticks=[])
+        if shown:
+            axis.legend()
+    _save(figure, path)
+
+
 def _save(figure, path):
     with files.replacing(path) as beside:
         figure.savefig(beside, dpi=100)

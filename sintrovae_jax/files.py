@@ -21,6 +21,11 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with ~ for the user's home; as it is, without an error, where nobody has one."""
+    return Path(os.path.expanduser(path))
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with replacing(path) as beside:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, growth, models, parallel, state, step
+from sintrovae_jax import checkpoint, growth, likelihood, models, parallel, state, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Posterior, Stage, style
@@ -27,6 +27,15 @@ def _apply(module: nn.Module, level, variables, inputs, keys=None, blend=1.0, *,
     options |= {} if keys is None else {"keys": keys}
     options |= {"train": False} if method is None else {"method": method}
     return module.apply(variables, inputs, **options)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _importance_weighted(encoder, decoder, level, variables, x, keys, samples, std, prior_std, blend):
+    def decode(z, noise):
+        return _apply(decoder, level, variables["decoder"], z, None if level is None else noise, blend)
+
+    posterior = _apply(encoder, level, variables["encoder"], x, None, blend)
+    return likelihood.importance_weighted(decode, x, posterior, keys, samples, std=std, prior_std=prior_std)
 
 
 def _great_circle(a, b, t):
@@ -46,6 +55,7 @@ def _line(a, b, t):
 
 Noise = bool | Sequence[int] | np.ndarray | jax.Array
 _PATHS = {"linear": _line, "spherical": _great_circle}
+PATHS = (*_PATHS, "style")  # of interpolation
 
 
 def _between(a, b, t, path):
@@ -76,10 +86,7 @@ class Model:
 
     def encode(self, x) -> Posterior:
         """x [N, *shape] -> the posterior's mean and logvar, [N, Z] each. Raises `UserError` for another shape."""
-        x = jnp.asarray(x, jnp.float32)
-        if x.shape[1:] != self.shape:
-            raise UserError(f"this model encodes arrays of shape [N, {', '.join(map(str, self.shape))}], not {x.shape}")
-        return self._in_chunks("encoder", x)
+        return self._in_chunks("encoder", self._examples(x))
 
     def decode(self, z, noise: Noise = True) -> jax.Array:
         """z [N, Z] -> x̂ [N, *shape]. Not clipped. Raises `UserError` for another number of latent dimensions.
@@ -115,6 +122,12 @@ class Model:
     def _layers(self):
         return 2 * (self.stage.level + 1)
 
+    def _examples(self, x):
+        x = jnp.asarray(x, jnp.float32)
+        if x.shape[1:] != self.shape:
+            raise UserError(f"this model encodes arrays of shape [N, {', '.join(map(str, self.shape))}], not {x.shape}")
+        return x
+
     def _latents(self, z):
         z = jnp.asarray(z, jnp.float32)
         if z.ndim != 2 or z.shape[1] != self.config.model.z_dim:
@@ -127,19 +140,19 @@ class Model:
         numbers = jnp.arange(n) if noise is True else jnp.asarray(noise)
         return parallel.example_keys(parallel.seed_key(self.config.seed), jnp.zeros((), jnp.int32), numbers)
 
+    @functools.cached_property
+    def _on_devices(self):
+        with jax.ensure_compile_time_eval():  # also if the first call is within somebody's jit
+            return parallel.on_local_devices(self.variables)
+
     def _in_chunks(self, network: str, inputs, keys=None, method=None):
-        module, variables, size = getattr(self, network), self.variables[network], self.config.eval.batch_size
+        module, variables = getattr(self, network), self._on_devices[network]
         level, blend = (None, 1.0) if self.stage is None or method == "style" else self.stage
 
         def apply(chunk, keys):
             return _apply(module, level, variables, chunk, keys, blend, method=method)
 
-        if len(inputs) <= size:
-            return apply(inputs, keys)
-        # The last chunk is filled up, with what was first, so that it compiles nothing new.
-        filled = [np.arange(start, start + size) % len(inputs) for start in range(0, len(inputs), size)]
-        parts = [apply(inputs[chunk], None if keys is None else keys[chunk]) for chunk in filled]
-        return jax.tree.map(lambda *chunks: jnp.concatenate(chunks)[: len(inputs)], *parts)
+        return parallel.in_chunks(apply, self.config.eval.batch_size, inputs, keys)
 
     def prior(self, key, n: int) -> jax.Array:
         """n latents from the prior N(0, prior_std²). key: a jax key or an int seed. Returns [n, Z]."""
@@ -153,6 +166,34 @@ class Model:
         """
         z = self.prior(key, n)
         return self.decode(z) if truncation == 1 else self.synthesize(self.styles(z, truncation))
+
+    def importance_weighted(self, x, samples: int = 1000, std: float | None = None, key=0) -> likelihood.Estimate:
+        """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `likelihood.importance_weighted` says.
+
+        samples: importance samples of every example. std: of p(x|z), `config.eval.observation_std` if not given. key: a
+        jax key or an int seed. Raises `UserError` for another shape of x, or a std that is not above 0.
+        """
+        x, std = self._examples(x), self.observation_std if std is None else std
+        if not std > 0:
+            raise UserError("p(x|z) has no standard deviation: set eval.observation_std")
+        key = parallel.seed_key(key) if isinstance(key, int) else key
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(x)))
+        level, blend = self.stage or (None, 1.0)
+        static, prior_std = (self.encoder, self.decoder, level), self.config.objective.prior_std
+
+        def estimate(x, keys):
+            return _importance_weighted(*static, self._on_devices, x, keys, samples, std, prior_std, blend)
+
+        return parallel.in_chunks(estimate, self.config.eval.batch_size, x, keys)
+
+    def log_likelihood(self, x, samples: int = 1000, std: float | None = None, key=0) -> jax.Array:
+        """log p(x) in nats [N]; see `importance_weighted`."""
+        return self.importance_weighted(x, samples, std, key).log_likelihood
+
+    @property
+    def observation_std(self) -> float:
+        """The standard deviation of p(x|z) that likelihoods are computed with, unless another is given."""
+        return self.config.eval.observation_std or likelihood.observation_std(self.config.objective)
 
     def reconstruct(self, x) -> jax.Array:
         """Decodes the posterior's mean. [N, *shape] in and out."""
@@ -171,7 +212,7 @@ class Model:
         elif path in _PATHS:
             images = self.decode(_between(z_a, z_b, t, _PATHS[path]), noise)
         else:
-            raise UserError(f"a path of interpolation is {', '.join(_PATHS)} or style, not {path!r}")
+            raise UserError(f"a path of interpolation is one of {', '.join(PATHS)}, not {path!r}")
         return images.reshape(len(z_a), steps, *self.shape)
 
     def _require_styles(self):

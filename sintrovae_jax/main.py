@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from sintrovae_jax import cli, evaluators, files, growth, logs, parallel, step
+from sintrovae_jax import cli, evaluators, files, growth, inference, logs, parallel, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -18,7 +18,7 @@ _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
 
 _A = flags.DEFINE_string("a", "", "Interpolate from here: an image file, or the index of a test example.")
 _B = flags.DEFINE_string("b", "", "Interpolate to here.")
-_INTERPOLATION = flags.DEFINE_string("interpolation", "linear", "'linear', 'spherical' or 'style'.")
+_INTERPOLATION = flags.DEFINE_string("interpolation", "linear", f"One of {', '.join(inference.PATHS)}.")
 
 
 def run(mode: str, config, workdir: Path) -> None:
@@ -30,7 +30,8 @@ def run(mode: str, config, workdir: Path) -> None:
         raise UserError(f"--mode {mode} is none of {', '.join(MODES)}")
     ends = _ends(mode)
     configs.validate(config)
-    evaluators.check(config)
+    if mode in ("train", "eval"):
+        evaluators.check(config)
     parallel.initialize(config.distributed)
     logs.setup(parallel.is_main())
     configs.refuse_other(config, workdir)
@@ -52,8 +53,8 @@ def run(mode: str, config, workdir: Path) -> None:
 def _ends(mode: str) -> tuple[str, str, str]:
     """Between what, and how, to interpolate (`modes.Ends`)."""
     a, b, path = _A.value, _B.value, _INTERPOLATION.value
-    if path not in ("linear", "spherical", "style"):
-        raise UserError(f"--interpolation {path} is none of linear, spherical, style")
+    if path not in inference.PATHS:
+        raise UserError(f"--interpolation {path} is none of {', '.join(inference.PATHS)}")
     if (a or b) and (mode != "interpolate" or not (a and b)):
         raise UserError("--a and --b go together, with --mode interpolate")
     return a, b, path

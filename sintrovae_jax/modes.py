@@ -9,6 +9,7 @@ import numpy as np
 
 from sintrovae_jax import evaluate, files, inference, parallel, pictures
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators import scoring
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa:
 
         source = data.build(config.data)
         model = evaluate.prepared(model, source)
-        source = evaluate.source_of(model, source)
+        source = scoring.source_of(model, source)
         if mode == "interpolate":
             path = _interpolate(model, source, workdir / pictures.FOLDER, ends)
         else:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -116,6 +117,10 @@ def example_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array
     return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
 
 
+def _local(*axes: str) -> NamedSharding:
+    return NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec(*axes))
+
+
 def replicate(tree):
     """A host tree onto every local device.
 
@@ -127,7 +132,40 @@ def replicate(tree):
 
 def split(tree):
     """A host tree whose leaves lead with the local devices, each device's part onto its device."""
-    return jax.device_put(tree, NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec(AXIS)))
+    return jax.device_put(tree, _local(AXIS))
+
+
+def on_local_devices(tree):
+    """A tree as it is, on every local device: what a jitted function uses together with what `in_chunks` hands it."""
+    return jax.device_put(tree, _local())
+
+
+def chunk(size: int) -> int:
+    """The size of the chunks that `in_chunks` makes: the next that the local devices divide."""
+    devices = jax.local_device_count()
+    return -(-size // devices) * devices
+
+
+def in_chunks(function: Callable, size: int, *inputs):
+    """function(*inputs) for inputs [N, ...] of any N, computed in chunks of about `size` over all local devices.
+
+    function: jitted; row i of its outputs depends on row i of its inputs alone. An input may be None. Compiles once
+    for all N above `size`. Returns the outputs, [N, ...] each.
+    """
+    n, size = next(len(x) for x in inputs if x is not None), chunk(size)
+
+    def part(rows):
+        if any(isinstance(x, jax.core.Tracer) for x in rows):
+            return function(*rows)
+        split_up = next(len(x) for x in rows if x is not None) % jax.local_device_count() == 0
+        return function(*jax.device_put(rows, _local(AXIS) if split_up else _local()))
+
+    if n <= size:
+        return part(inputs)
+    # The last chunk is filled up, with what was first, so that it compiles nothing new.
+    places = [np.arange(start, start + size) % n for start in range(0, n, size)]
+    parts = [part([None if x is None else x[some] for x in inputs]) for some in places]
+    return jax.tree.map(lambda *chunks: jnp.concatenate(chunks)[:n], *parts)
 
 
 def unreplicate(tree):

@@ -12,9 +12,22 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sintrovae_jax import checkpoint, data, evaluate, growth, inference, logs, parallel, pictures, state, step
+from sintrovae_jax import (
+    checkpoint,
+    data,
+    evaluate,
+    evaluators,
+    growth,
+    inference,
+    logs,
+    parallel,
+    pictures,
+    state,
+    step,
+)
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
+from sintrovae_jax.evaluators import scoring
 
 log = logging.getLogger(__name__)
 _IN_FLIGHT = 2  # dispatches queued on the devices; more would only delay the answer to a signal
@@ -79,6 +92,8 @@ class Run:
         self.config, self.workdir = config, workdir
         self.networks, self.objective, self.create = step.from_config(config)
         self.source = data.build(config.data)
+        if parallel.is_main():  # which evaluates
+            evaluators.check_data(config, self.source)
         c = config.checkpoint
         self.checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.best, c.best_mode)
 
@@ -96,7 +111,7 @@ class Run:
 
     def source_of(self, model: inference.Model):
         """The images that the model is scored with: of the level it has reached."""
-        return evaluate.source_of(model, self.source)
+        return scoring.source_of(model, self.source)
 
 
 def _advice(config, at: int) -> str:
@@ -268,9 +283,9 @@ def _keep(run, host, due, metrics):
             figures = evaluate.figures_of(model, run.source_of(model), run.workdir)
     finally:  # a checkpoint carries its figures, for `best`, but must not be lost with them
         if due["evaluate"] or due["save"]:
-            run.checkpoints.save(host, figures)
+            run.checkpoints.save(host, evaluate.numbers(figures))
     if metrics and figures:
-        metrics.scalars(int(host.step), figures)
+        metrics.scalars(int(host.step), evaluate.numbers(figures))
     if model and due["draw"]:
         _draw(run, model, metrics, f"_{model.step:07d}")
     return figures, model

@@ -11,6 +11,7 @@ from scipy.stats import entropy
 from sintrovae_jax import config as configs
 from sintrovae_jax import data, inference, objectives, step
 from sintrovae_jax.evaluators import density, latents
+from sintrovae_jax.evaluators.scoring import Scoring
 
 RNG = np.random.default_rng(0)
 
@@ -75,7 +76,7 @@ def test_gnelbo_by_hand():
 @pytest.fixture(scope="module")
 def model():
     config = configs.read_recipe("configs/rings.py")
-    config.model.channels = (8,)
+    config.model.channels, config.eval.num_samples = (8,), 5_000
     networks, _, create = step.from_config(config)
     return inference.from_state(config, networks, create())
 
@@ -98,8 +99,8 @@ def test_evaluate_scores_data_against_itself_as_close(model, tmp_path):
         decode=model.decode,
         sample=lambda seed, n: source.test(100_000, seed + 1)[:n],
     )
-    good = density.evaluate(perfect, source, 5_000, 0, tmp_path)
-    bad = density.evaluate(model, source, 5_000, 0, tmp_path)
+    good = density.evaluate(Scoring(perfect, source, tmp_path))
+    bad = density.evaluate(Scoring(model, source, tmp_path))
     assert good["jsd"] < 0.35 < bad["jsd"] <= np.log(2)
     assert good["kl"] < bad["kl"]
     assert good["gnelbo"] == bad["gnelbo"], "gnELBO does not look at samples"
@@ -107,11 +108,12 @@ def test_evaluate_scores_data_against_itself_as_close(model, tmp_path):
 
 
 def test_latents_by_hand(model, tmp_path):
-    source = data.build(model.config.data)
-    got = latents.evaluate(model, source, 100, 3, tmp_path)
-    x = source.test(100, 3)
+    source, seed = data.build(model.config.data), model.config.seed
+    model.config.eval.num_samples = 100
+    got = latents.evaluate(Scoring(model, source, tmp_path))
+    x = source.test(100, seed)
     assert got["kl_real"] == pytest.approx(float(objectives.kl(*model.encode(x)).mean()), rel=1e-5)
-    fake = model.decode(model.prior(3, 100))
+    fake = model.decode(model.prior(seed, 100))
     assert got["kl_fake"] == pytest.approx(float(objectives.kl(*model.encode(fake)).mean()), rel=1e-5)
     assert got["rec_error"] == pytest.approx(float(jnp.square(x - model.reconstruct(x)).sum(1).mean()), rel=1e-5)
     assert got["kl_gap"] == min(got["kl_fake"], got["kl_recon"]) - got["kl_real"]

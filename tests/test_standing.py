@@ -10,12 +10,14 @@ import pytest
 from sintrovae_jax import checkpoint, data, evaluate, inference, standing, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.evaluators import latents
+from sintrovae_jax.evaluators.scoring import Scoring
 
 
 def settings(**train):
     out = configs.read_recipe("configs/digits.py")
     out.model.channels, out.model.z_dim = (4, 6), 3
     out.train.update(train)
+    out.eval.num_samples = 100
     return out
 
 
@@ -76,11 +78,11 @@ def test_nothing_scored_depends_on_the_evaluation_batch(model, batch_norm, tmp_p
         config = model.config.copy_and_resolve_references()
         config.eval.update({"batch_size": batch_size, "batch_norm": batch_norm, "standing_batches": 4})
         scored = evaluate.prepared(dataclasses.replace(model, config=config), source)
-        figures.append(latents.evaluate(scored, source, 100, 0, tmp_path))
+        figures.append(latents.evaluate(Scoring(scored, source, tmp_path)))
         assert evaluate.conditions(scored, source) == {"batch_norm": batch_norm}
     for other in figures[1:]:
         assert other == pytest.approx(figures[0], rel=1e-5, abs=1e-7)
-    running = latents.evaluate(model, source, 100, 0, tmp_path)
+    running = latents.evaluate(Scoring(model, source, tmp_path))
     same = running["rec_error"] == pytest.approx(figures[0]["rec_error"], rel=1e-3)
     assert same == (batch_norm == "running"), "standing statistics changed nothing"
 
@@ -91,7 +93,9 @@ def test_long_inputs_go_through_in_chunks(model):
     z = small.prior(0, 21)
     np.testing.assert_allclose(small.decode(z), model.decode(z), rtol=1e-5, atol=1e-6)
     assert small.decode(z[:0]).shape == (0, 16, 16, 1)
-    np.testing.assert_allclose(jax.jit(small.decode)(z), model.decode(z), rtol=1e-5, atol=1e-6)
+    fresh = dataclasses.replace(small)  # which has put nothing on the devices yet
+    np.testing.assert_allclose(jax.jit(fresh.decode)(z), model.decode(z), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fresh.decode(z), model.decode(z), rtol=1e-5, atol=1e-6)
 
 
 def test_sampling_uses_the_average_where_there_is_one(tmp_path):

@@ -48,7 +48,8 @@ class Numbered(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         picture = tfds.features.Image(shape=(None, None, 3))
-        features = tfds.features.FeaturesDict({"image": picture, "number": np.int64})
+        label = tfds.features.ClassLabel(num_classes=256)
+        features = tfds.features.FeaturesDict({"image": picture, "label": label})
         return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
@@ -57,7 +58,7 @@ class Numbered(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, numbers):
         for i in numbers:
             on_example(i)
-            yield i, {"image": np.full((SIDE, SIDE, 3), i, np.uint8), "number": i}
+            yield i, {"image": np.full((SIDE, SIDE, 3), i, np.uint8), "label": i}
 
 
 class OnlyTrain(Numbered):
@@ -229,6 +230,22 @@ def test_a_stream_holds_out_the_test_split(prepared):
     assert held_out(streamed(prepared)) == list(range(200, 212))
     assert len(held_out(streamed(prepared), 5)) == 5
     assert not set(numbers(streamed(prepared)).ravel()) & set(range(200, 212))
+
+
+@pytest.mark.parametrize("memory_gib", [1.0, 1e-9])
+def test_training_pictures_come_once_each(prepared, memory_gib):
+    source = data.build(asks(prepared, memory_gib=memory_gib))
+    pieces = list(source.train(7))
+    assert {piece.shape[1:] for piece in pieces} == {(16, 16, 3)}
+    assert max(map(len, pieces)) <= 7
+    seen = np.concatenate(pieces)[:, 0, 0, 0]
+    whole = numbers(source, stop=5 * len(seen)).ravel()
+    assert sorted(seen) == sorted(set(whole))
+    smaller = data.build(asks(prepared, memory_gib=memory_gib, image_size=8))
+    if memory_gib == 1:
+        np.testing.assert_array_equal(source.labels[0], seen)
+        np.testing.assert_array_equal(source.labels[1], (255 * source.test(100, 0)[:, 0, 0, 0]).round())
+    assert source.fingerprint not in (smaller.fingerprint, source.at(8).fingerprint)
 
 
 @pytest.mark.parametrize("room", [1, 80 * 8 * 8 * 3])  # for none of the sizes; for 8 pixels, but not 16

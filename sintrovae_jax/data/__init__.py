@@ -17,7 +17,8 @@ from sintrovae_jax.parallel import Shard
 
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
-_NAMES = (*DENSITIES, "digits", "tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH")
+_EMBEDDED = {"digits": sources.digits, "letters": sources.letters}
+_NAMES = (*DENSITIES, *_EMBEDDED, "tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH")
 
 
 def build(data):
@@ -30,8 +31,8 @@ def build(data):
     if data.image_size < 1:
         raise UserError(f"data.source={data.source!r} needs data.image_size of 1 or more")
     form = images.read_format(data)
-    if data.source == "digits":
-        return sources.digits(form)
+    if data.source in _EMBEDDED:
+        return _EMBEDDED[data.source](form)
     if kind == "folder" and place:
         return folder.build(place, form, data.test_fraction, data.memory_gib * 2**30)
     if kind == "npz" and place:

@@ -1,12 +1,13 @@
 """Pictures in a folder, local or remote (gs://…), of any size, mode and kind that `images` reads."""
 
 import functools
+import hashlib
 import itertools
 import logging
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -62,7 +63,8 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
         log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), some, more)
     if in_memory:
         return Arrays(*(np.stack([found[name] for name in part]) for part in (train, test)), skipped)
-    return Files(load, train, test, form, skipped, threads, memory_bytes)
+    look = functools.partial(_size_and_time, path)
+    return Files(load, train, test, form, skipped, threads, look, memory_bytes)
 
 
 def listing(path: str) -> list[str]:
@@ -105,6 +107,15 @@ def _read(path: str, name: str) -> bytes:
         return file.read()
 
 
+def _size_and_time(path: str, name: str) -> tuple[int, int]:
+    place = os.path.join(path, name)
+    if "://" in path:
+        there = tf.io.gfile.stat(place)
+        return there.length, there.mtime_nsec
+    there = os.stat(place)
+    return there.st_size, there.st_mtime_ns
+
+
 def _try(function: Callable, name: str) -> tuple:
     """(result, None), or (None, why it failed)."""
     try:
@@ -143,10 +154,20 @@ class Files:
     One that fails is replaced by the next, so that the order of the others, and what a resumed run sees, stay the same.
     """
 
+    labels = None
+
     def __init__(
-        self, load, train: list[str], test: list[str], form: Format, skipped: dict, threads: int, memory_bytes=0.0
+        self,
+        load: Callable[[str], np.ndarray],
+        train: list[str],
+        test: list[str],
+        form: Format,
+        skipped: dict,
+        threads: int,
+        look: Callable[[str], tuple],
+        memory_bytes: float = 0.0,
     ):
-        self._load, self._train, self._test, self._form = load, train, test, form
+        self._load, self._look, self._train, self._test, self._form = load, look, train, test, form
         self.at = Pyramid(self, form, len(train) + len(test), memory_bytes, self._arrays).at
         self.skipped, self._lock = skipped, threading.Lock()
         self._threads = threads
@@ -154,6 +175,21 @@ class Files:
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
         order = tf.data.Dataset.range(start, stop).map(lambda step: chosen(seed, step, len(self._train), shard))
         return decoded(order, self._sound, shard.stop - shard.start, self._form.shape, self._threads)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Another text for other names, sizes or times of files, another split or format."""
+        files = [_try_all(self._look, names, self._threads)[0] for names in (self._train, self._test)]
+        return hashlib.sha256(repr((files, self._form)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def train(self, size: int) -> Iterator[np.ndarray]:
+        order = np.random.default_rng(0).permutation(len(self._train))
+        for start in range(0, len(order), size):
+            names = [self._train[i] for i in order[start : start + size]]
+            found, skipped = _try_all(self._load, names, self._threads)
+            self._skip(skipped)
+            if found:
+                yield np.stack(list(found.values()))
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n

@@ -5,15 +5,22 @@ A source has
     stream(seed, start, stop, shard)   a tf.data.Dataset over the steps [start, stop): each element is this process's
                                        part [shard's examples, *shape] of that step's batch, uint8 images or float32
     test(n, seed)                      float32 numpy array [n, *shape] (or all there are) that training never sees
+    train(size)                        images only: iterates over the training images, each once, not augmented, in an
+                                       order with no meaning, in uint8 or float32 numpy arrays of at most `size`
+    fingerprint                        images only: a text that is another for other images; None: not to be relied on
+    labels                             images only: None, or the classes [N] of training images (in the order of
+                                       `train`) and of test images
     at(size)                           images only: the source of the same images averaged down to size × size
     skipped                            {name: reason} of what could not be read, if anything
 
 Every batch is a function of (seed, step), so resuming costs nothing.
 """
 
+import functools
+import hashlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
@@ -80,6 +87,14 @@ class Shrunk:
 
     def __init__(self, source, size: int, cached: Callable[[], "Arrays"] | None = None):
         self._source, self._size, self._cached, self.skipped = source, size, cached, source.skipped
+        self.labels = source.labels
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self._source.fingerprint} at {self._size}"
+
+    def train(self, size: int) -> Iterator[np.ndarray]:
+        return (shrink(x, self._size).numpy() for x in self._source.train(size))
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
         if self._cached:
@@ -151,12 +166,32 @@ class Density:
 class Arrays:
     """Images held in memory, visited in a new seeded order every epoch, each exactly once.
 
-    train, test: uint8, or float32 in [0, 1], [N, H, W, C].
+    train, test: uint8, or float32 in [0, 1], [N, H, W, C]. classes: of both, whole numbers [N], if they are known.
     """
 
-    def __init__(self, train: np.ndarray, test: np.ndarray, skipped: dict | None = None):
-        self._train, self._test, self.skipped = tf.constant(train), test, skipped or {}
+    def __init__(self, train: np.ndarray, test: np.ndarray, skipped: dict | None = None, classes: tuple | None = None):
+        self._train, self._test, self.skipped, self._classes = tf.constant(train), test, skipped or {}, classes
         self._smaller = {train.shape[1]: self}
+        self._order = np.random.default_rng(0).permutation(len(train))
+
+    @property
+    def labels(self) -> tuple | None:
+        return self._classes and (self._classes[0][self._order], self._classes[1])
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for x in (self._view, self._test):
+            digest.update(f"{x.shape}{x.dtype}".encode())
+            digest.update(np.ascontiguousarray(x))
+        return digest.hexdigest()
+
+    def train(self, size: int) -> Iterator[np.ndarray]:
+        return (self._view[self._order[start : start + size]] for start in range(0, len(self._order), size))
+
+    @property
+    def _view(self) -> np.ndarray:
+        return np.asarray(memoryview(self._train))  # `.numpy()` would copy the whole set
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
         def one_step(step):
@@ -172,9 +207,9 @@ class Arrays:
         if size not in self._smaller:
             train, test = (
                 np.concatenate([shrink(part, size) for part in np.array_split(x, -(-len(x) // _AT_ONCE))])
-                for x in (self._train.numpy(), self._test)
+                for x in (self._view, self._test)
             )
-            self._smaller[size] = Arrays(train, test, self.skipped)
+            self._smaller[size] = Arrays(train, test, self.skipped, self._classes)
         return self._smaller[size]
 
 
@@ -185,14 +220,27 @@ def digits(form: Format) -> Arrays:
     """
     from sklearn.datasets import load_digits
 
-    small = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
+    known = load_digits()
+    return _of_8x8(known.images, known.target, form)
+
+
+def letters(form: Format) -> Arrays:
+    """Letters, drawn (`data.letters`) and resized as digits are: 1,500 to train and 297 to test, as many as digits."""
+    from sintrovae_jax.data import letters as drawn  # matplotlib
+
+    return _of_8x8(*drawn.draw(1797), form)
+
+
+def _of_8x8(pictures: np.ndarray, classes: np.ndarray, form: Format) -> Arrays:
+    """Pictures [1797, 8, 8] of 17 levels, and their classes."""
+    small = np.round(pictures * (255 / 16)).astype(np.uint8)
     x = np.stack([images.fit(Image.fromarray(picture), form) for picture in small])
-    return Arrays(*_split(x, 1500))
+    return Arrays(*_split(x, 1500), classes=_split(classes, 1500))
 
 
 def npz(path: str, form: Format, test_fraction: float) -> Arrays:
     """The images of an .npz file: `x_train` and `x_test` (or `train` and `test`), or one array, of which
-    `test_fraction` (a fixed choice) is held out.
+    `test_fraction` (a fixed choice) is held out. Their classes, if there are `y_train` and `y_test`.
 
     Arrays are [N, H, W] or [N, H, W, 1 or 3]: uint8, resized to the format; or floats in [0, 1] of exactly its shape.
     Raises `UserError` for anything else.
@@ -204,7 +252,8 @@ def npz(path: str, form: Format, test_fraction: float) -> Arrays:
         raise UserError(f"data.source=npz:{path} cannot be read: {first_line(error)}") from None
     for train, test in (("x_train", "x_test"), ("train", "test")):
         if train in arrays and test in arrays:
-            return Arrays(*(_images(arrays[name], f"{name} of {path}", form) for name in (train, test)))
+            x = [_images(arrays[name], f"{name} of {path}", form) for name in (train, test)]
+            return Arrays(*x, classes=_classes(arrays, x, path))
     if len(arrays) > 1 and "x" not in arrays:
         raise UserError(f"{path} has the arrays {', '.join(arrays)}: name them x_train and x_test, or one of them x")
     name = "x" if "x" in arrays else next(iter(arrays), None)
@@ -212,6 +261,17 @@ def npz(path: str, form: Format, test_fraction: float) -> Arrays:
         raise UserError(f"{path} has no array in it")
     x = _images(arrays[name], f"{name} of {path}", form)
     return Arrays(*_split(x, len(x) - max(1, round(test_fraction * len(x)))))
+
+
+def _classes(arrays: dict, x: list[np.ndarray], path: str) -> tuple | None:
+    if not ("y_train" in arrays and "y_test" in arrays):
+        return None
+    classes = tuple(arrays[name].reshape(-1) for name in ("y_train", "y_test"))
+    for y, images_of in zip(classes, x, strict=True):
+        if len(y) != len(images_of) or not np.issubdtype(y.dtype, np.integer):
+            log.warning("y_train and y_test of %s are not used: no whole numbers, one for each image", path)
+            return None
+    return classes
 
 
 def _images(x: np.ndarray, what: str, form: Format) -> np.ndarray:

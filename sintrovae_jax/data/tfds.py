@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from types import MappingProxyType
 
 import jax
@@ -41,7 +42,10 @@ def build(name: str, data, form: Format):
         raise UserError(f"the TFDS set {name} has no `image` feature that holds pictures")
     train, test = _splits(builder, data.test_fraction)
     if builder.info.splits[train].num_examples * np.prod(form.shape) <= data.memory_gib * 2**30:
-        return Arrays(*(_all(builder, split, form) for split in (train, test)))
+        splits = (train, test)
+        labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+        classes = tuple(_classes(builder, split) for split in splits) if labelled else None
+        return Arrays(*(_all(builder, split, form) for split in splits), classes=classes)
     return Stream(builder, train, test, form, data.shuffle_buffer, data.memory_gib * 2**30)
 
 
@@ -129,8 +133,19 @@ def _all(builder, split, form: Format, limit: int = -1, size: int = 0) -> np.nda
         x = images.decode(file, form)
         return shrink(x, size).numpy() if size else x
 
+    return np.concatenate([_decode_all(part, decode) for part in parts])
+
+
+def _classes(builder, split) -> np.ndarray:
+    """A split's labels, in the same order."""
+    only = tfds.decode.PartialDecoding({"label": True})
+    labels = builder.as_dataset(split=split, decoders=only, read_config=_READ).map(lambda example: example["label"])
+    return np.fromiter(labels.as_numpy_iterator(), np.int64)
+
+
+def _decode_all(files, decode) -> np.ndarray:
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.stack([x for part in parts for x in pool.map(decode, part)])
+        return np.stack(list(pool.map(decode, files)))
 
 
 class Stream:
@@ -141,7 +156,7 @@ class Stream:
     An epoch is as many steps as the shortest lane has examples. Resuming skips encoded bytes, decoding none.
     """
 
-    skipped = MappingProxyType({})
+    skipped, labels = MappingProxyType({}), None
 
     def __init__(self, builder, train: str, test: str, form: Format, shuffle_buffer: int, memory_bytes=0.0):
         self._builder, self._train, self._test = builder, train, test
@@ -152,6 +167,11 @@ class Stream:
             return Arrays(*(_all(builder, split, form, size=size) for split in (train, test)))
 
         self.at = Pyramid(self, form, count, memory_bytes, read).at
+        self.fingerprint = f"{builder.info.full_name} {builder.info.splits[train].num_examples} {train} {test} {form}"
+
+    def train(self, size: int) -> Iterator[np.ndarray]:
+        for part in _encoded(self._builder, self._train).batch(size).as_numpy_iterator():
+            yield _decode_all(part, functools.partial(images.decode, form=self._form))
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
         steps = self._builder.info.splits[self._train].num_examples // shard.batch_size  # of an epoch

@@ -1,13 +1,12 @@
 """How well a 2D density is learnt: gnELBO, KL and JSD, and a picture (reference.md, section 2)."""
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 
 from sintrovae_jax import figures as draw
 from sintrovae_jax import objectives
 from sintrovae_jax.evaluators import HALF_RANGE
+from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
 
 _GNELBO_POINTS = 12_800
@@ -75,19 +74,20 @@ def paper_divergences(r: np.ndarray, f: np.ndarray) -> tuple[float, float]:
     return float(cross(r, f)), float(0.5 * (cross(m, r) + cross(m, f)))
 
 
-def evaluate(model: Model, source, num_samples: int, seed: int, figures: Path) -> dict[str, float]:
+def evaluate(scoring: Scoring) -> dict[str, float]:
     """gnelbo, kl, jsd, paper_kl, paper_jsd; writes density.png.
 
-    num_samples: of data and of samples, for the histograms (the published figures use 5,000).
+    The histograms are of `eval.num_samples` points of data and as many samples (the published figures use 5,000).
     """
+    model, num_samples, seed = scoring.model, scoring.num_samples, scoring.seed
     half_range = HALF_RANGE[model.config.data.source]
-    points = source.test(_GNELBO_POINTS + num_samples, seed)
+    points = scoring.source.test(_GNELBO_POINTS + num_samples, seed)
     on_grid = energy(model, grid(half_range))
     data = points[_GNELBO_POINTS:]
     samples = np.asarray(model.sample(seed, num_samples))
     p, q = histogram(data, half_range), histogram(samples, half_range)
     paper_kl, paper_jsd = paper_divergences(histogram(data, half_range, True), histogram(samples, half_range, True))
-    draw.density(figures / "density.png", data[:1024], samples[:1024], on_grid.reshape(_GRID, _GRID), half_range)
+    draw.density(scoring.folder / "density.png", data[:1024], samples[:1024], on_grid.reshape(_GRID, _GRID), half_range)
     return {
         "gnelbo": gnelbo(energy(model, points[:_GNELBO_POINTS]), on_grid),
         "kl": kl_divergence(p, q),

@@ -1,20 +1,18 @@
 """What the encoder thinks of real images, of samples and of reconstructions: errors, KLs, and the kl gap."""
 
-from pathlib import Path
-
 import numpy as np
 
 from sintrovae_jax import objectives
-from sintrovae_jax.inference import Model
+from sintrovae_jax.evaluators.scoring import Scoring
 
 
-def evaluate(model: Model, source, num_samples: int, seed: int, figures: Path) -> dict[str, float]:
-    """Means over up to `num_samples` test images and as many samples, reconstructing from the posterior's mean.
+def evaluate(scoring: Scoring) -> dict[str, float]:
+    """Means over up to `eval.num_samples` test images and as many samples, reconstructing from the posterior's mean.
 
     rec_error (summed over an image's dimensions), kl_real, kl_fake, kl_recon (nats, unweighted) and kl_gap.
     """
-    del figures
-    x = source.test(num_samples, seed)
+    model, seed = scoring.model, scoring.seed
+    x = scoring.source.test(scoring.num_samples, seed)
     rec = objectives.RECONSTRUCTION_ERRORS[model.config.objective.reconstruction]
 
     def kl(images):

@@ -93,17 +93,17 @@ def _kernel(module: nn.Module, *shape: int) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """[..., in] -> [..., features], its weights drawn as its learning rate is equalised; biases start at 0."""
+    """[..., in] -> [..., features], its weights drawn as its learning rate is equalised; biases start at 0.
+
+    Always float32: they see vectors, which cost little, and what is lost there shows in every pixel.
+    """
 
     features: int
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = _kernel(self, x.shape[-1], self.features)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return x @ kernel + bias
+        return x @ kernel + self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 _CONVOLVE = {"": convolve, "up": convolve_up, "down": convolve_down}
@@ -189,7 +189,7 @@ class EncoderBlock(nn.Module):
     def _style(self, x, which):
         bias = self.param(f"bias{which}", nn.initializers.zeros, (x.shape[-1],))
         x, mean, std = instance_norm(_leaky(x + bias.astype(x.dtype)), 1e-5)
-        return x, Dense(self.z_dim, self.dtype, name=f"style{which}")(jnp.concatenate([mean, std], -1))
+        return x, Dense(self.z_dim, name=f"style{which}")(jnp.concatenate([mean, std], -1))
 
 
 class Encoder(nn.Module):
@@ -222,10 +222,10 @@ class Encoder(nn.Module):
             width = self.channels[min(i + 1, count - 1)]
             x, own = block(width, self.z_dim, self.dtype, name=f"block{i}")(x)
             if k == level and k > 0:
-                x, own = _blended(features[k - 1], x, blend), jnp.asarray(blend, own.dtype) * own
+                x, own = _blended(features[k - 1], x, blend), blend * own
             style = style + own
         for i, width in enumerate((self.z_dim, self.z_dim, 2 * self.z_dim)):
-            style = _leaky(Dense(width, self.dtype, name=f"mapping{i}")(style))
+            style = _leaky(Dense(width, name=f"mapping{i}")(style))
         return split_posterior(style)
 
 
@@ -259,9 +259,9 @@ class DecoderBlock(nn.Module):
     def _modulated(self, x, style, which):
         bias = self.param(f"bias{which}", nn.initializers.zeros, (x.shape[-1],))
         x, _, _ = instance_norm(_leaky(x + bias.astype(x.dtype)), 1e-8)
-        modulation = Dense(2 * x.shape[-1], self.dtype, name=f"modulation{which}")(style)[:, None, None]
+        modulation = Dense(2 * x.shape[-1], name=f"modulation{which}")(style)[:, None, None]
         factor, shift = jnp.split(modulation, 2, axis=-1)
-        return x * (1 + factor) + shift
+        return (x * (1 + factor) + shift).astype(x.dtype)
 
 
 class Decoder(nn.Module):
@@ -280,12 +280,10 @@ class Decoder(nn.Module):
     def setup(self):
         block = nn.remat(DecoderBlock) if self.remat else DecoderBlock
         widths = tuple(reversed(self.channels))
-        self.mapping = [Dense(self.z_dim, self.dtype, name=f"mapping{i}") for i in range(_MAPPING_LAYERS)]
+        self.mapping = [Dense(self.z_dim, name=f"mapping{i}") for i in range(_MAPPING_LAYERS)]
         self.constant = self.param("constant", nn.initializers.ones, (4, 4, widths[0]))
         self.blocks = [block(width, i, self.dtype, name=f"block{i}") for i, width in enumerate(widths)]
-        self.to_rgb = [
-            Conv(self.image_channels, 1, bias=True, dtype=self.dtype, name=f"to_rgb{i}") for i in range(len(widths))
-        ]
+        self.to_rgb = [Conv(self.image_channels, 1, bias=True, name=f"to_rgb{i}") for i in range(len(widths))]
         self.average = self.variable("averages", "style", jnp.zeros, (self.z_dim,))
 
     def __call__(
@@ -304,7 +302,7 @@ class Decoder(nn.Module):
         w = pixel_norm(z)
         for layer in self.mapping:
             w = _leaky(layer(w))
-        return at_least_float32(w)
+        return w
 
     def synthesize(self, styles: jax.Array, stage: Stage | None = None, keys=None) -> jax.Array:
         """Styles [B, 2·(level+1), Z] -> x̂ [B, H, W, C]."""
@@ -313,7 +311,7 @@ class Decoder(nn.Module):
         images = []  # of every level; only the last two are used, and computed once compiled
         for i in range(level + 1):
             x = self.blocks[i](x, styles[:, 2 * i : 2 * i + 2], keys)
-            images.append(at_least_float32(self.to_rgb[i](x)))
+            images.append(self.to_rgb[i](x))
         x = images[-1] if level == 0 else _blended(upsample(images[-2]), images[-1], blend)
         return (x + 1) / 2
 

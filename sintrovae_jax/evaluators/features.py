@@ -1,0 +1,172 @@
+"""Features of images, and what the distribution metrics need to know of many of them.
+
+An extractor turns images into vectors. `fid`, `kid` and `precision_recall` compare those of samples and of real images;
+their figures are named after the extractor, unless it is Inception's, so that nothing else is taken for an FID.
+"""
+
+import collections
+import hashlib
+import importlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sintrovae_jax import files, parallel
+from sintrovae_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+_VERSION = 1  # of all that turns images into features here: to be raised with what changes them, for `cached`
+# Where the extractors are: functions `build(config, source) -> Extractor`. If there is a `check(config, source)` beside
+# one, it raises what `build` would, as far as can be told at no cost.
+EXTRACTORS = {
+    "inception": "sintrovae_jax.evaluators.inception_weights:build",
+    "classifier": "sintrovae_jax.evaluators.classifier:build",
+}
+
+
+class Extractor(NamedTuple):
+    """apply: jitted, (variables, images float32 [N, H, W, C] in [0, 1]) -> [N, D], row by row."""
+
+    name: str
+    fingerprint: str  # another text for other weights or another network
+    apply: Callable
+    variables: dict
+    figures: dict = {}  # noqa: RUF012  # of its own, to be reported with what it is used for
+
+
+def builder(name: str) -> Callable:
+    """The function that builds the extractor of this name. Raises `UserError` where there is none."""
+    module, _, function = EXTRACTORS.get(name, name).partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        known, reason = ", ".join(EXTRACTORS), parallel.first_line(error)
+        raise UserError(f"eval.features={name!r} is none of {known}, nor a MODULE:FUNCTION: {reason}") from None
+
+
+def build(config, source) -> Extractor:
+    """The extractor that `config.eval.features` names. Raises `UserError` where there is none, or it cannot be had."""
+    return builder(config.eval.features)(config, source)
+
+
+def check(config, source) -> None:
+    """Raises `UserError` if the extractor is not to be had, as far as can be told at no cost."""
+    build_it = builder(config.eval.features)
+    look = getattr(importlib.import_module(build_it.__module__), "check", None)
+    if look:
+        look(config, source)
+
+
+class Summary(NamedTuple):
+    """What is kept of many feature vectors."""
+
+    count: int
+    mean: np.ndarray  # float64 [D]
+    covariance: np.ndarray  # float64 [D, D], unbiased
+    vectors: np.ndarray  # float32 [N, D], or [0, D] where only the moments are wanted
+
+
+class Moments:
+    """Mean and covariance of a stream of vectors, in float64 (Chan, Golub & LeVeque 1983, for each new piece)."""
+
+    def __init__(self, dimensions: int):
+        self.count, self._mean, self._scatter = 0, np.zeros(dimensions), np.zeros((dimensions, dimensions))
+
+    def add(self, vectors: np.ndarray) -> None:
+        """vectors: [N, D]."""
+        vectors = np.asarray(vectors, np.float64)
+        mean = vectors.mean(0)
+        centred, step = vectors - mean, mean - self._mean
+        count = self.count + len(vectors)
+        self._scatter += centred.T @ centred + np.outer(step, step) * (self.count * len(vectors) / count)
+        self._mean += step * (len(vectors) / count)
+        self.count = count
+
+    def mean_and_covariance(self) -> tuple[np.ndarray, np.ndarray]:
+        """[D] and, divided by count - 1, [D, D]."""
+        return self._mean, self._scatter / max(self.count - 1, 1)
+
+
+@jax.jit
+def as_stored(images) -> jax.Array:
+    """Images as a PNG file holds them: clipped to [0, 1], rounded to 256 levels. Bytes too. Returns float32."""
+    floats = images.astype(jnp.float32)
+    return (floats if images.dtype == jnp.uint8 else jnp.round(floats.clip(0, 1) * 255)) / 255
+
+
+def vectors(extractor: Extractor, images: Iterable, size: int) -> Iterator[np.ndarray]:
+    """The features [n, D] of pieces of images [n, H, W, C], n at most `size`, computed on all local devices."""
+    variables, size = parallel.on_local_devices(extractor.variables), parallel.chunk(size)
+
+    def apply(x):
+        return _of_finite(x, extractor.apply(variables, as_stored(x)))
+
+    waiting = collections.deque()  # the devices compute the next piece while the host takes this one
+    for piece in images:
+        whole = piece[np.arange(size) % len(piece)]  # the last piece is filled up, to compile nothing new
+        waiting.append((parallel.in_chunks(apply, size, whole), len(piece)))
+        if len(waiting) > 1:
+            yield _arrived(*waiting.popleft())
+    yield from (_arrived(*piece) for piece in waiting)
+
+
+@jax.jit
+def _of_finite(images, vectors):
+    """NaN for an image that is not finite: a network with ReLUs or pools would make some number of it."""
+    finite = jnp.isfinite(images.astype(jnp.float32)).reshape(len(images), -1).all(1, keepdims=True)
+    return jnp.where(finite, vectors, jnp.nan)
+
+
+def _arrived(vectors: jax.Array, count: int) -> np.ndarray:
+    return np.asarray(vectors)[:count]
+
+
+def summarise(pieces: Iterable[np.ndarray], keep: bool) -> Summary:
+    """Features, a piece at a time, to their summary. keep: the vectors too."""
+    moments, kept = None, []
+    for piece in pieces:
+        moments = moments or Moments(piece.shape[1])
+        moments.add(piece)
+        kept.append(piece if keep else piece[:0])
+    if moments is None:
+        raise UserError("there is not one image to compare with")
+    return Summary(moments.count, *moments.mean_and_covariance(), np.concatenate(kept))
+
+
+def limited(pieces: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """The first `count` rows of all pieces."""
+    for piece in pieces:
+        if count > 0:
+            yield piece[:count]
+        count -= len(piece)
+        if count <= 0:
+            return
+
+
+def cached(folder: str, what: Iterable, compute: Callable[[], Summary]) -> Summary:
+    """A summary from the folder, or computed and kept there; '' keeps nothing.
+
+    what: all that it depends on besides this code. A file that cannot be read is made anew.
+    """
+    if not folder:
+        return compute()
+    name = hashlib.sha256("\n".join(map(str, (_VERSION, *what))).encode()).hexdigest()[:32]
+    path = files.expanded(folder) / f"reference-{name}.npz"
+    try:
+        with np.load(path) as stored:
+            return Summary(int(stored["count"]), *(stored[key] for key in Summary._fields[1:]))
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # numpy and zipfile raise whatever a damaged file makes them
+        log.warning("%s cannot be read (%s); computing it again", path, parallel.first_line(error))
+    summary = compute()
+    try:
+        with files.replacing(path) as beside:
+            np.savez(beside, **summary._asdict())
+    except OSError as error:
+        log.warning("cannot keep the reference statistics in %s (%s)", path, error.strerror)
+    return summary

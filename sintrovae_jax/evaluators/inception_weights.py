@@ -1,0 +1,155 @@
+"""Finding and reading the weights of `inception`. Nothing is ever downloaded.
+
+They are read from pytorch-fid's file, for which torch is needed, or from an .npz made of it once, where torch is:
+
+    python -m sintrovae_jax.evaluators.inception_weights IN.pth OUT.npz
+"""
+
+import hashlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from sintrovae_jax import cli, files
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators.features import Extractor
+from sintrovae_jax.evaluators.inception import SHA256, URL, InceptionV3, Params, from_published, published, verify
+
+_COMMAND = "python -m sintrovae_jax.evaluators.inception_weights IN.pth OUT.npz"
+VARIABLE = "SINTROVAE_INCEPTION"  # of the environment: where the weights are, if the config does not say
+
+
+@jax.jit
+def _features(variables, x):
+    return InceptionV3().apply(variables, x)
+
+
+def check(config, source) -> None:
+    """Raises `UserError` if there is no file of weights, or it is not what its name says."""
+    del source
+    _bytes(find(config.eval.inception))
+
+
+def build(config, source) -> Extractor:
+    """Inception with the weights that `config.eval.inception` names, or that are where people have them.
+
+    Raises `UserError` as `find` and `read` do.
+    """
+    del source
+    params, digest = read(find(config.eval.inception))
+    return Extractor("inception", digest, _features, {"params": params})
+
+
+def find(configured: str) -> Path:
+    """The file of weights: `configured` if not empty, else what the environment names, else where people have it.
+
+    Raises `UserError` if there is none.
+    """
+    given = {"eval.inception": configured, f"${VARIABLE}": os.environ.get(VARIABLE)}
+    source, value = next(((source, value) for source, value in given.items() if value), (None, ""))
+    path = files.expanded(value) if value else next((place for place in _places() if place.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"Inception's weights are not on this machine: download {URL} (sha256 {SHA256}) and put its path in "
+            f"eval.inception or ${VARIABLE}, or the file into {_places()[0].parent}"
+        )
+    if not path.is_file():
+        raise UserError(f"{source}={value}: there is no such file; Inception's weights are published at {URL}")
+    return path
+
+
+def _places() -> list[Path]:
+    """Where the weights may be: put there for this project, or by pytorch-fid or torch-fidelity (the same file)."""
+    cache = files.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    hub = files.expanded(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
+    name = URL.rsplit("/", 1)[1]
+    ours = cache / "sintrovae_jax" / name
+    return [ours.with_suffix(".npz"), ours, hub / name, hub / name.replace("pt_", "weights-")]
+
+
+def _bytes(path: Path) -> tuple[bytes, str]:
+    """A file's contents and their sha256. Raises `UserError` if it cannot be read or is not what its name says."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read Inception's weights {path}: {error.strerror}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if path.name.endswith(f"-{SHA256[:8]}.pth") and digest != SHA256:
+        raise UserError(f"{path} is truncated or altered: its sha256 is {digest}, not {SHA256}; get it from {URL}")
+    return data, digest
+
+
+def read(path: Path) -> tuple[Params, str]:
+    """The parameters of `InceptionV3` and the file's sha256 in hex, of an .npz or, where torch is, of a .pth.
+
+    Raises `UserError` if the file cannot be read, is damaged, or holds something else. Code in a file is never run.
+    """
+    arrays, digest = _weights(path)
+    return from_published(arrays), digest
+
+
+def _weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """A file's arrays, the network's among them, and its sha256. Raises `UserError` as `read`."""
+    arrays, digest = _arrays(path)
+    try:
+        verify(arrays)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return arrays, digest
+
+
+def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """A file's arrays, whatever they are, and its sha256. Raises `UserError` if there are none to be had."""
+    data, digest = _bytes(path)
+    load, kind = (_npz, "an .npz of arrays") if path.suffix.lower() == ".npz" else (_pth, "a .pth of named tensors")
+    try:
+        return load(io.BytesIO(data)), digest
+    except ImportError:
+        raise UserError(
+            f"reading {path} needs torch: install it (the extra `convert`), or make an .npz once, where torch is, with "
+            f"{_COMMAND}"
+        ) from None
+    except Exception as error:  # whatever numpy, zipfile, pickle and torch raise where a file is not one of theirs
+        raise UserError(f"{path} is not {kind}, or is damaged ({type(error).__name__}); get it from {URL}") from None
+
+
+def _npz(file: io.BytesIO) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _pth(file: io.BytesIO) -> dict[str, np.ndarray]:
+    import torch
+
+    tensors = torch.load(file, map_location="cpu", weights_only=True)
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def convert(source: Path, target: Path) -> None:
+    """Writes the arrays that the network is made of to an .npz, float32, under their published names.
+
+    Raises `UserError` if `source` is not pytorch-fid's file, or `target` is no .npz or cannot be written.
+    """
+    if target.suffix != ".npz":
+        raise UserError(f"{target} must be named .npz")
+    arrays, _ = _weights(source)
+    try:
+        with files.replacing(target) as beside:
+            np.savez(beside, **{name: arrays[name].astype(np.float32) for name in published()})
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from None
+
+
+def main(argv: list[str]) -> None:
+    """The command line: IN.pth OUT.npz. Raises `UserError`."""
+    if len(argv) != 3:
+        raise UserError(f"usage: {_COMMAND}")
+    convert(Path(argv[1]), Path(argv[2]))
+
+
+if __name__ == "__main__":
+    cli.reporting(main)(sys.argv)

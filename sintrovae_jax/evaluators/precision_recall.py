@@ -1,0 +1,49 @@
+"""Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991): are samples like data, and as diverse?
+
+A set's manifold is the union of balls around its feature vectors, each reaching to its k-th nearest neighbour.
+"""
+
+import math
+
+import numpy as np
+from sklearn.metrics import pairwise_distances_chunked
+from sklearn.neighbors import NearestNeighbors
+
+from sintrovae_jax.evaluators.scoring import Scoring
+
+
+def radii(vectors: np.ndarray, neighbours: int) -> np.ndarray:
+    """The distance of each of [N, D] to its k-th nearest neighbour, itself not counted. Returns [N]."""
+    search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(vectors)
+    return search.kneighbors()[0][:, -1]  # without an argument, a point is not its own neighbour
+
+
+def covered(vectors: np.ndarray, others: np.ndarray, radii_of_others: np.ndarray) -> float:
+    """The share of `vectors` that lie in a ball around one of `others`."""
+
+    def inside(distances, start):
+        del start
+        return (distances <= radii_of_others).any(1)
+
+    return float(np.concatenate(list(pairwise_distances_chunked(vectors, others, reduce_func=inside))).mean())
+
+
+def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
+    """Both in [0, 1], NaN where a feature is not finite. real, generated: [N, D] and [M, D]."""
+    if not (np.isfinite(real).all() and np.isfinite(generated).all()):
+        return math.nan, math.nan
+    real, generated = real.astype(np.float64), generated.astype(np.float64)
+    precision = covered(generated, real, radii(real, neighbours))
+    return precision, covered(real, generated, radii(generated, neighbours))
+
+
+def evaluate(scoring: Scoring) -> dict:
+    """precision and recall, with `eval.neighbours`; precision_EXTRACTOR and so on if not with Inception's features.
+
+    As many real images as samples count, at most.
+    """
+    neighbours = scoring.model.config.eval.neighbours
+    real, generated = scoring.compared(neighbours + 1, "precision and recall")
+    n = min(real.count, generated.count)
+    precision, recall = precision_and_recall(real.vectors[:n], generated.vectors[:n], neighbours)
+    return scoring.described("precision", {"precision": precision, "recall": recall}, n, n)

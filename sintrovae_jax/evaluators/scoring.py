@@ -1,0 +1,138 @@
+"""What evaluators work on: a model, its data, and what several of them need, computed once."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sintrovae_jax import objectives, step
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators import features, figure, names
+from sintrovae_jax.inference import Model
+from sintrovae_jax.models import style
+
+
+class _Blended:
+    """A source's images, blended with their averages as much as a stage blends in its level."""
+
+    fingerprint = None  # another at every step: not worth keeping anything under
+
+    def __init__(self, source, stage):
+        self._source, self._stage, self.skipped, self.labels = source, stage, source.skipped, source.labels
+
+    def test(self, n: int, seed: int) -> np.ndarray:
+        return np.asarray(style.blended_images(self._source.test(n, seed), self._stage))
+
+    def train(self, size: int) -> Iterator[np.ndarray]:
+        return (np.asarray(style.blended_images(step.as_float(x), self._stage)) for x in self._source.train(size))
+
+
+def source_of(model: Model, source):
+    """The source of images as the model was last shown them in training, for networks that are still growing."""
+    if model.stage is None:
+        return source
+    source = source.at(model.shape[0])
+    return source if model.stage.blend == 1 else _Blended(source, model.stage)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """folder: where pictures go."""
+
+    model: Model
+    source: object  # as in data.sources
+    folder: Path
+
+    @property
+    def num_samples(self) -> int:
+        return self.model.config.eval.num_samples
+
+    @property
+    def seed(self) -> int:
+        return self.model.config.seed
+
+    @functools.cached_property
+    def extractor(self) -> features.Extractor:
+        return features.build(self.model.config, self.source)
+
+    @property
+    def _keep(self) -> bool:
+        """Whether someone wants the feature vectors, not only their moments."""
+        return bool({"kid", "precision_recall"} & set(names(self.model.config)))
+
+    @functools.cached_property
+    def generated(self) -> features.Summary:
+        """Of `num_samples` samples."""
+        return features.summarise(self._vectors(self._samples()), self._keep)
+
+    def _samples(self) -> Iterator[np.ndarray]:
+        z, size = self.model.prior(self.seed, self.num_samples), self._size
+        for start in range(0, len(z), size):
+            some = z[start : start + size]
+            yield self.model.decode(some, noise=np.arange(start, start + len(some)))
+
+    @functools.cached_property
+    def real(self) -> features.Summary:
+        """Of the images of `eval.reference`, `eval.num_real` at most; kept in `eval.cache`."""
+        config, source = self.model.config, self.source
+        e = config.eval
+
+        def compute():
+            if e.reference == "train":
+                pieces = source.train(self._size)
+            else:
+                test = source.test(e.num_real, self.seed)
+                pieces = (test[start : start + self._size] for start in range(0, len(test), self._size))
+            return features.summarise(self._vectors(features.limited(pieces, e.num_real)), self._keep)
+
+        what = (source.fingerprint, e.reference, e.num_real, self._keep, e.features, self.extractor.fingerprint)
+        return features.cached(e.cache if source.fingerprint else "", what, compute)
+
+    def _vectors(self, pieces):
+        return features.vectors(self.extractor, pieces, self._size)
+
+    @property
+    def _size(self) -> int:
+        return self.model.config.eval.batch_size
+
+    def compared(self, at_least: int, metric: str) -> tuple[features.Summary, features.Summary]:
+        """Real and generated. Raises `UserError` if one of them has fewer than `at_least`."""
+        if self.num_samples < at_least:  # before anything is computed
+            raise UserError(f"{metric} needs at least {at_least} samples: eval.num_samples={self.num_samples}")
+        real = self.real
+        if real.count < at_least:
+            raise UserError(f"{metric} needs at least {at_least} real images: there are {real.count}")
+        return real, self.generated
+
+    def described(self, name: str, figures: dict[str, float], samples: int, real: int) -> dict:
+        """Figures of a distribution metric, under the extractor's name, with all that they depend on."""
+        whose, counts = self.model.config.eval.features, {"samples": samples, "real": real}
+        named = {figure(key, whose): value for key, value in figures.items()}
+        named |= {f"{figure(name, whose)}_{key}": n for key, n in counts.items()}
+        text = {"features": f"{self.extractor.name} {self.extractor.fingerprint}"}
+        return named | self.extractor.figures | text | {"reference": self.model.config.eval.reference}
+
+    def scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """What the model thinks of each image of x, float64 [N], higher for what it finds likelier.
+
+        likelihood: log p(x). elbo: of as many samples of the posterior. kl: -KL(q(z|x) || prior), in nats.
+        reconstruction: minus the squared error of the decoded posterior mean, summed over dimensions.
+        """
+        config = self.model.config
+        estimate = self.model.importance_weighted(x, config.eval.importance_samples, key=self.seed)
+        posterior = self.model.encode(x)
+        kl = objectives.kl(*posterior, config.objective.prior_std)
+        scores = {
+            "likelihood": estimate.log_likelihood,
+            "elbo": estimate.elbo,
+            "kl": -kl,
+            "reconstruction": -objectives.mse(x, self.model.decode(posterior.mean)),
+        }
+        return {name: np.asarray(score, np.float64) for name, score in scores.items()}
+
+    @functools.cached_property
+    def test_scores(self) -> dict[str, np.ndarray]:
+        """`scores` of the first `eval.num_scored` test images."""
+        return self.scores(self.source.test(self.model.config.eval.num_scored, self.seed))
