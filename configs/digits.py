@@ -2,9 +2,9 @@
 
     python -m sintrovae_jax.main --config configs/digits.py
 
-Expect figures/samples.png to show mostly digits that a person can read, rec_error 5.0 and kl_gap 0.33 on test images (9.0
-and 2.6, 6.6 and 1.0 with seeds 1 and 2), after three and a half minutes on 2 cores of an AMD EPYC at 2.6 GHz (2026-11-23).
-Four times the steps at half the learning rate give far better samples: see the README.
+Expect figures/samples.png to show mostly digits that a person can read, rec_error 5.0 and kl_gap 0.33 on test images
+(9.0 and 2.6, 6.6 and 1.0 with seeds 1 and 2), after three and a half minutes on 2 cores of an AMD EPYC at 2.6 GHz
+(2026-11-23). Four times the steps at half the learning rate give far better samples: see the README.
 """
 
 from configs import common
