@@ -308,7 +308,13 @@ def test_a_folder_gives_the_same_batches_whatever_shares_them_and_wherever_they_
 
 def test_a_damaged_file_is_replaced_by_the_next_one_and_moves_no_other(tmp_path):
     sound = folder.Files(
-        lambda name: np.full((2, 2, 1), int(name), np.uint8), list("012345678"), ["9"], Format(2, 1), {}, threads=2
+        lambda name: np.full((2, 2, 1), int(name), np.uint8),
+        list("012345678"),
+        ["9"],
+        Format(2, 1),
+        {},
+        threads=2,
+        look=len,
     )
 
     def load(name):
@@ -316,7 +322,7 @@ def test_a_damaged_file_is_replaced_by_the_next_one_and_moves_no_other(tmp_path)
             raise ValueError("damaged")
         return np.full((2, 2, 1), int(name), np.uint8)
 
-    damaged = folder.Files(load, list("012345678"), ["9"], Format(2, 1), {}, threads=2)
+    damaged = folder.Files(load, list("012345678"), ["9"], Format(2, 1), {}, threads=2, look=len)
     wanted, got = (stream(s, batch_size=3)[..., 0, 0, 0] for s in (sound, damaged))
     for epoch in wanted.reshape(-1, 9):
         assert sorted(epoch) == list(range(9))
