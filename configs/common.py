@@ -97,7 +97,7 @@ def get_config() -> ConfigDict:
     config.eval.num_samples = 5000  # that the evaluators draw, and --mode sample writes
     # What fid, kid and precision_recall compare: the features of samples with those of `num_real` images at most.
     config.eval.features = "inception"  # or classifier (trained on the set's own labels), or MODULE:FUNCTION
-    config.eval.inception = ""  # the weights file; '': where others keep it, see evaluators/inception.py
+    config.eval.inception = ""  # the weights file; '': where others keep it, see evaluators/inception_weights.py
     config.eval.reference = "train"  # or 'test': the split that samples are compared with
     config.eval.num_real = 50_000
     config.eval.cache = "~/.cache/sintrovae_jax"  # what was computed of real images; '': do not keep it

@@ -186,8 +186,7 @@ class Files:
         order = np.random.default_rng(0).permutation(len(self._train))
         for start in range(0, len(order), size):
             names = [self._train[i] for i in order[start : start + size]]
-            found, skipped = _try_all(self._load, names, self._threads)
-            self._skip(skipped)
+            found = self._sound_ones(self._load, names)
             if found:
                 yield np.stack(list(found.values()))
 
@@ -195,9 +194,7 @@ class Files:
         del seed  # always the same first n
         names, found = iter(self._test), {}
         while len(found) < n and (some := list(itertools.islice(names, n - len(found)))):
-            sound, skipped = _try_all(self._load, some, self._threads)
-            found |= sound
-            self._skip(skipped)
+            found |= self._sound_ones(self._load, some)
         if not found:
             raise UserError("none of the test pictures can be read")
         return as_float(np.stack(list(found.values())))
@@ -205,12 +202,17 @@ class Files:
     def _arrays(self, size: int) -> Arrays:
         parts = []
         for names in (self._train, self._test):
-            found, skipped = _try_all(lambda name: shrink(self._load(name), size).numpy(), names, self._threads)
-            self._skip(skipped)
+            found = self._sound_ones(lambda name: shrink(self._load(name), size).numpy(), names)
             if not found:
                 raise UserError("not one picture can be read any more")
             parts.append(np.stack(list(found.values())))
         return Arrays(*parts, self.skipped)
+
+    def _sound_ones(self, load: Callable, names: list[str]) -> dict:
+        """{name: what `load` makes of it}, without those that fail, which are noted as skipped."""
+        found, skipped = _try_all(load, names, self._threads)
+        self._skip(skipped)
+        return found
 
     def _sound(self, index: int) -> np.ndarray:
         for i in range(len(self._train)):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from sintrovae_jax import parallel
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.features import Extractor, as_stored
 
@@ -62,7 +63,7 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, dict]:
     Returns the network and its variables.
     """
     network = Classifier(classes)
-    params = network.init(jax.random.key(0, impl="threefry2x32"), as_stored(x[:1]))["params"]
+    params = network.init(parallel.seed_key(0), as_stored(x[:1]))["params"]
     moments, order = optax.adam(_LEARNING_RATE).init(params), np.random.default_rng(0)
     batch = min(_BATCH, len(x))
     for _ in range(_EPOCHS):
