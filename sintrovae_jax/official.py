@@ -1,0 +1,319 @@
+"""The checkpoints of the official PyTorch release, name by name: to this project's variables and back.
+
+`table` says for a config which tensor is which of our arrays, and how it is laid out there: convolutions
+[out, in, h, w], transposed ones [in, out, h, w], dense layers [out, in], feature maps flattened channel by channel. What
+an array is used for is the same on both sides, BatchNorm's running averages and equalised learning rates included, so
+nothing but the layout changes, and a tensor comes back from a round trip bit for bit. PyTorch is not needed here.
+
+Style-based files hold a dictionary a network; here its name comes first: 'generator.const'.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sintrovae_jax import step
+from sintrovae_jax.errors import UserError
+
+_FUSED = 128  # pixels: from here up the release doubles the image by a transposed convolution
+AVERAGE = ("decoder", "averages", "style")  # where we keep the average of styles
+_BLUR = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
+
+
+class Layout(NamedTuple):
+    """How an array is laid out there and here: functions from an official one to ours, and back."""
+
+    ours: Callable[[np.ndarray], np.ndarray]
+    theirs: Callable[[np.ndarray], np.ndarray]
+
+
+class Entry(NamedTuple):
+    """One official tensor: our array at `path`, or, where we have none, `value`, which it must have if `checked`."""
+
+    name: str
+    path: tuple[str, ...] = ()
+    layout: Layout | None = None
+    value: np.ndarray | None = None
+    checked: bool = False
+
+
+SAME = Layout(lambda x: x, lambda x: x)
+DENSE = Layout(np.transpose, np.transpose)
+CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+# A transposed convolution spreads each pixel by its kernel; as a convolution of the doubled image, it is seen mirrored.
+CONV_UP = Layout(lambda x: x[:, :, ::-1, ::-1].transpose(2, 3, 0, 1), lambda x: x[::-1, ::-1].transpose(2, 3, 0, 1))
+CHANNELS = Layout(np.ravel, lambda x: x.reshape(1, -1, 1, 1))
+IMAGE = Layout(lambda x: x[0].transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)[None])
+
+
+def _from_image(h: int, w: int, c: int) -> Layout:
+    """A dense layer's weights after a feature map: [out, c·h·w] there, [h·w·c, out] here."""
+    return Layout(
+        lambda x: x.reshape(-1, c, h, w).transpose(2, 3, 1, 0).reshape(h * w * c, -1),
+        lambda x: x.reshape(h, w, c, -1).transpose(3, 2, 0, 1).reshape(-1, c * h * w),
+    )
+
+
+def _to_image(h: int, w: int, c: int) -> Layout:
+    """A dense layer's weights before a feature map: [c·h·w, in] there, [in, h·w·c] here."""
+    return Layout(
+        lambda x: x.reshape(c, h, w, -1).transpose(3, 1, 2, 0).reshape(-1, h * w * c),
+        lambda x: x.reshape(-1, h, w, c).transpose(3, 1, 2, 0).reshape(c * h * w, -1),
+    )
+
+
+def _bias_to_image(h: int, w: int, c: int) -> Layout:
+    """The bias that goes with it: [c·h·w] there, [h·w·c] here."""
+    return Layout(
+        lambda x: x.reshape(c, h, w).transpose(1, 2, 0).ravel(), lambda x: x.reshape(h, w, c).transpose(2, 0, 1).ravel()
+    )
+
+
+def _layer(name: str, path: tuple, weight: Layout, bias: Layout | None = SAME) -> Iterator[Entry]:
+    yield Entry(f"{name}.weight", (*path, "kernel"), weight)
+    if bias is not None:
+        yield Entry(f"{name}.bias", (*path, "bias"), bias)
+
+
+# --- 2D densities -----------------------------------------------------------------------------------------------------
+
+
+def _mlp(config) -> Iterator[Entry]:
+    count = len(config.model.channels)
+    layers = [*["input", *(f"hidden_{i}" for i in range(1, count))][:count], "output"]
+    for network in ("encoder", "decoder"):
+        for i, layer in enumerate(layers):
+            yield from _layer(f"{network}.main.{layer}", (network, "params", f"Dense_{i}", "dense"), DENSE)
+    yield Entry("decoder.loggamma", value=np.zeros((), np.float32))  # that nothing uses
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def _norm(name: str, root: tuple, *path: str) -> Iterator[Entry]:
+    for theirs, collection, ours in (
+        ("weight", "params", "scale"),
+        ("bias", "params", "bias"),
+        ("running_mean", "batch_stats", "mean"),
+        ("running_var", "batch_stats", "var"),
+    ):
+        yield Entry(f"{name}.{theirs}", (*root, collection, *path, ours), SAME)
+    # PyTorch counts batches for averages without momentum, which these are not.
+    yield Entry(f"{name}.num_batches_tracked", value=np.zeros((), np.int64))
+
+
+def _block(name: str, root: tuple, block: str, changes: bool) -> Iterator[Entry]:
+    """A residual block. changes: whether the number of channels does, and the shortcut has weights."""
+    if changes:
+        yield from _layer(f"{name}.conv_expand", (*root, "params", block, "shortcut"), CONV, None)
+    for i in (1, 2):
+        yield from _layer(f"{name}.conv{i}", (*root, "params", block, f"conv{i}"), CONV, None)
+        yield from _norm(f"{name}.bn{i}", root, block, f"norm{i}")
+
+
+def _conv(config) -> Iterator[Entry]:
+    yield from _conv_encoder(config)
+    yield from _conv_decoder(config, "decoder", ("decoder",))
+    if config.objective.target_period:
+        yield from _conv_decoder(config, "target_decoder", ("target",))
+
+
+def _final(config) -> tuple[int, int, int]:
+    """The last feature map's height, width and channels."""
+    side = config.data.image_size // 2 ** len(config.model.channels)
+    return side, side, config.model.channels[-1]
+
+
+def _conv_encoder(config) -> Iterator[Entry]:
+    size, channels, root = config.data.image_size, config.model.channels, ("encoder",)
+    yield from _layer("encoder.main.0", (*root, "params", "conv"), CONV, None)
+    yield from _norm("encoder.main.1", root, "norm")
+    for i, (inputs, width) in enumerate(itertools.pairwise(channels)):
+        yield from _block(f"encoder.main.res_in_{size // 2 ** (i + 1)}", root, f"block{i}", inputs != width)
+    yield from _block(f"encoder.main.res_in_{size // 2 ** len(channels)}", root, "last", False)
+    yield from _layer("encoder.fc", (*root, "params", "posterior", "dense"), _from_image(*_final(config)))
+
+
+def _conv_decoder(config, name: str, root: tuple) -> Iterator[Entry]:
+    widths, final = tuple(reversed(config.model.channels)), _final(config)
+    dense = (*root, "params", "latent", "dense")
+    yield from _layer(f"{name}.fc.0", dense, _to_image(*final), _bias_to_image(*final))
+    for i, (inputs, width) in enumerate(itertools.pairwise((widths[0], *widths))):
+        # Named as if the first map had 4 pixels a side, whatever it has.
+        yield from _block(f"{name}.main.res_in_{4 * 2**i}", root, f"block{i}", inputs != width)
+    yield from _block(f"{name}.main.res_in_{4 * 2 ** len(widths)}", root, "last", False)
+    yield from _layer(f"{name}.main.predict", (*root, "params", "conv"), CONV)
+
+
+# --- style-based ------------------------------------------------------------------------------------------------------
+
+
+def _style(config) -> Iterator[Entry]:
+    layers = 2 * len(config.model.channels)
+    # Their average style has a row a layer, all equal: it is taken before styles are mixed.
+    average = Layout(lambda x: x[0], lambda x: np.tile(x, (layers, 1)))
+    yield Entry("dlatent_avg.buff", AVERAGE, average)
+    for suffix, root in (("", ()), ("_s", ("ema",)))[: 1 + _has_ema(config)]:
+        yield from _style_encoder(config.model.channels, suffix, (*root, "encoder", "params"))
+        yield from _style_decoder(config.model.channels, suffix, (*root, "decoder", "params"))
+        yield from _mapping(f"mapping_tl{suffix}", 3, (*root, "encoder", "params"))
+        yield from _mapping(f"mapping_fl{suffix}", 8, (*root, "decoder", "params"))
+
+
+def _mapping(name: str, count: int, root: tuple) -> Iterator[Entry]:
+    for i in range(count):
+        yield from _layer(f"{name}.map_blocks.{i}.fc", (*root, f"mapping{i}"), DENSE)
+
+
+def _blur(name: str, channels: int) -> Entry:
+    return Entry(f"{name}.blur.weight", value=np.tile(_BLUR, (channels, 1, 1, 1)), checked=True)
+
+
+def _style_encoder(channels, suffix: str, root: tuple) -> Iterator[Entry]:
+    for i, width in enumerate(channels):
+        rgb = f"discriminator{suffix}.from_rgb.{i}.from_rgb"  # theirs are counted from the finest, ours by level
+        yield from _layer(rgb, (*root, f"from_rgb{len(channels) - 1 - i}"), CONV)
+        name, block = f"discriminator{suffix}.encode_block.{i}", (*root, f"block{i}")
+        yield _blur(name, width)
+        for k in (1, 2):
+            yield Entry(f"{name}.bias_{k}", (*block, f"bias{k}"), CHANNELS)
+            yield from _layer(f"{name}.conv_{k}", (*block, f"conv{k}"), CONV, None)
+            yield from _layer(f"{name}.style_{k}", (*block, f"style{k}"), DENSE)
+
+
+def _style_decoder(channels, suffix: str, root: tuple) -> Iterator[Entry]:
+    yield Entry(f"generator{suffix}.const", (*root, "constant"), IMAGE)
+    for i, width in enumerate(reversed(channels)):
+        yield from _layer(f"generator{suffix}.to_rgb.{i}.to_rgb", (*root, f"to_rgb{i}"), CONV)
+        name, block = f"generator{suffix}.decode_block.{i}", (*root, f"block{i}")
+        yield _blur(name, width)
+        if i > 0:
+            layout = CONV_UP if 4 * 2**i >= _FUSED else CONV
+            yield from _layer(f"{name}.conv_1", (*block, "conv1"), layout, None)
+        yield from _layer(f"{name}.conv_2", (*block, "conv2"), CONV, None)
+        for k in (1, 2):
+            yield Entry(f"{name}.noise_weight_{k}", (*block, f"noise{k}"), CHANNELS)
+            yield Entry(f"{name}.bias_{k}", (*block, f"bias{k}"), CHANNELS)
+            yield from _layer(f"{name}.style_{k}", (*block, f"modulation{k}"), DENSE)
+
+
+# --- both ways --------------------------------------------------------------------------------------------------------
+
+_FAMILIES = {"mlp": _mlp, "conv": _conv, "style": _style}
+_COPIES = {"target_decoder": "target", "_s": "ema"}  # how networks end that are copies
+_HINTS = {
+    "target": "a target decoder needs objective.target_period above 0",
+    "ema": "averaged copies (_s) need growth.ema_images or train.ema above 0",
+}
+
+
+def _has_ema(config) -> bool:
+    return config.train.ema > 0 or config.growth.ema_images > 0
+
+
+def _copy_of(name: str) -> str:
+    """'target' or 'ema' where an official name is one of a copy, else ''."""
+    network = name.split(".", 1)[0]
+    return next((copy for mark, copy in _COPIES.items() if network.endswith(mark)), "")
+
+
+def table(config) -> list[Entry]:
+    """Every tensor of the official checkpoint of a config's networks. Raises `UserError` if the release has none."""
+    family = config.model.family
+    if family not in _FAMILIES or (family == "mlp" and config.data.image_size):
+        what = f"model.family={family}" + (" for images" if family in _FAMILIES else "")
+        raise UserError(f"the official release has no networks of {what}; choose another --config")
+    if config.model.output != "linear":
+        raise UserError(f"the official networks have no model.output={config.model.output}: set it to linear")
+    return list(_FAMILIES[family](config))
+
+
+def abstract_variables(config) -> dict:
+    """The shapes of our variables, {'encoder', 'decoder', and where the config has them 'target' and 'ema'}."""
+    fresh = jax.eval_shape(step.from_config(config)[2])
+    copies = {"target": fresh.target, "ema": fresh.ema}
+    return fresh.variables | {name: tree for name, tree in copies.items() if tree is not None}
+
+
+def from_official(config, tensors: dict[str, np.ndarray]) -> dict:
+    """An official checkpoint's tensors as our variables, float32: {'encoder', 'decoder'[, 'target'][, 'ema']}.
+
+    A target decoder or averaged copies that the config has and the file has not start as copies, as in a fresh run.
+    Raises `UserError` that lists every name or shape that does not fit.
+    """
+    expected, shapes = table(config), flatten_dict(abstract_variables(config))
+    there = {_copy_of(name) for name in tensors} | {""}
+    expected = [entry for entry in expected if _copy_of(entry.name) in there]
+    _refuse(expected, shapes, tensors)
+    variables = {
+        entry.path: np.array(entry.layout.ours(tensors[entry.name]), np.float32, order="C")
+        for entry in expected
+        if entry.path
+    }
+    return _completed(shapes, variables)
+
+
+def _completed(shapes: dict, variables: dict) -> dict:
+    """With the copies that are not there, or not all of them: the release does not save an averaged average style."""
+    for path in shapes:
+        if path not in variables:
+            origin = ("decoder", *path[1:]) if path[0] == "target" else path[1:]
+            variables[path] = variables[origin].copy()
+    return unflatten_dict(variables)
+
+
+def to_official(config, variables: dict) -> dict[str, np.ndarray]:
+    """Our variables as the official checkpoint's tensors, C-contiguous.
+
+    Where the release has no averaged copies and the config has, its networks are written as the averaged ones.
+    """
+    if config.model.family != "style" and "ema" in variables:
+        variables = variables | variables["ema"]
+    leaves = flatten_dict(variables)
+    return {
+        entry.name: np.array(
+            entry.layout.theirs(np.asarray(leaves[entry.path])) if entry.path else entry.value, order="C"
+        )
+        for entry in table(config)
+    }
+
+
+def _refuse(expected: list[Entry], shapes: dict, tensors: dict) -> None:
+    """Raises `UserError` with all that does not fit."""
+    known = {entry.name for entry in expected}
+    unknown = [name for name in tensors if name not in known]
+    missing = [e.name for e in expected if e.name not in tensors and (e.path or e.checked)]
+    misshapen = [
+        f"{entry.name} ({tuple(tensors[entry.name].shape)} there, {shape} here)"
+        for entry in expected
+        if entry.name in tensors and tensors[entry.name].shape != (shape := _shape(entry, shapes))
+    ]
+    problems = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
+    if not misshapen:
+        problems["of other values than these networks are made for"] = _other_values(expected, tensors)
+    hints = {_HINTS[copy] for name in unknown if (copy := _copy_of(name))}
+    found = [f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names]
+    if found:
+        hint = "; ".join([*sorted(hints), "give the --config that it was trained as"])
+        raise UserError(f"the tensors do not fit the config; {'; '.join(found)}; {hint}")
+
+
+def _shape(entry: Entry, shapes: dict) -> tuple[int, ...]:
+    """The official shape of an entry, found by laying out an array that takes no memory."""
+    if entry.value is not None:
+        return entry.value.shape
+    return entry.layout.theirs(np.broadcast_to(np.float32(0), shapes[entry.path].shape)).shape
+
+
+def _other_values(expected: list[Entry], tensors: dict[str, Any]) -> list[str]:
+    """Of tensors that we have no array for, or only one row of."""
+    out = [e.name for e in expected if e.checked and e.name in tensors and not np.allclose(tensors[e.name], e.value)]
+    for entry in expected:
+        if entry.path == AVERAGE and entry.name in tensors:
+            rows = tensors[entry.name]
+            out += [] if np.allclose(rows, rows[:1], atol=1e-4) else [entry.name]
+    return out
