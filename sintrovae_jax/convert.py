@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sintrovae_jax import checkpoint, cli, files, growth, official, state, step
+from sintrovae_jax import checkpoint, cli, files, official, state, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -92,7 +92,7 @@ def write(path: Path, content: dict) -> None:
 def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> int:
     """Makes a workdir of an official checkpoint. Returns the step it stands at: `at`, or what is sensible.
 
-    Raises `UserError` if the file or the step does not fit the config, or the workdir is in use; then it writes nothing.
+    Raises `UserError` if the file or the step does not fit the config, or the workdir is in use; nothing is written then.
     """
     configs.validate(config)
     if (workdir / "config.json").exists() or (workdir / checkpoint.FOLDER).exists():

@@ -1,9 +1,9 @@
 """The checkpoints of the official PyTorch release, name by name: to this project's variables and back.
 
 `table` says for a config which tensor is which of our arrays, and how it is laid out there: convolutions
-[out, in, h, w], transposed ones [in, out, h, w], dense layers [out, in], feature maps flattened channel by channel. What
-an array is used for is the same on both sides, BatchNorm's running averages and equalised learning rates included, so
-nothing but the layout changes, and a tensor comes back from a round trip bit for bit. PyTorch is not needed here.
+[out, in, h, w], transposed ones [in, out, h, w], dense layers [out, in], feature maps flattened channel by channel.
+What an array is used for is the same on both sides, BatchNorm's running averages and equalised learning rates included,
+so nothing but the layout changes, and a tensor comes back from a round trip bit for bit. PyTorch is not needed here.
 
 Style-based files hold a dictionary a network; here its name comes first: 'generator.const'.
 """
