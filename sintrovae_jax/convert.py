@@ -92,7 +92,7 @@ def write(path: Path, content: dict) -> None:
 def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> int:
     """Makes a workdir of an official checkpoint. Returns the step it stands at: `at`, or what is sensible.
 
-    Raises `UserError` if the file or the step does not fit the config, or the workdir is in use; nothing is written then.
+    Raises `UserError`, and writes nothing, if the file or step does not fit the config or the workdir is in use.
     """
     configs.validate(config)
     if (workdir / "config.json").exists() or (workdir / checkpoint.FOLDER).exists():

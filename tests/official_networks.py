@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 
 def random(shapes: dict, seed: int = 0) -> dict:
-    """Tensors of these shapes, far from where training starts; variances positive, counters whole, blurs as they are."""
+    """Tensors of these shapes, away from where training starts; variances positive, counters whole, blurs as ever."""
     rng, out = np.random.default_rng(seed), {}
     for name, shape in shapes.items():
         out[name] = rng.normal(size=shape, scale=0.3).astype(np.float32)

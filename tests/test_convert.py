@@ -1,0 +1,405 @@
+"""Official checkpoints: every tensor there and back, what the networks compute, and what is refused."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import official_networks as theirs
+import pytest
+from conftest import TINY, run
+from flax.traverse_util import flatten_dict
+
+from sintrovae_jax import checkpoint, convert, inference, models, official, step
+from sintrovae_jax import config as configs
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.models import Stage
+
+BATCH = 2
+FUSED = (2, 3, 4, 4, 5, 5)  # channels of 128×128, where the release's convolutions resample
+STYLE = (3, 4, 4)
+OVERRIDES = {
+    "gaussians8": {"model.channels": (7, 7, 7, 7)},
+    "cifar10": {"model.channels": (4, 6), "model.z_dim": 5, "data.image_size": 16},
+    "cifar10_bootstrap": {"model.channels": (4, 4), "model.z_dim": 5, "data.image_size": 16},
+    "mnist": {"model.channels": (4, 6), "model.z_dim": 3},
+    "digits_style": {"model.channels": STYLE, "model.z_dim": 5, "data.image_channels": 3},
+}
+SHAPES = {
+    "gaussians8": theirs.mlp_shapes(),
+    "cifar10": theirs.conv_shapes(4, 6, size=16, colours=3, z=5),
+    "cifar10_bootstrap": theirs.conv_shapes(4, 4, size=16, colours=3, z=5, target=True),
+    "mnist": theirs.conv_shapes(4, 6, size=28, colours=1, z=3),
+    "digits_style": theirs.style_shapes(STYLE, 5),
+}
+
+
+def tiny(name, **values):
+    config = configs.read_recipe(f"configs/{name}.py")
+    with config.ignore_type():
+        config.update_from_flattened_dict(OVERRIDES[name] | values)
+    configs.validate(config)
+    return config
+
+
+def fused_style():
+    growth = {f"growth.{key}": () for key in ("steps", "batch_sizes")}
+    return tiny("digits_style", **{"model.channels": FUSED, "data.image_size": 128}, **growth)
+
+
+CASES = {name: (lambda name=name: tiny(name), shapes) for name, shapes in SHAPES.items()}
+CASES["fused style"] = (fused_style, theirs.style_shapes(FUSED, 5))
+
+
+# --- there and back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_tensor_there_and_back(case):
+    config, tensors = CASES[case][0](), theirs.random(CASES[case][1])
+    variables = official.from_official(config, tensors)
+    fitting = official.abstract_variables(config)
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, fitting)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+    back = official.to_official(config, variables)
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (back[name].dtype, back[name].shape) == (tensor.dtype, tensor.shape), name
+        assert back[name].flags.c_contiguous
+        if not name.endswith(("num_batches_tracked", "loggamma")):  # which nothing uses
+            assert back[name].tobytes() == tensor.tobytes(), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_our_variables_there_and_back(case):
+    config = CASES[case][0]()
+    leaves, rng = flatten_dict(official.abstract_variables(config)), np.random.default_rng(0)
+    ours = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
+    back = flatten_dict(official.from_official(config, official.to_official(config, configs_tree(ours))))
+    for path, leaf in ours.items():
+        if path != ("ema", *official.AVERAGE):  # which the release does not save
+            assert back[path].tobytes() == leaf.tobytes(), path
+        else:
+            assert back[path].tobytes() == ours[official.AVERAGE].tobytes()
+
+
+def configs_tree(leaves):
+    return official.unflatten_dict(leaves)
+
+
+@pytest.mark.parametrize("name", ["gaussians8", "cifar10", "mnist", "celebahq1024", "cifar10_bootstrap", "ffhq_style"])
+def test_every_array_of_a_recipe_has_its_tensor(name):
+    config = configs.read_recipe(f"configs/{name}.py")
+    paths = [entry.path for entry in official.table(config) if entry.path]
+    assert len(set(paths)) == len(paths)
+    unsaved = {("ema", *official.AVERAGE)} if name == "ffhq_style" else set()
+    assert set(paths) == flatten_dict(official.abstract_variables(config)).keys() - unsaved
+
+
+# --- what the networks compute ----------------------------------------------------------------------------------------
+
+
+def check(got, wanted):
+    np.testing.assert_allclose(np.asarray(got), wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+def nchw(x):
+    return np.asarray(x).transpose(0, 3, 1, 2)
+
+
+def built(config):
+    return models.build(config.model, models.data_shape(config.data))
+
+
+def posterior(got):
+    return np.concatenate([got.mean, got.logvar], 1)
+
+
+def normal(*shape):
+    return np.random.default_rng(7).normal(size=shape).astype(np.float32)
+
+
+def uniform(*shape):
+    return np.random.default_rng(8).random(shape, np.float32)
+
+
+def test_mlp_computes_what_the_official_one_does():
+    config, tensors = tiny("gaussians8"), theirs.random(SHAPES["gaussians8"])
+    variables, (encoder, decoder) = official.from_official(config, tensors), built(config)
+    check(
+        posterior(encoder.apply(variables["encoder"], normal(9, 2))),
+        theirs.Networks(tensors).mlp("encoder", normal(9, 2)),
+    )
+    check(decoder.apply(variables["decoder"], normal(9, 2)), theirs.Networks(tensors).mlp("decoder", normal(9, 2)))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_bootstrap", "mnist"])
+def test_conv_computes_what_the_official_one_does(name):
+    config, tensors = tiny(name), theirs.random(SHAPES[name])
+    variables, (encoder, decoder) = official.from_official(config, tensors), built(config)
+    networks, side = theirs.Networks(tensors), config.data.image_size
+    x, z = uniform(BATCH, side, side, config.data.image_channels), normal(BATCH, config.model.z_dim)
+    check(posterior(jax.jit(encoder.apply)(variables["encoder"], x)), networks.conv_encode(nchw(x)))
+    shape = (config.model.channels[-1], side // 4, side // 4)
+    check(nchw(jax.jit(decoder.apply)(variables["decoder"], z)), networks.conv_decode(z, shape))
+    if "target" in variables:
+        check(nchw(jax.jit(decoder.apply)(variables["target"], z)), networks.conv_decode(z, shape, "target_decoder"))
+
+
+@pytest.mark.parametrize(
+    ("case", "level", "blend"),
+    [("digits_style", 0, 1.0), ("digits_style", 1, 0.3), ("digits_style", 2, 1.0), ("fused style", 5, 1.0)]
+    + [("fused style", 3, 1.0), ("fused style", 4, 0.6), ("fused style", 5, 0.6)],
+)
+@pytest.mark.parametrize("suffix", ["", "_s"])
+def test_style_computes_what_the_official_one_does_without_noise(case, level, blend, suffix):
+    config, tensors = CASES[case][0](), theirs.random(CASES[case][1])
+    variables, (encoder, decoder) = official.from_official(config, tensors), built(config)
+    variables, networks = variables["ema"] if suffix else variables, theirs.Networks(tensors, suffix)
+    x, z = uniform(BATCH, 4 * 2**level, 4 * 2**level, 3), normal(BATCH, config.model.z_dim)
+
+    def apply(module, variables, inputs):
+        return jax.jit(lambda v, i: module.apply(v, i, stage=Stage(level, blend)))(variables, inputs)
+
+    wanted = networks.style_encode(2 * nchw(x).astype(np.float64) - 1, level, blend, len(config.model.channels))
+    check(posterior(apply(encoder, variables["encoder"], x)), wanted)
+    check(nchw(apply(decoder, variables["decoder"], z)), (networks.style_decode(z, level, blend) + 1) / 2)
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def refused(config, tensors) -> str:
+    with pytest.raises(UserError) as error:
+        official.from_official(config, tensors)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_all_that_does_not_fit_is_listed():
+    tensors = theirs.random(SHAPES["cifar10"])
+    del tensors["encoder.fc.bias"], tensors["decoder.main.res_in_8.bn1.running_var"]
+    tensors |= {"encoder.extra": np.zeros(3), "spare": np.zeros(())}
+    tensors["decoder.main.predict.weight"] = np.zeros((1, 4, 5, 5), np.float32)
+    tensors["decoder.fc.0.weight"] = tensors["decoder.fc.0.weight"].T
+    said = refused(tiny("cifar10"), tensors)
+    for words in (
+        "2 missing: encoder.fc.bias, decoder.main.res_in_8.bn1.running_var",
+        "2 unknown: encoder.extra, spare",
+        "2 of another shape: decoder.fc.0.weight ((5, 96) there, (96, 5) here), "
+        "decoder.main.predict.weight ((1, 4, 5, 5) there, (3, 4, 5, 5) here)",
+    ):
+        assert words in said
+
+
+def test_what_official_files_may_lack():
+    tensors = theirs.random(SHAPES["cifar10"])
+    old = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+    official.from_official(tiny("cifar10"), old)
+    no_target = official.from_official(tiny("cifar10", **{"objective.target_period": 5}), tensors)
+    jax.tree.map(np.testing.assert_array_equal, no_target["target"], no_target["decoder"])
+    averaged = official.from_official(tiny("cifar10", **{"train.ema": 0.9}), tensors)
+    jax.tree.map(np.testing.assert_array_equal, averaged["ema"]["encoder"], averaged["encoder"])
+
+
+def test_copies_that_the_config_has_not_are_not_dropped():
+    said = refused(
+        tiny("cifar10_bootstrap", **{"objective.target_period": 0}), theirs.random(SHAPES["cifar10_bootstrap"])
+    )
+    assert "objective.target_period" in said
+    assert "target_decoder.main.predict.bias" in said
+    said = refused(tiny("digits_style", **{"growth.ema_images": 0.0}), theirs.random(SHAPES["digits_style"]))
+    assert "growth.ema_images" in said
+
+
+def test_values_that_our_networks_could_not_take_over_are_refused():
+    tensors = theirs.random(SHAPES["digits_style"])
+    tensors["generator.decode_block.1.blur.weight"] *= 2
+    tensors["dlatent_avg.buff"][3] += 1
+    said = refused(tiny("digits_style"), tensors)
+    assert "generator.decode_block.1.blur.weight, dlatent_avg.buff" in said or (
+        "dlatent_avg.buff" in said and "generator.decode_block.1.blur.weight" in said
+    )
+
+
+def test_networks_that_the_release_has_not():
+    assert "model.output=sigmoid" in refused(tiny("cifar10", **{"model.output": "sigmoid"}), {})
+    points = tiny("gaussians8")
+    points.data.image_size = 8
+    assert "for images" in refused(points, {})
+
+
+def test_averaged_networks_are_what_the_release_gets_where_it_has_no_place_for_both():
+    config = tiny("cifar10", **{"train.ema": 0.9})
+    variables = official.from_official(config, theirs.random(SHAPES["cifar10"]))
+    variables["ema"] = jax.tree.map(lambda leaf: leaf + 1, variables["ema"])
+    back = official.to_official(config, variables)
+    np.testing.assert_array_equal(
+        back["decoder.main.predict.bias"], variables["ema"]["decoder"]["params"]["conv"]["bias"]
+    )
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_torch_it_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "a.pth").write_bytes(b"")
+    with pytest.raises(UserError, match="install the extra `convert`"):
+        convert.read(tmp_path / "a.pth")
+    with pytest.raises(UserError, match="No such file"):
+        convert.read(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_state_of_the_variables_can_be_saved_and_restored(name, tmp_path):
+    config = tiny(name)
+    variables = official.from_official(config, theirs.random(SHAPES[name]))
+    host = convert.fresh_state(config, variables, 50)
+    create = step.from_config(config)[2]
+    fresh = jax.device_get(jax.jit(create)())
+    assert jax.tree.structure(host) == jax.tree.structure(fresh)
+    jax.tree.map(np.testing.assert_array_equal, host.encoder.opt_state, fresh.encoder.opt_state)
+    convert._save(config, host, tmp_path)
+    restored = checkpoint.Checkpoints(tmp_path).restore(jax.eval_shape(create))
+    jax.tree.map(np.testing.assert_array_equal, restored, host)
+    model = inference.load(tmp_path)
+    best = variables.get("ema", variables)
+    jax.tree.map(np.testing.assert_array_equal, model.variables, {n: best[n] for n in ("encoder", "decoder")})
+
+
+def test_where_a_run_goes_on():
+    def at(config, epoch, style):
+        return convert._step(config, convert.Official({}, epoch, style))
+
+    assert at(tiny("gaussians8"), 12_345, False) == 12_300
+    assert at(tiny("gaussians8"), 99_999, False) == 30_000
+    assert at(tiny("cifar10"), 200, False) == 0
+    config = tiny("digits_style")
+    assert at(config, 0, True) == 200 + 1_000 + 1_100
+    assert inference.growth.stage_at(config, 2_300) == Stage(2, 1.0)
+    assert at(fused_style(), 0, True) == 0
+
+
+def saved(path: Path, name: str, epoch: int = 0) -> dict:
+    """An official file of random tensors, with all that the release saves beside them."""
+    import torch
+
+    tensors = {n: torch.from_numpy(t) for n, t in theirs.random(SHAPES[name]).items()}
+    if not name.endswith("style"):
+        torch.save({"epoch": epoch, "model": tensors}, path)
+        return tensors
+    models = {}
+    for n, t in tensors.items():
+        model, rest = n.split(".", 1)
+        models.setdefault(model, {})[rest] = t
+    weight = torch.nn.Parameter(torch.ones(2))
+    adam = torch.optim.Adam([weight])
+    weight.sum().backward()
+    adam.step()
+    # Objects of the release's own class, which a file names and we do not have.
+    track = type("RunningMeanTorch", (), {"__module__": "tracker"})
+    module = type(sys)("tracker")
+    module.RunningMeanTorch = track
+    sys.modules["tracker"] = module
+    one = track()
+    one.values = [torch.ones(1)]
+    tracker = {"tracks": {"loss": one}, "epochs": [0], "means_over_epochs": {"loss": [1.0]}}
+    auxiliary = {"encoder_optimizer": adam.state_dict(), "scheduler": {"last_epoch": 9}, "tracker": tracker}
+    try:
+        torch.save({"models": models, "auxiliary": auxiliary}, path)
+    finally:
+        del sys.modules["tracker"]
+    return tensors
+
+
+def flags(name):
+    values = {key: re.sub(r"\s", "", str(value)) for key, value in OVERRIDES[name].items()}
+    return [f"--config.{key}={value}" for key, value in values.items()]
+
+
+@pytest.mark.parametrize("name", ["gaussians8", "cifar10_bootstrap", "digits_style"])
+def test_the_command_there_and_back(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = saved(tmp_path / "in.pth", name, epoch=20)
+    given = [*flags(name), *(["--config.train.substeps=5", "--config.log.every=5"] if name == "gaussians8" else [])]
+    out = run(name, tmp_path / "run", str(tmp_path / "in.pth"), *given, module="sintrovae_jax.convert")
+    at = {"gaussians8": 20, "cifar10_bootstrap": 0, "digits_style": 2_300}[name]
+    assert out.strip().splitlines() == [f"{tmp_path}/run: {tmp_path}/in.pth, at step {at} of {steps(tmp_path)}"]
+    convert.to_torch(tmp_path / "run", tmp_path / "out.pth")
+    content = torch.load(tmp_path / "out.pth", weights_only=True)
+    if name == "digits_style":
+        back = {f"{model}.{n}": t for model, named in content["models"].items() for n, t in named.items()}
+    else:
+        back = content["model"]
+        assert content["epoch"] == at
+    assert back.keys() == tensors.keys()
+    for n, tensor in tensors.items():
+        assert n.endswith(("num_batches_tracked", "loggamma")) or torch.equal(back[n], tensor), n
+    out = run(name, tmp_path / "run", str(tmp_path / "in.pth"), *given, module="sintrovae_jax.convert", code=2)
+    assert "holds a run already" in out
+
+
+def steps(tmp_path):
+    return json.loads((tmp_path / "run" / "config.json").read_text())["train"]["steps"]
+
+
+def test_a_converted_run_trains_on(tmp_path):
+    pytest.importorskip("torch")
+    saved(tmp_path / "in.pth", "gaussians8", epoch=20)
+    given = [*TINY, *flags("gaussians8"), "--config.train.steps=40", "--config.objective.num_vae=30"]
+    run("gaussians8", tmp_path / "run", str(tmp_path / "in.pth"), *given, module="sintrovae_jax.convert")
+    out = run("gaussians8", tmp_path / "run", *given)
+    assert "resuming from step 20" in out
+    assert inference.load(tmp_path / "run").step == 40
+
+
+class Harmful:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_other_files_are_refused_and_run_nothing(tmp_path):
+    torch = pytest.importorskip("torch")
+    path, config, witness = tmp_path / "a.pth", tiny("cifar10"), tmp_path / "ran"
+    for content, says in (
+        ({"model": Harmful(witness)}, "is no file of tensors alone"),
+        ({"weights": {}}, "is no official checkpoint"),
+        ([1, 2], "is no official checkpoint"),
+        ({"model": {"encoder.fc.bias": "text"}}, "is no official checkpoint"),
+        ({"models": {}}, "is of a style-based model"),
+        ({"model": {}, "epoch": 1}, "missing: encoder.main.0.weight"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(UserError, match=says) as error:
+            convert.from_torch(path, config, tmp_path / "run")
+        assert "\n" not in str(error.value)
+    path.write_bytes(b"not a file of tensors")
+    with pytest.raises(UserError, match="is no file of tensors alone"):
+        convert.from_torch(path, config, tmp_path / "run")
+    assert not witness.exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "name one official.pth"),
+        (["--to-torch", "only"], "name one official.pth"),
+        (["--to-torch", "nowhere", "out.pth"], "no checkpoint in nowhere"),
+        (["--to-torch", "nowhere", "out.pth", "--step", "3"], "the config is the workdir's"),
+        (["in.pth"], "no recipe given"),
+        (["in.pth", "--config", "configs/gaussians8.py"], "cannot read in.pth"),
+        (["in.pth", "--config", "configs/gaussians8.py", "--config.model.z_dims=3"], "unknown config key model.z_dims"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(args, says, tmp_path, monkeypatch):
+    if args and args[0] == "in.pth" and "--config" in args:
+        args = [*args, "--workdir", str(tmp_path / "run")]
+    with pytest.raises(UserError, match=re.escape(says)):
+        convert.main(["convert", *args])
