@@ -178,11 +178,14 @@ def _content(config, tensors: dict, at: int) -> dict:
     return {"models": models, "auxiliary": {}}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sintrovae_jax.convert", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="official.pth; with --to-torch: WORKDIR OUT.pth")
+    parser = _Parser(prog="python -m sintrovae_jax.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="official.pth; with --to-torch: WORKDIR OUT.pth")
     parser.add_argument("--to-torch", action="store_true", help="write an official checkpoint of a workdir")
     parser.add_argument("--config", help="the recipe, e.g. configs/cifar10.py; values as --config.key=value")
     parser.add_argument("--workdir", help="where the run will live (default: runs/NAME of the recipe)")
