@@ -38,6 +38,6 @@ setup(
         "test": ["pytest>=8", "pytest-xdist", "ruff", "scipy"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
-        "convert": ["torch>=2.2"],  # reads .pth files
+        "convert": ["torch>=2.5"],  # reads .pth files
     },
 )
