@@ -345,7 +345,12 @@ def steps(tmp_path):
 def test_a_converted_run_trains_on(tmp_path):
     pytest.importorskip("torch")
     saved(tmp_path / "in.pth", "gaussians8", epoch=20)
-    given = [*TINY, *flags("gaussians8"), "--config.train.steps=40", "--config.objective.num_vae=30"]
+    given = [
+        *TINY[1:],
+        *flags("gaussians8"),
+        "--config.train.steps=40",
+        "--config.objective.num_vae=30",
+    ]  # TINY[0]: channels
     run("gaussians8", tmp_path / "run", str(tmp_path / "in.pth"), *given, module="sintrovae_jax.convert")
     out = run("gaussians8", tmp_path / "run", *given)
     assert "resuming from step 20" in out
