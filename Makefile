@@ -16,7 +16,7 @@ test: .venv/test
 # One marker per set of extras, so that nothing is installed twice.
 .venv/%: setup.py constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(if $(filter test,$*),train$(comma)test,$*)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(if $(filter test,$*),train$(comma)convert$(comma)test,$*)]'
 	touch $@
 
 comma := ,

@@ -13,12 +13,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["sintrovae_jax", "sintrovae_jax.*"]),
+    package_data={"sintrovae_jax": ["pretrained/**"]},
     install_requires=[
         "jax>=0.7.2,<0.13",
         "flax>=0.11.2,<0.13",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.0,<0.13",
         "ml-collections>=1.0",
+        "etils[epath]",
         "absl-py",
         "numpy>=2",
     ],
@@ -35,7 +37,7 @@ setup(
             "pillow",
             "tqdm",
         ],
-        "test": ["pytest>=8", "pytest-xdist", "ruff", "scipy"],
+        "test": ["pytest>=8", "pytest-xdist", "ruff", "scipy", "nbclient", "ipykernel"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "convert": ["torch>=2.5"],  # reads .pth files

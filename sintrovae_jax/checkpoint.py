@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from sintrovae_jax import parallel
+from sintrovae_jax import files, parallel
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.state import NetworkState, TrainState
 
@@ -55,7 +55,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
-        self.folder = Path(workdir).absolute() / FOLDER
+        self.folder = files.place(workdir) / FOLDER
         self._best, self._sign = best, -1 if best_mode == "min" else 1
         policies = [LatestN(keep)]
         if best:
@@ -79,14 +79,25 @@ class Checkpoints:
         """The steps there are checkpoints of, ascending."""
         return sorted(self._manager.all_steps())
 
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint that was evaluated, or None where none was."""
+        step = self._manager.best_step() if self._best else None
+        return None if step is None or self._rank(self._manager.metrics(step) or {}) == -math.inf else step
+
     def save(self, state: TrainState, figures: dict | None = None) -> None:
         """Saves a host state (`parallel.unreplicate`) under its step. figures: the evaluators', for `best`."""
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         # Only the main process has figures, but all must agree on which checkpoint is the best.
         value = parallel.from_main((figures or {}).get(self._best, math.nan))
-        best = {self._best: None if math.isnan(value) else value}
-        if not self._manager.save(int(state.step), args=ocp.args.Composite(**items), metrics=best, force=True):
-            raise RuntimeError(f"Orbax did not save step {int(state.step)} to {self.folder}")
+        self._save(int(state.step), _items(state), {self._best: None if math.isnan(value) else value})
+
+    def save_networks(self, step: int, variables: dict, ema: bool) -> None:
+        """Saves what `read` reads and nothing else: networks to sample from, averaged ones (`ema`) or not."""
+        self._save(step, {"ema" if ema else "networks": variables}, None)
+
+    def _save(self, step, items, metrics):
+        args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
+        if not self._manager.save(step, args=args, metrics=metrics, force=True):
+            raise RuntimeError(f"Orbax did not save step {step} to {self.folder}")
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest checkpoint that can be read, as numpy arrays, or None where there are none.
@@ -117,9 +128,13 @@ class Checkpoints:
             )
         return None
 
-    def read(self, step: int, abstract: TrainState) -> dict:
-        """One step's networks to sample from (the averaged ones, if any) as numpy arrays. Raises what Orbax raises."""
-        return self._read(step, "networks" if abstract.ema is None else "ema", abstract.best_variables)
+    def read(self, step: int, abstract: TrainState, ema: bool = True) -> dict:
+        """One step's networks to sample from as numpy arrays. Raises what Orbax raises.
+
+        ema: the averaged ones, where there are any.
+        """
+        ema = ema and abstract.ema is not None
+        return self._read(step, "ema" if ema else "networks", abstract.ema if ema else abstract.variables)
 
     def close(self) -> None:
         """Waits for the saves under way. Raises if one failed."""

@@ -1,5 +1,6 @@
 """What the command lines of this project share: the --config flag, and user errors to one line."""
 
+import argparse
 import itertools
 import os
 import sys
@@ -15,6 +16,13 @@ from sintrovae_jax import config as configs
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/digits.py.", lock_config=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are `UserError`, one line."""
+
+    def error(self, message):
+        raise UserError(message)
 
 
 def recipe_path(argv: list[str]) -> str | None:

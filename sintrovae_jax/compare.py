@@ -3,7 +3,6 @@
 python -m sintrovae_jax.compare runs/digits runs/digits-vae [--figures ood_auroc fid]
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def _shown(value) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m sintrovae_jax.compare", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="python -m sintrovae_jax.compare", description=__doc__.splitlines()[0])
     parser.add_argument("workdirs", nargs="+")
     parser.add_argument("--figures", nargs="+", default=[], help="only those whose names begin with one of these")
     args = parser.parse_args(argv[1:])

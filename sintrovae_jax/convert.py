@@ -30,6 +30,13 @@ _NEEDS_TORCH = "PyTorch's files need torch: install the extra `convert`"
 _IGNORED = tuple(type(name, (), {"__module__": "tracker"}) for name in ("RunningMeanTorch", "RunningMean"))
 
 
+UNUSED = "official.npz"  # of a converted workdir: what nothing computes with, to be written back
+_COPIES = {
+    "target": "target decoder (objective.target_period)",
+    "ema": "averaged networks (train.ema, growth.ema_images)",
+}
+
+
 class Official(NamedTuple):
     """What a file holds: its tensors, by name, its epoch (2D: iteration), and whether it is a style-based model's."""
 
@@ -112,6 +119,10 @@ def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> in
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     _save(config, fresh_state(config, variables, at), workdir)
+    with files.replacing(workdir / UNUSED) as beside:
+        np.savez(beside, **official.unused(config, file.tensors))
+    for copy in official.copies_made(config, file.tensors):
+        print(f"{source} has no {_COPIES[copy]}: made as a copy")
     return at
 
 
@@ -162,7 +173,8 @@ def to_torch(workdir: Path, target: Path) -> int:
         raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
     copies = {"target": host.target, "ema": host.ema}
     variables = host.variables | {name: tree for name, tree in copies.items() if tree is not None}
-    tensors = official.to_official(config, variables)
+    unused = np.load(workdir / UNUSED) if (workdir / UNUSED).exists() else {}
+    tensors = official.to_official(config, variables, unused)
     write(target, _content(config, tensors, int(host.step)))
     return int(host.step)
 
@@ -178,13 +190,8 @@ def _content(config, tensors: dict, at: int) -> dict:
     return {"models": models, "auxiliary": {}}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(message)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m sintrovae_jax.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = cli.Parser(prog="python -m sintrovae_jax.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("paths", nargs="*", metavar="PATH", help="official.pth; with --to-torch: WORKDIR OUT.pth")
     parser.add_argument("--to-torch", action="store_true", help="write an official checkpoint of a workdir")
     parser.add_argument("--config", help="the recipe, e.g. configs/cifar10.py; values as --config.key=value")

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from etils import epath
+
 from sintrovae_jax.errors import UserError
 
 
@@ -24,6 +26,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def expanded(path: str | Path) -> Path:
     """A path with ~ for the user's home; as it is, without an error, where nobody has one."""
     return Path(os.path.expanduser(path))
+
+
+def place(path: str | Path) -> epath.Path:
+    """Where something is: local, then absolute and with ~ for the user's home; or remote, as gs://…"""
+    path = os.fspath(path)
+    return epath.Path(path if "://" in path else os.path.abspath(expanded(path)))
 
 
 def write_text(path: Path, text: str) -> None:

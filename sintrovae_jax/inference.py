@@ -3,6 +3,7 @@
 Needs neither TensorFlow nor a config file: the workdir's config.json says what to build.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, growth, likelihood, models, parallel, state, step
+from sintrovae_jax import checkpoint, files, growth, likelihood, models, parallel, state, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Posterior, Stage, style
@@ -53,6 +54,7 @@ def _line(a, b, t):
     return (1 - t) * a + t * b
 
 
+PRETRAINED = Path(__file__).with_name("pretrained")  # what comes with the package
 Noise = bool | Sequence[int] | np.ndarray | jax.Array
 _PATHS = {"linear": _line, "spherical": _great_circle}
 PATHS = (*_PATHS, "style")  # of interpolation
@@ -229,38 +231,80 @@ def from_state(config: ConfigDict, networks: state.Networks, host_state: state.T
     return Model(config, step, networks.encoder, networks.decoder, host_state.best_variables, stage)
 
 
-def load(path, step: int | None = None) -> Model:
-    """Rebuilds a trained model from its workdir alone.
+def load(path, step: int | str | None = None, *, ema: bool = True) -> Model:
+    """Rebuilds a trained model from its workdir alone, on whatever devices there are.
 
-    path: a workdir, its `checkpoints` folder, or one checkpoint (`checkpoints/STEP`). step: which checkpoint (default:
-    the newest). Raises `UserError` where there is no workdir, no such checkpoint, or it cannot be read.
+    path: a workdir, its `checkpoints` folder, or one checkpoint (`checkpoints/STEP`), local or remote (gs://…, which
+    takes TensorFlow or gcsfs); or 'pretrained:NAME', a model that comes with the package. step: which checkpoint: a
+    step, 'best' by the figure that `config.checkpoint.best` names, or the newest if not given. ema: the averaged
+    networks where the run has them; False: as they were trained. Raises `UserError` where there is no workdir, no such
+    checkpoint, or it cannot be read.
     """
-    workdir, step = _locate(Path(path), step)
-    config = configs.read(workdir)
-    if config is None:
-        raise UserError(f"no checkpoint in {path}: it is no workdir (it has no config.json); train first")
-    checkpoints = checkpoint.Checkpoints(workdir, read_only=True) if (workdir / checkpoint.FOLDER).is_dir() else None
-    steps = checkpoints.steps() if checkpoints else []
-    if not steps:
+    workdir, step = _locate(path, step)
+    config = _config(workdir, path)
+    if not (workdir / checkpoint.FOLDER).is_dir():
         raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
-    if step is not None and step not in steps:
-        raise UserError(f"no checkpoint of step {step} in {workdir}; there are {', '.join(map(str, steps))}")
-    chosen = steps[-1] if step is None else step
-    networks, variables = _read(config, checkpoints, chosen, workdir)
-    checkpoints.close()
+    best = config.checkpoint
+    checkpoints = checkpoint.Checkpoints(workdir, best=best.best, best_mode=best.best_mode, read_only=True)
+    with contextlib.closing(checkpoints):
+        chosen = _chosen(config, checkpoints, workdir, step)
+        networks, variables = _read(config, checkpoints, chosen, workdir, ema)
     return Model(config, chosen, networks.encoder, networks.decoder, variables, growth.stage_at(config, chosen))
 
 
-def _locate(path: Path, step):
-    if path.parent.name == checkpoint.FOLDER and path.name.isdigit():
-        return path.parent.parent, int(path.name)
-    return (path.parent if path.name == checkpoint.FOLDER else path), step
+def _locate(path, step):
+    kind, _, name = str(path).partition("pretrained:")
+    if name and not kind:
+        return _pretrained(name), step
+    place = files.place(path)
+    if place.parent.name == checkpoint.FOLDER and place.name.isdigit():
+        return place.parent.parent, int(place.name)
+    return (place.parent if place.name == checkpoint.FOLDER else place), step
 
 
-def _read(config, checkpoints, chosen, workdir):
+def _pretrained(name):
+    folder = files.place(PRETRAINED)
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if name not in names:
+        raise UserError(f"pretrained:{name} does not come with the package; there are {', '.join(names)}")
+    return folder / name
+
+
+def _config(workdir, path):
+    try:
+        config = configs.read(workdir) if (workdir / "config.json").exists() else None
+    except UserError:
+        raise
+    except Exception as error:  # whatever the libraries for remote files raise
+        raise UserError(f"{path} cannot be reached ({parallel.first_line(error)})") from error
+    if config is None:
+        raise UserError(f"no checkpoint in {path}: it is no workdir (it has no config.json); train first")
+    return config
+
+
+def _chosen(config, checkpoints, workdir, step) -> int:
+    """The step to load. Raises `UserError` where there is no checkpoint of it."""
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
+    if step is None:
+        return steps[-1]
+    if step == "best":
+        best = checkpoints.best_step()
+        if best is None:
+            figure = config.checkpoint.best
+            why = f"none was evaluated for {figure}" if figure else "its config has no checkpoint.best"
+            raise UserError(f"no best checkpoint in {workdir}: {why}; there are {', '.join(map(str, steps))}")
+        return best
+    if step not in steps:
+        raise UserError(f"no checkpoint of step {step} in {workdir}; there are {', '.join(map(str, steps))}")
+    return step
+
+
+def _read(config, checkpoints, chosen, workdir, ema):
     networks, _, create = step.from_config(config)
     try:
-        variables = checkpoints.read(chosen, jax.eval_shape(create))
+        variables = checkpoints.read(chosen, jax.eval_shape(create), ema)
     except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
         others = [s for s in checkpoints.steps() if s != chosen]
         hint = f"; there is also step {', '.join(map(str, others))}" if others else ""

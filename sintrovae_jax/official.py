@@ -9,7 +9,7 @@ Style-based files hold a dictionary a network; here its name comes first: 'gener
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -157,7 +157,7 @@ def _style(config) -> Iterator[Entry]:
     # Their average style has a row a layer, all equal: it is taken before styles are mixed.
     average = Layout(lambda x: x[0], lambda x: np.tile(x, (layers, 1)))
     yield Entry("dlatent_avg.buff", AVERAGE, average)
-    for suffix, root in (("", ()), ("_s", ("ema",)))[: 1 + _has_ema(config)]:
+    for suffix, root in (("", ()), ("_s", ("ema",)))[: 1 + step.has_ema(config)]:
         yield from _style_encoder(config.model.channels, suffix, (*root, "encoder", "params"))
         yield from _style_decoder(config.model.channels, suffix, (*root, "decoder", "params"))
         yield from _mapping(f"mapping_tl{suffix}", 3, (*root, "encoder", "params"))
@@ -211,10 +211,6 @@ _HINTS = {
 }
 
 
-def _has_ema(config) -> bool:
-    return config.train.ema > 0 or config.growth.ema_images > 0
-
-
 def _copy_of(name: str) -> str:
     """'target' or 'ema' where an official name is one of a copy, else ''."""
     network = name.split(".", 1)[0]
@@ -266,7 +262,18 @@ def _completed(shapes: dict, variables: dict) -> dict:
     return unflatten_dict(variables)
 
 
-def to_official(config, variables: dict) -> dict[str, np.ndarray]:
+def copies_made(config, tensors: dict[str, np.ndarray]) -> list[str]:
+    """Which of 'target' and 'ema' the config has and the file has not."""
+    there = {_copy_of(name) for name in tensors}
+    return [name for name in _HINTS if name in abstract_variables(config) and name not in there]
+
+
+def unused(config, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors that no network computes with and we have no arrays for, to be handed to `to_official` again."""
+    return {e.name: tensors[e.name] for e in table(config) if not e.path and not e.checked and e.name in tensors}
+
+
+def to_official(config, variables: dict, unused: Mapping[str, np.ndarray] = {}) -> dict[str, np.ndarray]:
     """Our variables as the official checkpoint's tensors, C-contiguous.
 
     Where the release has no averaged copies and the config has, its networks are written as the averaged ones.
@@ -276,7 +283,8 @@ def to_official(config, variables: dict) -> dict[str, np.ndarray]:
     leaves = flatten_dict(variables)
     return {
         entry.name: np.array(
-            entry.layout.theirs(np.asarray(leaves[entry.path])) if entry.path else entry.value, order="C"
+            entry.layout.theirs(np.asarray(leaves[entry.path])) if entry.path else unused.get(entry.name, entry.value),
+            order="C",
         )
         for entry in table(config)
     }

@@ -336,6 +336,11 @@ def on_devices(networks: Networks, objective: Objective) -> Callable:
     return parallel.pmap(functools.partial(train_step, networks, objective), in_axes=(0, 0, 0, None))
 
 
+def has_ema(config) -> bool:
+    """Whether a run of this config has averaged networks."""
+    return config.train.ema > 0 or config.growth.ema_images > 0
+
+
 def from_config(config) -> tuple[Networks, Objective, Callable[[], TrainState]]:
     """What a config makes static: networks with optimisers, the objective, and a function that makes a fresh state."""
     shape = models.data_shape(config.data)
@@ -353,7 +358,7 @@ def from_config(config) -> tuple[Networks, Objective, Callable[[], TrainState]]:
     )
     tx = models.optimizer(config.model)
     networks = Networks(encoder, decoder, tx, tx)
-    copies = {"target": o.target_period > 0, "ema": config.train.ema > 0 or config.growth.ema_images > 0}
+    copies = {"target": o.target_period > 0, "ema": has_ema(config)}
     return networks, objective, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **copies)
 
 
