@@ -29,9 +29,15 @@ def expanded(path: str | Path) -> Path:
 
 
 def place(path: str | Path) -> epath.Path:
-    """Where something is: local, then absolute and with ~ for the user's home; or remote, as gs://…"""
+    """Where something is: local, then absolute and with ~ for the user's home; or remote, as gs://…
+
+    Raises `UserError` for a kind of place that does not exist.
+    """
     path = os.fspath(path)
-    return epath.Path(path if "://" in path else os.path.abspath(expanded(path)))
+    try:
+        return epath.Path(path if "://" in path else os.path.abspath(expanded(path)))
+    except KeyError as kind:
+        raise UserError(f"there are no paths of the kind {kind.args[0]}: {path}") from None
 
 
 def write_text(path: Path, text: str) -> None:

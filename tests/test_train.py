@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import signal
 import socket
 import time
@@ -14,7 +15,7 @@ import pytest
 from conftest import FULL, TINY, metrics, run, start
 from tensorboard.backend.event_processing import event_accumulator
 
-from sintrovae_jax import checkpoint, config, step
+from sintrovae_jax import checkpoint, config, inference, step
 
 
 def final_state(workdir: Path):
@@ -111,9 +112,7 @@ def test_the_devices_do_not_change_the_run(tmp_path, recipe):
         args += [*SMALL, "--config.optimizer.learning_rate=5e-6"]
     run(recipe, tmp_path / "one", *args, devices=1)
     run(recipe, tmp_path / "four", *args, devices=4)
-    for process in {"gaussians8": by_address, "digits": by_slurm}[recipe](recipe, tmp_path / "pair", *args):
-        out = process.communicate(timeout=300)[0]
-        assert process.returncode == 0, out
+    together({"gaussians8": by_address, "digits": by_slurm}[recipe](recipe, tmp_path / "pair", *args))
 
     wanted = metrics(tmp_path / "one")
     assert len(wanted) == 50
@@ -207,3 +206,29 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     restored = final_state(tmp_path)
     assert 20 <= int(restored.step) <= 40
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored))
+
+
+def test_any_number_of_processes_loads_what_any_other_wrote(tmp_path):
+    """Written by one process on one device, sampled from by two of two devices each; and the other way round."""
+    args = [*TINY, "--config.train.steps=20", "--config.eval.num_samples=40"]
+    run("gaussians8", tmp_path / "one", *args)
+    together(by_address("gaussians8", tmp_path / "pair", *args))
+    shutil.copytree(tmp_path / "one", tmp_path / "one again")
+    shutil.copytree(tmp_path / "pair", tmp_path / "pair again")
+    sample = [*args, "--mode", "sample"]
+    for name in ("one", "pair again"):
+        run("gaussians8", tmp_path / name, *sample)
+    for name in ("one again", "pair"):
+        together(by_address("gaussians8", tmp_path / name, *sample))
+    for name in ("one", "pair"):
+        a, b = (np.load(tmp_path / folder / "samples.npz") for folder in (name, f"{name} again"))
+        np.testing.assert_array_equal(a["z"], b["z"])
+        np.testing.assert_allclose(a["x"], b["x"], rtol=1e-5, atol=1e-6)
+        model = inference.load(tmp_path / name)
+        np.testing.assert_allclose(model.decode(a["z"]), a["x"], rtol=1e-5, atol=1e-6)
+
+
+def together(processes):
+    """Waits for the processes of one run, all of which must end well."""
+    outs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outs
