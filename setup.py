@@ -37,7 +37,16 @@ setup(
             "pillow",
             "tqdm",
         ],
-        "test": ["pytest>=8", "pytest-xdist", "ruff", "scipy", "nbclient", "ipykernel"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist",
+            "ruff",
+            "scipy",
+            "nbclient",
+            "ipykernel",
+            "gcsfs",
+            "gcp-storage-emulator",
+        ],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "convert": ["torch>=2.5"],  # reads .pth files

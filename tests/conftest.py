@@ -2,6 +2,7 @@
 
 import csv
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,17 @@ def run(*args, devices: int = 1, code: int = 0, **kwargs) -> str:
 def metrics(workdir: Path) -> list[dict]:
     with (workdir / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """Official checkpoints: every tensor there and back, what the networks compute, and what is refused."""
 
+import io
 import json
+import pickle
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import jax
@@ -278,11 +281,17 @@ def test_where_a_run_goes_on():
     assert at(fused_style(), 0, True) == 0
 
 
+def weights(name: str) -> dict:
+    import torch
+
+    return {n: torch.from_numpy(t) for n, t in theirs.random(SHAPES[name]).items()}
+
+
 def saved(path: Path, name: str, epoch: int = 0) -> dict:
     """An official file of random tensors, with all that the release saves beside them."""
     import torch
 
-    tensors = {n: torch.from_numpy(t) for n, t in theirs.random(SHAPES[name]).items()}
+    tensors = weights(name)
     if not name.endswith("style"):
         torch.save({"epoch": epoch, "model": tensors}, path)
         return tensors
@@ -374,14 +383,29 @@ def test_other_files_are_refused_and_run_nothing(tmp_path):
         ({"model": {"encoder.fc.bias": "text"}}, "is no official checkpoint"),
         ({"models": {}}, "is of a style-based model"),
         ({"model": {}, "epoch": 1}, "missing: encoder.main.0.weight"),
+        ({"model": weights("gaussians8")}, "21 unknown: decoder.loggamma, encoder.main.input.weight"),
+        ({"model": weights("mnist")}, "encoder.main.0.weight ((4, 1, 5, 5) there, (4, 3, 5, 5) here)"),
     ):
         torch.save(content, path)
-        with pytest.raises(UserError, match=says) as error:
+        with pytest.raises(UserError, match=re.escape(says)) as error:
             convert.from_torch(path, config, tmp_path / "run")
         assert "\n" not in str(error.value)
-    path.write_bytes(b"not a file of tensors")
-    with pytest.raises(UserError, match="is no file of tensors alone"):
-        convert.from_torch(path, config, tmp_path / "run")
+    torch.save({"model": {"encoder.fc.bias": torch.zeros(1000)}}, path)
+    whole, other = path.read_bytes(), io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("letter.txt", "a zip of something else")
+    for data in (
+        b"",
+        b"not a file of tensors",
+        whole[: len(whole) // 2],
+        whole[:-1],
+        other.getvalue(),
+        pickle.dumps({"model": Harmful(witness)}),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="is no file of tensors alone") as error:
+            convert.from_torch(path, config, tmp_path / "run")
+        assert "\n" not in str(error.value)
     assert not witness.exists()
     assert not (tmp_path / "run").exists()
 

@@ -3,11 +3,16 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
 
 import jax
 import numpy as np
 import pytest
-from conftest import FULL, TINY, run
+from conftest import FULL, TINY, environment, free_port, is_free, run
 
 import sintrovae_jax
 from sintrovae_jax import checkpoint, config, data, export, inference, state, step
@@ -125,3 +130,49 @@ def test_a_model_cannot_be_changed():
     model = sintrovae_jax.load("pretrained:digits")
     with pytest.raises(dataclasses.FrozenInstanceError):
         model.step = 0
+
+
+FROM_BUCKET = """
+import sys
+sys.modules["tensorflow"] = None  # gcsfs reads the bucket
+import numpy as np
+import sintrovae_jax
+wanted = sintrovae_jax.load("pretrained:digits").sample(0, 4)
+for path in ("gs://bucket/run", "gs://bucket/run/checkpoints/9600"):
+    np.testing.assert_array_equal(sintrovae_jax.load(path).sample(0, 4), wanted)
+try:
+    sintrovae_jax.load("gs://bucket/nothing")
+except sintrovae_jax.errors.UserError as error:
+    print(error)
+"""
+
+
+def test_from_a_bucket(tmp_path):
+    """A server of Google's storage interface on this machine; nothing of Google's is reached."""
+    pytest.importorskip("gcsfs")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    serve = f"from gcp_storage_emulator.server import create_server as s; s('127.0.0.1', {port}, True, 'bucket').run()"
+    env = environment(STORAGE_EMULATOR_HOST=address, TENSORSTORE_GCS_HTTP_URL=address)
+    server = subprocess.Popen([sys.executable, "-c", serve], env=env, stderr=subprocess.DEVNULL)
+    try:
+        while is_free(port):
+            assert server.poll() is None
+            time.sleep(0.1)
+        upload(inference.PRETRAINED / "digits", address)
+        done = subprocess.run(
+            [sys.executable, "-c", FROM_BUCKET], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+    finally:
+        server.terminate()
+        server.wait()
+    assert done.returncode == 0, done.stderr
+    assert "no checkpoint in gs://bucket/nothing" in done.stdout
+
+
+def upload(folder, address):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = urllib.parse.quote(f"run/{path.relative_to(folder)}", safe="")
+            url = f"{address}/upload/storage/v1/b/bucket/o?uploadType=media&name={name}"
+            urllib.request.urlopen(urllib.request.Request(url, data=path.read_bytes(), method="POST")).close()

@@ -5,14 +5,13 @@ import random
 import re
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from conftest import FULL, TINY, metrics, run, start
+from conftest import FULL, TINY, free_port, is_free, metrics, run, start
 from tensorboard.backend.event_processing import event_accumulator
 
 from sintrovae_jax import checkpoint, config, inference, step
@@ -68,17 +67,6 @@ def test_running_it_again_does_nothing(trained):
     before = (trained / "results.json").stat().st_mtime_ns
     assert "already trained to step 60" in run("gaussians8", trained, *TINY, *FULL)
     assert (trained / "results.json").stat().st_mtime_ns == before
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as s:
-        return s.connect_ex(("127.0.0.1", port)) != 0
 
 
 def by_address(recipe, workdir, *args):
