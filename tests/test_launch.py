@@ -1,5 +1,6 @@
 """The real launch scripts against stand-ins for gcloud, curl and Slurm's commands, which write down what was asked."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,16 @@ UP = ["describe", "create", "describe", "scp", "ssh all install", "ssh all start
 LOOK = ["describe", "node", "ssh all status"]
 
 
+def kill(*pids: int) -> None:
+    """What a failed test leaves behind."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
 class Cloud:
     def __init__(self, folder: Path):
-        self.folder, self.bin = folder, folder / "bin"
+        self.folder, self.bin, self.processes = folder, folder / "bin", []
         self.bin.mkdir()
         self.put("gcloud", f'exec {sys.executable} -S -E {ROOT}/tests/standin_gcloud.py {folder} "$@"')
         self.scenario()
@@ -45,7 +54,8 @@ class Cloud:
         # Where the tests run in the background, SIGINT is ignored, and bash cannot change that.
         listen = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
         environment = os.environ | settings | {"PATH": path, "TMPDIR": str(self.folder)}
-        return subprocess.Popen(["bash", POD, *args], env=environment, **pipes, **listen)
+        self.processes.append(subprocess.Popen(["bash", POD, *args], env=environment, **pipes, **listen))
+        return self.processes[-1]
 
     def run(self, *args: str, code: int = 0, **env: str) -> str:
         process = self.start(*args, **env)
@@ -71,8 +81,12 @@ class Cloud:
 
 
 @pytest.fixture
-def cloud(tmp_path) -> Cloud:
-    return Cloud(tmp_path)
+def cloud(tmp_path) -> Iterator[Cloud]:
+    made = Cloud(tmp_path)
+    yield made
+    kill(*[p.pid for p in made.processes if p.poll() is None])
+    keepers = [k for k in tmp_path.glob("worker*/sintrovae/keeper") if not k.with_name("exit").exists()]
+    kill(*[int(keeper.read_text()) for keeper in keepers])  # each leads a process group
 
 
 def in_order(calls: list[str], *expected: str) -> bool:
@@ -488,6 +502,14 @@ esac
         assert workers.run("status", *SLICE[:4]).count("stopped 143") == 2
         assert workers.run("stop", *SLICE[:4]).count("no training") == 2
 
+    def test_a_shutdown_tells_every_process_and_its_end_is_still_written_down(self, workers):
+        homes = self.started(workers)
+        for home in homes:
+            os.killpg(int((home / "sintrovae" / "keeper").read_text()), signal.SIGTERM)
+            self.wait((home / "sintrovae" / "exit").exists)
+            assert (home / "sintrovae" / "exit").read_text() == "143\n"
+        assert workers.run("status", *SLICE[:4]).count("exit 143") == 2
+
     def test_its_time_is_over(self, workers):
         workers.run("install", *SLICE[:4])
         workers.run("start", *SLICE[:4], "--hours", "0.0005", *RUN[9:])
@@ -594,7 +616,7 @@ exit "$code"
 """
 
     def __init__(self, folder: Path):
-        self.folder, self.checkout = folder, folder / "checkout"
+        self.folder, self.checkout, self.processes = folder, folder / "checkout", []
         (self.checkout / "configs").mkdir(parents=True)
         (self.checkout / "configs" / "digits.py").touch()
         (folder / "bin").mkdir()
@@ -615,7 +637,9 @@ exit "$code"
         options = [a for a in args if a.startswith("--") and not a.startswith("--config")]
         rest = [a for a in args if a not in options]
         script = str(ROOT / "launch" / "slurm.sbatch")
-        return subprocess.Popen(["sbatch", *options, script, *rest], cwd=self.checkout, env=os.environ | ours, **pipes)
+        listen = {"cwd": self.checkout, "env": os.environ | ours, "start_new_session": True}
+        self.processes.append(subprocess.Popen(["sbatch", *options, script, *rest], **listen, **pipes))
+        return self.processes[-1]
 
     def run(self, ends: list[str], *args: str, code: int = 0, **env: str) -> str:
         process = self.start(ends, *args, **env)
@@ -629,8 +653,10 @@ exit "$code"
 
 
 @pytest.fixture
-def cluster(tmp_path) -> Cluster:
-    return Cluster(tmp_path)
+def cluster(tmp_path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    yield made
+    kill(*[p.pid for p in made.processes if p.poll() is None])
 
 
 class TestSlurm:
