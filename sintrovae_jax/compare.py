@@ -6,19 +6,19 @@ python -m sintrovae_jax.compare runs/digits runs/digits-vae [--figures ood_auroc
 import sys
 from pathlib import Path
 
-from sintrovae_jax import cli, evaluate
+from sintrovae_jax import cli, results
 from sintrovae_jax.errors import UserError
 
 
-def table(results: dict[str, dict], beginnings: list[str]) -> str:
+def table(columns: dict[str, dict], beginnings: list[str]) -> str:
     """{column: {figure: value}} as aligned text. Raises `UserError` if no figure begins so."""
     names = dict.fromkeys(
-        n for column in results.values() for n, value in column.items() if not isinstance(value, list)
+        n for column in columns.values() for n, value in column.items() if not isinstance(value, list)
     )
     chosen = [name for name in names if not beginnings or name.startswith(tuple(beginnings))]
     if not chosen:
         raise UserError(f"no figure begins with {' or '.join(beginnings)}; there are {', '.join(names) or 'none'}")
-    rows = [["", *results], *([name, *(_shown(column.get(name)) for column in results.values())] for name in chosen)]
+    rows = [["", *columns], *([name, *(_shown(column.get(name)) for column in columns.values())] for name in chosen)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -34,12 +34,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("workdirs", nargs="+")
     parser.add_argument("--figures", nargs="+", default=[], help="only those whose names begin with one of these")
     args = parser.parse_args(argv[1:])
-    results = {}
+    columns = {}
     for workdir in args.workdirs:
-        if not (Path(workdir) / evaluate.FILE).is_file():
-            raise UserError(f"{workdir} has no {evaluate.FILE}: train there, or run --mode eval, first")
-        results[workdir] = evaluate.read_results(Path(workdir))
-    print(table(results, args.figures))
+        if not (Path(workdir) / results.FILE).is_file():
+            raise UserError(f"{workdir} has no {results.FILE}: train there, or run --mode eval, first")
+        columns[workdir] = results.read(Path(workdir))
+    print(table(columns, args.figures))
 
 
 if __name__ == "__main__":

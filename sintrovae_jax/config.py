@@ -210,14 +210,17 @@ def _check_growth(config, values):
         raise UserError("data.translate is in pixels, of which every level has another size: set it to 0")
 
 
+FILE = "config.json"
+
+
 def write(config: ConfigDict, workdir: Path) -> None:
     """Writes WORKDIR/config.json: all values used."""
-    files.write_text(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    files.write_text(workdir / FILE, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def read(workdir: Path) -> ConfigDict | None:
     """The config of a workdir, or None where there is none. Raises `UserError` where it cannot be read."""
-    path = workdir / "config.json"
+    path = workdir / FILE
     try:
         values = json.loads(path.read_text())
         for group, added in _ADDED.items():

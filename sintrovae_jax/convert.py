@@ -10,7 +10,6 @@ style-based networks, which show what the step says; else at 0, as epochs say li
 
 import argparse
 import contextlib
-import io
 import math
 import os
 import sys
@@ -21,11 +20,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sintrovae_jax import checkpoint, cli, files, official, state, step
+from sintrovae_jax import checkpoint, cli, files, inference, official, parallel, pth, state, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
-_NEEDS_TORCH = "PyTorch's files need torch: install the extra `convert`"
 # The style-based release's history of losses is of these classes: they are read as empty ones, and not used.
 _IGNORED = tuple(type(name, (), {"__module__": "tracker"}) for name in ("RunningMeanTorch", "RunningMean"))
 
@@ -51,38 +49,32 @@ def read(path: Path) -> Official:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    pth.torch()
     try:
-        import torch
-    except ImportError:
-        raise UserError(_NEEDS_TORCH) from None
-    try:
-        with torch.serialization.safe_globals(_IGNORED):
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content = pth.load(data, _IGNORED)
     except Exception as error:  # whatever torch, pickle and zipfile raise where a file is not one of theirs
         raise UserError(f"{path} is no file of tensors alone, or is damaged ({type(error).__name__})") from None
     models = content.get("models") if isinstance(content, Mapping) else None
     try:
         if models is not None:
-            tensors = {f"{model}.{name}": _array(t) for model, named in models.items() for name, t in named.items()}
+            tensors = {f"{model}.{name}": pth.array(t) for model, named in models.items() for name, t in named.items()}
         else:
-            tensors = {name: _array(tensor) for name, tensor in content["model"].items()}
-    except (KeyError, TypeError, AttributeError):
+            tensors = {_name(name): pth.array(tensor) for name, tensor in content["model"].items()}
+    except (KeyError, TypeError, AttributeError, IndexError):
         raise UserError(f"{path} is no official checkpoint: it has no tensors in 'model' or 'models'") from None
     epoch = content.get("epoch", 0)
-    return Official(tensors, epoch if isinstance(epoch, int) else 0, models is not None)
+    return Official(tensors, max(epoch, 0) if isinstance(epoch, int) else 0, models is not None)
 
 
-def _array(tensor) -> np.ndarray:
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+def _name(name) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a tensor's name is a text, not {name!r}")
+    return name
 
 
 def write(path: Path, content: dict) -> None:
     """Saves a dictionary whose leaves may be arrays, which become tensors. Raises `UserError` if it cannot."""
-    try:
-        import torch
-    except ImportError:
-        raise UserError(_NEEDS_TORCH) from None
+    torch = pth.torch()
 
     def saved(value):
         if isinstance(value, dict):
@@ -99,11 +91,10 @@ def write(path: Path, content: dict) -> None:
 def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> int:
     """Makes a workdir of an official checkpoint. Returns the step it stands at: `at`, or what is sensible.
 
-    Raises `UserError`, and writes nothing, if the file or step does not fit the config or the workdir is in use.
+    Raises `UserError`, and writes nothing, if the file or step does not fit the config or there is something at the
+    workdir.
     """
     configs.validate(config)
-    if (workdir / "config.json").exists() or (workdir / checkpoint.FOLDER).exists():
-        raise UserError(f"{workdir} holds a run already; choose another --workdir")
     file = read(source)
     if file.style != (config.model.family == "style"):
         kind = "is" if file.style else "is not"
@@ -118,9 +109,9 @@ def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> in
         variables = official.from_official(config, file.tensors)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    _save(config, fresh_state(config, variables, at), workdir)
-    with files.replacing(workdir / UNUSED) as beside:
-        np.savez(beside, **official.unused(config, file.tensors))
+    with files.new_folder(workdir) as folder:
+        _save(config, fresh_state(config, variables, at), folder)
+        np.savez(folder / UNUSED, **official.unused(config, file.tensors))
     for copy in official.copies_made(config, file.tensors):
         print(f"{source} has no {_COPIES[copy]}: made as a copy")
     return at
@@ -152,31 +143,34 @@ def fresh_state(config, variables: dict, at: int) -> state.TrainState:
 
 
 def _save(config, host: state.TrainState, workdir: Path) -> None:
-    files.writable(workdir)
     with contextlib.closing(checkpoint.Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
         checkpoints.save(host)
     configs.write(config, workdir)
 
 
-def to_torch(workdir: Path, target: Path) -> int:
-    """Writes a workdir's newest checkpoint as an official one; its 'epoch' is our step. Returns the step.
+def to_torch(path, target: Path) -> int:
+    """Writes a workdir's newest checkpoint, or the one named, as a new official file. Returns the step, its 'epoch'.
 
-    Raises `UserError` if there is none, the release has no such networks, or the file cannot be written.
+    Raises `UserError` if there is none, the release has no such networks, or the file exists or cannot be written.
     """
-    config = configs.read(workdir)
-    if config is None or not (workdir / checkpoint.FOLDER).is_dir():
-        raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
+    if target.exists():
+        raise UserError(f"{target} exists already; choose another place")
+    workdir, at = inference.locate(path)
+    config = inference.config_of(workdir, path)
     official.table(config)  # whether the release has such networks
-    with contextlib.closing(checkpoint.Checkpoints(workdir, read_only=True)) as checkpoints:
-        host = checkpoints.restore(jax.eval_shape(step.from_config(config)[2]))
-    if host is None:
-        raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
-    copies = {"target": host.target, "ema": host.ema}
-    variables = host.variables | {name: tree for name, tree in copies.items() if tree is not None}
-    unused = np.load(workdir / UNUSED) if (workdir / UNUSED).exists() else {}
-    tensors = official.to_official(config, variables, unused)
-    write(target, _content(config, tensors, int(host.step)))
-    return int(host.step)
+    abstract = jax.eval_shape(step.from_config(config)[2])
+    copies = [name for name in ("target", "ema") if getattr(abstract, name) is not None]
+    with inference.opened(config, workdir, at) as (checkpoints, at):
+        try:
+            networks, *others = checkpoints.read_all(at, abstract, ["networks", *copies])
+            unused = dict(np.load(workdir / UNUSED)) if (workdir / UNUSED).exists() else {}
+        except UserError:
+            raise
+        except Exception as error:  # whatever Orbax, its storage layers and numpy raise on damaged files
+            raise UserError(f"{workdir} cannot be read at step {at} ({parallel.first_line(error)})") from error
+    tensors = official.to_official(config, networks | dict(zip(copies, others, strict=True)), unused)
+    write(target, _content(config, tensors, at))
+    return at
 
 
 def _content(config, tensors: dict, at: int) -> dict:
@@ -208,13 +202,13 @@ def main(argv: list[str]) -> None:
     if args.to_torch:
         if args.config or args.workdir or args.step is not None or overrides:
             raise UserError("--to-torch takes WORKDIR OUT.pth alone: the config is the workdir's")
-        at = to_torch(Path(args.paths[0]), Path(args.paths[1]))
+        at = to_torch(args.paths[0], files.expanded(args.paths[1]))
         print(f"{args.paths[1]}: step {at} of {args.paths[0]}")
         return
     cli.parse([argv[0], *([f"--config={args.config}"] if args.config else []), *overrides])
     config = cli.CONFIG.value
     workdir = Path(args.workdir or Path("runs") / Path(args.config.split(":")[0]).stem)
-    at = from_torch(Path(args.paths[0]), config, workdir, args.step)
+    at = from_torch(files.expanded(args.paths[0]), config, workdir, args.step)
     print(f"{workdir}: {args.paths[0]}, at step {at} of {config.train.steps}")
 
 

@@ -1,17 +1,14 @@
-"""Runs the evaluators that a config names, and writes results.json."""
+"""Runs the evaluators that a config names."""
 
-import json
 import logging
-import math
 from pathlib import Path
 
-from sintrovae_jax import evaluators, files, parallel, pictures, standing
+from sintrovae_jax import evaluators, parallel, pictures, standing
 from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
 from sintrovae_jax.parallel import Shard
 
 log = logging.getLogger(__name__)
-FILE = "results.json"
 
 
 def figures_of(model: Model, source, workdir: Path) -> dict:
@@ -57,18 +54,3 @@ def conditions(model: Model, source) -> dict:
     if source.skipped:
         out |= {"skipped": len(source.skipped), "skipped_files": sorted(source.skipped)}
     return out
-
-
-def write_results(workdir: Path, results: dict) -> Path:
-    """Writes results.json, a flat object; what is not finite becomes null, which JSON can hold. Returns its path."""
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
-    files.write_text(workdir / FILE, json.dumps(clean, indent=2) + "\n")
-    return workdir / FILE
-
-
-def read_results(workdir: Path) -> dict:
-    """The workdir's results.json, {} where there is none that can be read."""
-    try:
-        return json.loads((workdir / FILE).read_text())
-    except (OSError, ValueError):
-        return {}

@@ -7,36 +7,30 @@ figures are of this step.
 """
 
 import contextlib
-import os
-import shutil
 import sys
 
-from sintrovae_jax import checkpoint, cli, evaluate, files, inference, step
+from sintrovae_jax import checkpoint, cli, files, inference, parallel, results, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
 
-def export(workdir, target, at: int | str | None = None) -> int:
-    """Writes a workdir's model to a new folder, whole or not at all. Returns its step.
+def export(path, target, at: int | str | None = None) -> int:
+    """Writes a model to a new folder, whole or not at all. Returns its step.
 
-    at: which step, as `inference.load` takes it. Raises `UserError` for what `load` raises, and if there is something
-    at the target or it cannot be written.
+    path, at: as `inference.load` takes them. Raises `UserError` for what `load` raises, and if there is something at
+    the target or it cannot be written.
     """
-    model, target = inference.load(workdir, at), files.place(target)
-    if target.exists():
-        raise UserError(f"{target} exists already; choose another place")
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    files.writable(beside)
-    try:
-        with contextlib.closing(checkpoint.Checkpoints(beside)) as checkpoints:
-            checkpoints.save_networks(model.step, model.variables, ema=step.has_ema(model.config))
-        configs.write(model.config, beside)
-        results = evaluate.read_results(files.place(workdir))
-        if results.get("step") == model.step:
-            evaluate.write_results(beside, results)
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    model = inference.load(path, at)
+    with files.new_folder(target) as folder:
+        try:
+            with contextlib.closing(checkpoint.Checkpoints(folder)) as checkpoints:
+                checkpoints.save_networks(model.step, model.variables, ema=step.has_ema(model.config))
+        except Exception as error:  # whatever Orbax and its storage layers raise where they cannot write
+            raise UserError(f"cannot write to {target}: {parallel.first_line(error)}") from error
+        configs.write(model.config, folder)
+        figures = results.read(inference.locate(path)[0])
+        if figures.get("step") == model.step:
+            results.write(folder, figures)
     return model.step
 
 
@@ -47,7 +41,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("out")
     parser.add_argument("--step", help="a step, or 'best' (default: the newest)")
     args = parser.parse_args(argv[1:])
-    at = int(args.step) if args.step and args.step.isdigit() else args.step
+    at = int(args.step) if args.step and args.step.isdecimal() else args.step
     print(f"{args.out}: step {export(args.workdir, args.out, at)} of {args.workdir}")
 
 

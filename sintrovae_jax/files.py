@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,28 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def new_folder(target: str | Path) -> Iterator[Path]:
+    """Yields a folder beside `target` to fill; it is renamed to `target` if the block ends well, and removed if not.
+
+    Raises `UserError` if there is something at the target, or it is remote, or cannot be written.
+    """
+    target = place(target)
+    if "://" in str(target):
+        raise UserError(f"{target}: write to a local folder, then copy it")
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target} exists already; choose another place")
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        os.replace(beside, target)
+    except OSError as error:
+        raise UserError(f"cannot write to {target}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def expanded(path: str | Path) -> Path:
     """A path with ~ for the user's home; as it is, without an error, where nobody has one."""
     return Path(os.path.expanduser(path))
@@ -34,6 +57,8 @@ def place(path: str | Path) -> epath.Path:
     Raises `UserError` for a kind of place that does not exist.
     """
     path = os.fspath(path)
+    if not path:
+        raise UserError("an empty path")
     try:
         return epath.Path(path if "://" in path else os.path.abspath(expanded(path)))
     except KeyError as kind:

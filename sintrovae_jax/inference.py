@@ -6,7 +6,8 @@ Needs neither TensorFlow nor a config file: the workdir's config.json says what 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import flax.linen as nn
@@ -68,7 +69,10 @@ def _between(a, b, t, path):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained encoder and decoder. Arrays in, arrays out; x is float32 [N, *shape], images in [0, 1].
+    """A trained encoder and decoder. Arrays in, arrays out; x is float32 [N, *shape], N above 0, images in [0, 1].
+
+    What is decoded is not clipped: images of most models overshoot [0, 1] a little. BatchNorm uses the averages of the
+    checkpoint, its running ones.
 
     Long inputs go through in chunks of `config.eval.batch_size`; every call compiles once per shape.
     """
@@ -128,6 +132,8 @@ class Model:
         x = jnp.asarray(x, jnp.float32)
         if x.shape[1:] != self.shape:
             raise UserError(f"this model encodes arrays of shape [N, {', '.join(map(str, self.shape))}], not {x.shape}")
+        if not len(x):
+            raise UserError("there is nothing to encode: x has no examples")
         return x
 
     def _latents(self, z):
@@ -158,7 +164,9 @@ class Model:
 
     def prior(self, key, n: int) -> jax.Array:
         """n latents from the prior N(0, prior_std²). key: a jax key or an int seed. Returns [n, Z]."""
-        key = jax.random.key(key) if isinstance(key, int) else key
+        key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
+        if n < 0:
+            raise UserError(f"so many latents cannot be drawn: {n}")
         return self.config.objective.prior_std * jax.random.normal(key, (n, self.config.model.z_dim))
 
     def sample(self, key, n: int, truncation: float = 1.0) -> jax.Array:
@@ -176,9 +184,11 @@ class Model:
         jax key or an int seed. Raises `UserError` for another shape of x, or a std that is not above 0.
         """
         x, std = self._examples(x), self.observation_std if std is None else std
+        if samples < 1:
+            raise UserError(f"log p(x) needs at least one importance sample, not {samples}")
         if not std > 0:
             raise UserError("p(x|z) has no standard deviation: set eval.observation_std")
-        key = parallel.seed_key(key) if isinstance(key, int) else key
+        key = parallel.seed_key(key) if isinstance(key, numbers.Integral) else key
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(x)))
         level, blend = self.stage or (None, 1.0)
         static, prior_std = (self.encoder, self.decoder, level), self.config.objective.prior_std
@@ -205,8 +215,11 @@ class Model:
         """Decodes points between the latents (posterior means) of a and b, both ends included.
 
         a, b: [N, *shape]. path: 'linear' or 'spherical' (White 2016, arXiv 1609.04468) in latent space, or 'style', the
-        line between the styles of a style-based model. Returns [N, steps, *shape]. Raises `UserError` for another path.
+        line between the styles of a style-based model. Returns [N, steps, *shape]. Raises `UserError` for another path,
+        and where a and b differ in shape.
         """
+        if jnp.shape(a) != jnp.shape(b):
+            raise UserError(f"a and b are of different shapes: {jnp.shape(a)} and {jnp.shape(b)}")
         z_a, z_b = self.encode(a).mean, self.encode(b).mean
         t, noise = jnp.linspace(0.0, 1.0, steps), jnp.arange(len(z_a)).repeat(steps)  # the same all along a path
         if path == "style":
@@ -236,30 +249,38 @@ def load(path, step: int | str | None = None, *, ema: bool = True) -> Model:
 
     path: a workdir, its `checkpoints` folder, or one checkpoint (`checkpoints/STEP`), local or remote (gs://…, which
     takes TensorFlow or gcsfs); or 'pretrained:NAME', a model that comes with the package. step: which checkpoint: a
-    step, 'best' by the figure that `config.checkpoint.best` names, or the newest if not given. ema: the averaged
-    networks where the run has them; False: as they were trained. Raises `UserError` where there is no workdir, no such
-    checkpoint, or it cannot be read.
+    step, 'best' of those that are there by the figure that `config.checkpoint.best` names, or the newest if not given.
+    ema: the averaged networks where the run has them; False: as they were trained. Raises `UserError` where there is no
+    workdir, no such checkpoint, or it cannot be read or holds another model than its config says.
     """
-    workdir, step = _locate(path, step)
-    config = _config(workdir, path)
-    if not (workdir / checkpoint.FOLDER).is_dir():
-        raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
-    best = config.checkpoint
-    checkpoints = checkpoint.Checkpoints(workdir, best=best.best, best_mode=best.best_mode, read_only=True)
-    with contextlib.closing(checkpoints):
-        chosen = _chosen(config, checkpoints, workdir, step)
-        networks, variables = _read(config, checkpoints, chosen, workdir, ema)
-    return Model(config, chosen, networks.encoder, networks.decoder, variables, growth.stage_at(config, chosen))
+    workdir, step = locate(path, step)
+    config = config_of(workdir, path)
+    for last in (False, False, True):
+        try:
+            return _read(config, workdir, step, ema)
+        except UserError:
+            # A run that trains there removes old checkpoints, perhaps while they are looked at.
+            if last or isinstance(step, int):
+                raise
+    raise AssertionError
 
 
-def _locate(path, step):
+def locate(path, step: int | str | None = None):
+    """The workdir that a path of `load` is of, and the step. Raises `UserError` for a path that cannot be one."""
+    if step is not None and step != "best":
+        if not isinstance(step, numbers.Integral):
+            raise UserError(f"a step is a whole number or 'best', not {step!r}")
+        step = int(step)
     kind, _, name = str(path).partition("pretrained:")
     if name and not kind:
         return _pretrained(name), step
     place = files.place(path)
-    if place.parent.name == checkpoint.FOLDER and place.name.isdigit():
+    if place.parent.name == checkpoint.FOLDER and place.name.isdecimal() and not (place / configs.FILE).exists():
+        if step not in (None, int(place.name)):
+            raise UserError(f"{path} is step {int(place.name)}, not {step}")
         return place.parent.parent, int(place.name)
-    return (place.parent if place.name == checkpoint.FOLDER else place), step
+    inside = place.name == checkpoint.FOLDER and not (place / configs.FILE).exists()
+    return (place.parent if inside else place), step
 
 
 def _pretrained(name):
@@ -270,11 +291,19 @@ def _pretrained(name):
     return folder / name
 
 
-def _config(workdir, path):
+def config_of(workdir, path=None) -> ConfigDict:
+    """A workdir's config. path: what the user calls it. Raises `UserError` where there is none or it cannot be used."""
+    path = path or workdir
     try:
-        config = configs.read(workdir) if (workdir / "config.json").exists() else None
-    except UserError:
-        raise
+        config = configs.read(workdir) if (workdir / configs.FILE).exists() else None
+        if config is not None:
+            configs.validate(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{workdir / configs.FILE} is no config of this project ({parallel.first_line(error)})"
+        ) from None
     except Exception as error:  # whatever the libraries for remote files raise
         raise UserError(f"{path} cannot be reached ({parallel.first_line(error)})") from error
     if config is None:
@@ -282,11 +311,33 @@ def _config(workdir, path):
     return config
 
 
+@contextlib.contextmanager
+def opened(config, workdir, step: int | str | None = None) -> Iterator[tuple[checkpoint.Checkpoints, int]]:
+    """Yields a workdir's checkpoints, only to be read, and the step that `load` would take of them.
+
+    Raises `UserError` where there is none.
+    """
+    best = config.checkpoint.best if step == "best" else ""
+    try:
+        if not (workdir / checkpoint.FOLDER).is_dir():
+            raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
+        mode = config.checkpoint.best_mode
+        checkpoints = checkpoint.Checkpoints(workdir, best=best, best_mode=mode, read_only=True)
+        chosen = _chosen(config, checkpoints, workdir, step)
+    except UserError:
+        raise
+    except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
+        raise UserError(f"the checkpoints of {workdir} cannot be read ({parallel.first_line(error)})") from error
+    with contextlib.closing(checkpoints):
+        yield checkpoints, chosen
+
+
 def _chosen(config, checkpoints, workdir, step) -> int:
     """The step to load. Raises `UserError` where there is no checkpoint of it."""
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
+    there = f"there are {', '.join(map(str, steps))}"
     if step is None:
         return steps[-1]
     if step == "best":
@@ -294,20 +345,25 @@ def _chosen(config, checkpoints, workdir, step) -> int:
         if best is None:
             figure = config.checkpoint.best
             why = f"none was evaluated for {figure}" if figure else "its config has no checkpoint.best"
-            raise UserError(f"no best checkpoint in {workdir}: {why}; there are {', '.join(map(str, steps))}")
+            raise UserError(f"no best checkpoint in {workdir}: {why}; {there}")
         return best
     if step not in steps:
-        raise UserError(f"no checkpoint of step {step} in {workdir}; there are {', '.join(map(str, steps))}")
+        raise UserError(f"no checkpoint of step {step} in {workdir}; {there}")
     return step
 
 
-def _read(config, checkpoints, chosen, workdir, ema):
+def _read(config, workdir, which, ema) -> Model:
     networks, _, create = step.from_config(config)
-    try:
-        variables = checkpoints.read(chosen, jax.eval_shape(create), ema)
-    except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
-        others = [s for s in checkpoints.steps() if s != chosen]
-        hint = f"; there is also step {', '.join(map(str, others))}" if others else ""
-        reason = parallel.first_line(error)
-        raise UserError(f"checkpoint {chosen} of {workdir} cannot be read ({reason}){hint}") from error
-    return networks, jax.tree.map(np.asarray, variables)
+    abstract = jax.eval_shape(create)
+    with opened(config, workdir, which) as (checkpoints, chosen):
+        try:
+            variables = checkpoints.read(chosen, abstract, ema)
+        except UserError:
+            raise
+        except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
+            others = [s for s in checkpoints.steps() if s != chosen]
+            hint = f"; there is also step {', '.join(map(str, others))}" if others else ""
+            reason = parallel.first_line(error)
+            raise UserError(f"checkpoint {chosen} of {workdir} cannot be read ({reason}){hint}") from error
+    variables = jax.tree.map(np.asarray, variables)
+    return Model(config, chosen, networks.encoder, networks.decoder, variables, growth.stage_at(config, chosen))

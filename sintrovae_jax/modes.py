@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sintrovae_jax import evaluate, files, inference, parallel, pictures
+from sintrovae_jax import evaluate, files, inference, parallel, pictures, results
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import scoring
 
@@ -44,10 +44,10 @@ def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa:
 
 def _eval(model, source, workdir):
     """Scores the model again; seconds and rate of its training stay in results.json."""
-    results = evaluate.read_results(workdir)
-    kept = {k: results[k] for k in ("seconds", "examples_per_second") if k in results}
+    before = results.read(workdir)
+    kept = {k: before[k] for k in ("seconds", "examples_per_second") if k in before}
     figures = evaluate.figures_of(model, source, workdir) | {"step": model.step} | kept
-    return evaluate.write_results(workdir, figures | evaluate.conditions(model, source))
+    return results.write(workdir, figures | evaluate.conditions(model, source))
 
 
 def _sample(model, source, workdir):

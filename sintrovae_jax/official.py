@@ -302,12 +302,19 @@ def _refuse(expected: list[Entry], shapes: dict, tensors: dict) -> None:
     ]
     problems = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
     if not misshapen:
+        used = [entry.name for entry in expected if entry.path and entry.name in tensors]
+        problems["not of floating point"] = [name for name in used if tensors[name].dtype.kind != "f"]
+        problems["not finite"] = [name for name in used if not np.isfinite(tensors[name]).all()]
         problems["of other values than these networks are made for"] = _other_values(expected, tensors)
     hints = {_HINTS[copy] for name in unknown if (copy := _copy_of(name))}
-    found = [f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names]
+    found = [f"{len(names)} {what}: {', '.join(map(_printable, names))}" for what, names in problems.items() if names]
     if found:
         hint = "; ".join([*sorted(hints), "give the --config that it was trained as"])
         raise UserError(f"the tensors do not fit the config; {'; '.join(found)}; {hint}")
+
+
+def _printable(name: str) -> str:
+    return name.encode("unicode_escape").decode()
 
 
 def _shape(entry: Entry, shapes: dict) -> tuple[int, ...]:

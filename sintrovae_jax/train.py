@@ -22,6 +22,7 @@ from sintrovae_jax import (
     logs,
     parallel,
     pictures,
+    results,
     state,
     step,
 )
@@ -164,8 +165,8 @@ def _train(run, stop):
         raise UserError(f"{workdir} is already at step {first}: train.steps={last} is behind it")
     if parallel.is_main():
         configs.write(config, workdir)
-    if first == last and evaluate.read_results(workdir).get("step") == first:
-        log.info("already trained to step %d: see %s", first, workdir / evaluate.FILE)
+    if first == last and results.read(workdir).get("step") == first:
+        log.info("already trained to step %d: see %s", first, workdir / results.FILE)
         return
     metrics = logs.Metrics(workdir, first) if parallel.is_main() else None
     clock = logs.Clock(metrics.seconds() if metrics else 0.0)
@@ -306,8 +307,8 @@ def _finish(run, model, figures, metrics, clock):
     figures = figures or evaluate.figures_of(model, run.source_of(model), run.workdir)
     _draw(run, model, metrics)
     rate = clock.rate() or metrics.rate()
-    results = figures | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}
-    evaluate.write_results(run.workdir, results | evaluate.conditions(model, run.source))
+    final = figures | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}
+    results.write(run.workdir, final | evaluate.conditions(model, run.source))
     log.info("done: %s", run.workdir)
 
 

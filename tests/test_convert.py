@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -247,6 +248,12 @@ def test_without_torch_it_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "a.pth").write_bytes(b"")
     with pytest.raises(UserError, match="install the extra `convert`"):
         convert.read(tmp_path / "a.pth")
+    old = types.ModuleType("torch")
+    old.__version__ = "2.9.1+cpu"
+    monkeypatch.setitem(sys.modules, "torch", old)
+    with pytest.raises(UserError, match=r"torch 2\.9\.1\+cpu may run code that a file holds: install torch 2\.10"):
+        convert.read(tmp_path / "a.pth")
+    monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="No such file"):
         convert.read(tmp_path / "b.pth")
 
@@ -342,8 +349,18 @@ def test_the_command_there_and_back(name, tmp_path):
     assert back.keys() == tensors.keys()
     for n, tensor in tensors.items():
         assert torch.equal(back[n], tensor), n
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="run exists already"):
         convert.from_torch(tmp_path / "in.pth", tiny(name), tmp_path / "run")
+    with pytest.raises(UserError, match=r"out\.pth exists already"):
+        convert.to_torch(tmp_path / "run", tmp_path / "out.pth")
+    # Reading a damaged checkpoint leaves it where it is.
+    for file in (tmp_path / "run" / "checkpoints" / str(at) / "networks").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="cannot be read"):
+        convert.to_torch(tmp_path / "run", tmp_path / "again.pth")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def steps(tmp_path):
@@ -376,12 +393,21 @@ class Harmful:
 def test_other_files_are_refused_and_run_nothing(tmp_path):
     torch = pytest.importorskip("torch")
     path, config, witness = tmp_path / "a.pth", tiny("cifar10"), tmp_path / "ran"
+    pickle.loads(pickle.dumps(Harmful(witness)))
+    witness.unlink()  # so it does harm where it is let
     for content, says in (
         ({"model": Harmful(witness)}, "is no file of tensors alone"),
         ({"weights": {}}, "is no official checkpoint"),
         ([1, 2], "is no official checkpoint"),
         ({"model": {"encoder.fc.bias": "text"}}, "is no official checkpoint"),
         ({"models": {}}, "is of a style-based model"),
+        ({"model": {3: torch.zeros(3)}}, "is no official checkpoint"),
+        (torch.zeros(3), "is no official checkpoint"),
+        ({"model": {"encoder.fc.bias": torch.zeros(1).expand(10**6, 10**6)}}, "is no official checkpoint"),
+        ({"model": {"encoder.fc.bias": torch.zeros(3, dtype=torch.complex64)}}, "is no official checkpoint"),
+        ({"model": weights("cifar10") | {"encoder.fc.bias": torch.full((10,), torch.nan)}}, "1 not finite: encoder.fc"),
+        ({"model": weights("cifar10") | {"encoder.fc.bias": torch.zeros(10, dtype=torch.int32)}}, "1 not of floating"),
+        ({"model": weights("cifar10") | {"a\nb": torch.zeros(1)}}, r"1 unknown: a\nb"),
         ({"model": {}, "epoch": 1}, "missing: encoder.main.0.weight"),
         ({"model": weights("gaussians8")}, "21 unknown: decoder.loggamma, encoder.main.input.weight"),
         ({"model": weights("mnist")}, "encoder.main.0.weight ((4, 1, 5, 5) there, (4, 3, 5, 5) here)"),

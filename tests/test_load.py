@@ -87,6 +87,12 @@ def test_an_export_is_the_same_model_and_smaller(trained, tmp_path, capsys):
     assert size(tmp_path / "newest") < 0.7 * size(trained / "checkpoints" / "60")
     with pytest.raises(UserError, match="exists already"):
         export.export(trained, tmp_path / "out")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match="exists already"):
+        export.export(trained, tmp_path / "link")
+    with pytest.raises(UserError, match="write to a local folder"):
+        export.export(trained, "gs://bucket/out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "newest", "link"}
     # Nothing is lost by trying to train on.
     out = run("gaussians8", tmp_path / "newest", *TINY, *FULL, "--config.train.steps=80", code=2)
     assert out.count("error:") == 1
@@ -126,10 +132,89 @@ def test_a_path_is_what_people_write(trained, tmp_path, monkeypatch):
         sintrovae_jax.load("nosuchscheme://bucket/run")
 
 
+def test_workdirs_with_the_names_of_checkpoints(trained, tmp_path):
+    for place in ("checkpoints", "checkpoints/7"):
+        shutil.copytree(trained, tmp_path / place, dirs_exist_ok=True)
+    assert sintrovae_jax.load(tmp_path / "checkpoints").step == 60
+    assert sintrovae_jax.load(tmp_path / "checkpoints" / "7", 40).step == 40
+    with pytest.raises(UserError, match="is step 40, not 60"):
+        sintrovae_jax.load(trained / "checkpoints" / "40", 60)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{}", "is no config of this project"),
+        ('{"model": 3}', "is no config of this project"),
+        ("[1]", "cannot be read"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_damaged_config_is_one_line(trained, tmp_path, text, says):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(text)
+    with pytest.raises(UserError, match=says) as error:
+        sintrovae_jax.load(tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_of_another_model_is_refused(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    values = json.loads(path.read_text())
+    values["model"]["channels"] = [8, 9]
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"holds another model than the config\.json beside it says"):
+        sintrovae_jax.load(tmp_path / "run")
+
+
+def test_damaged_metadata_is_one_line(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "40" / "metrics" / "metrics").write_text("{")
+    for which in (None, "best"):
+        with pytest.raises(UserError, match=r"the checkpoints of .* cannot be read") as error:
+            sintrovae_jax.load(tmp_path / "run", which)
+        assert "\n" not in str(error.value)
+
+
+def test_an_export_says_what_it_does_not_hold():
+    with pytest.raises(UserError, match="has no networks: ema alone, as an export has"):
+        sintrovae_jax.load("pretrained:digits", ema=False)
+
+
+@pytest.mark.parametrize("step", ["9600", 9600.0, "newest"])
+def test_a_step_is_a_number_or_best(step):
+    with pytest.raises(UserError, match="a step is a whole number or 'best'"):
+        sintrovae_jax.load("pretrained:digits", step)
+
+
+def test_numbers_of_all_kinds_and_edges():
+    model = sintrovae_jax.load("pretrained:digits", np.int64(9600))
+    np.testing.assert_array_equal(model.sample(np.int32(3), 2), model.sample(3, 2))
+    assert model.sample(0, 0).shape == (0, 16, 16, 1)
+    x = np.zeros((3, 16, 16, 1))
+    for call, says in (
+        (lambda: model.sample(0, -1), "cannot be drawn: -1"),
+        (lambda: model.encode(x[:0]), "x has no examples"),
+        (lambda: model.log_likelihood(x, samples=0), "at least one importance sample"),
+        (lambda: model.interpolate(x[:3], x[:1]), "a and b are of different shapes"),
+        (lambda: sintrovae_jax.load(""), "an empty path"),
+    ):
+        with pytest.raises(UserError, match=says):
+            call()
+
+
 def test_a_model_cannot_be_changed():
     model = sintrovae_jax.load("pretrained:digits")
     with pytest.raises(dataclasses.FrozenInstanceError):
         model.step = 0
+
+
+def test_an_export_needs_no_more_than_loading(trained, tmp_path):
+    without = "import sys; sys.modules.update(dict.fromkeys(('tensorflow', 'matplotlib', 'clu', 'PIL', 'scipy')))\n"
+    code = f"{without}from sintrovae_jax import export; export.export(sys.argv[1], sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, str(trained), str(tmp_path / "out")], env=environment(), check=True)
+    assert same(sintrovae_jax.load(tmp_path / "out"), sintrovae_jax.load(trained))
 
 
 FROM_BUCKET = """

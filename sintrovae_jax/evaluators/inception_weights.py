@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sintrovae_jax import cli, files
+from sintrovae_jax import cli, files, pth
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.features import Extractor
 from sintrovae_jax.evaluators.inception import SHA256, URL, InceptionV3, Params, from_published, published, verify
@@ -108,11 +108,8 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
     load, kind = (_npz, "an .npz of arrays") if path.suffix.lower() == ".npz" else (_pth, "a .pth of named tensors")
     try:
         return load(io.BytesIO(data)), digest
-    except ImportError:
-        raise UserError(
-            f"reading {path} needs torch: install it (the extra `convert`), or make an .npz once, where torch is, with "
-            f"{_COMMAND}"
-        ) from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}, or make an .npz once, where torch is, with {_COMMAND}") from None
     except Exception as error:  # whatever numpy, zipfile, pickle and torch raise where a file is not one of theirs
         raise UserError(f"{path} is not {kind}, or is damaged ({type(error).__name__}); get it from {URL}") from None
 
@@ -123,10 +120,7 @@ def _npz(file: io.BytesIO) -> dict[str, np.ndarray]:
 
 
 def _pth(file: io.BytesIO) -> dict[str, np.ndarray]:
-    import torch
-
-    tensors = torch.load(file, map_location="cpu", weights_only=True)
-    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    return {name: pth.array(tensor) for name, tensor in pth.load(file.read()).items()}
 
 
 def convert(source: Path, target: Path) -> None:

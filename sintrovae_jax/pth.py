@@ -1,0 +1,46 @@
+"""PyTorch's files, read as tensors alone. Needs torch (the extra `convert`), which is imported only here."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sintrovae_jax.errors import UserError
+
+# Before this, a file could run code or corrupt memory although it was read as tensors alone (CVE-2025-32434,
+# CVE-2026-24747).
+_SAFE = (2, 10)
+
+
+def torch():
+    """The module. Raises `UserError` where it is not installed, or is too old to read files of strangers."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError("PyTorch's files need torch: install the extra `convert`") from None
+    version = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2])
+    if version < _SAFE:
+        raise UserError(f"torch {torch.__version__} may run code that a file holds: install torch 2.10 or newer")
+    return torch
+
+
+def load(data: bytes, ignored: Sequence[type] = ()) -> Any:
+    """What a file holds. Runs no code of it: raises what torch raises where it is not of tensors alone, or damaged.
+
+    ignored: classes that it may name besides. Raises `UserError` as `torch`.
+    """
+    module = torch()
+    with module.serialization.safe_globals(list(ignored)):
+        return module.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def array(tensor) -> np.ndarray:
+    """A tensor as an array of its own type, bfloat16 as float32. Raises TypeError for what is none that numpy has."""
+    module = torch()
+    if not isinstance(tensor, module.Tensor) or tensor.layout != module.strided or tensor.is_complex():
+        raise TypeError(f"not a plain tensor: {type(tensor).__name__}")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise TypeError("a tensor larger than what is stored of it")
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype == module.bfloat16 else tensor).numpy()
