@@ -19,6 +19,7 @@ FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir"
 
 # Keys that came after the first workdirs were written, and what these ran with.
 _ADDED = {
+    "model": {"class_dim": 0, "kernel": 7, "hidden": 256},
     "growth": {"steps": [], "batch_sizes": [], "learning_rates": [], "beta_neg": [], "ema_images": 0.0},
     "eval": {
         "truncation": 1.0,
@@ -105,13 +106,21 @@ _CHOICES = {
     "eval.reference": ("train", "test"),
 }
 _AT_LEAST_1 = (
-    *("model.z_dim", "train.steps", "train.batch_size", "train.substeps"),
+    *("model.z_dim", "model.hidden", "train.steps", "train.batch_size", "train.substeps"),
     *("checkpoint.every", "checkpoint.keep", "log.every", "eval.num_samples", "eval.batch_size"),
     *("eval.standing_batches", "eval.num_real", "eval.kid_subsets", "eval.neighbours", "eval.num_scored"),
     *("eval.importance_samples", "eval.bootstrap", "data.shuffle_buffer"),
 )
 _AT_LEAST_0 = (
-    *("seed", "data.image_size", "data.translate", "eval.every", "log.figures_every", "optimizer.decay"),
+    *(
+        "seed",
+        "model.class_dim",
+        "data.image_size",
+        "data.translate",
+        "eval.every",
+        "log.figures_every",
+        "optimizer.decay",
+    ),
     *(f"objective.{name}" for name in ("beta_rec", "beta_kl", "beta_neg", "gamma", "gamma_r", "intro_alpha", "margin")),
     *("objective.num_vae", "objective.target_period", "growth.ema_images"),
 )

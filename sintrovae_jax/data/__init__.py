@@ -10,14 +10,14 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every
 
 import tensorflow as tf
 
-from sintrovae_jax.data import augment, folder, images, sources
+from sintrovae_jax.data import augment, folder, images, sources, sprites
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
-_EMBEDDED = {"digits": sources.digits, "letters": sources.letters}
+_EMBEDDED = {"digits": sources.digits, "letters": sources.letters, "sprites": sprites.Sprites}
 _NAMES = (*DENSITIES, *_EMBEDDED, "tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH")
 
 

@@ -154,7 +154,7 @@ class Files:
     One that fails is replaced by the next, so that the order of the others, and what a resumed run sees, stay the same.
     """
 
-    labels = None
+    labels, factors = None, None
 
     def __init__(
         self,

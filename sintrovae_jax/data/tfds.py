@@ -156,7 +156,7 @@ class Stream:
     An epoch is as many steps as the shortest lane has examples. Resuming skips encoded bytes, decoding none.
     """
 
-    skipped, labels = MappingProxyType({}), None
+    skipped, labels, factors = MappingProxyType({}), None, None
 
     def __init__(self, builder, train: str, test: str, form: Format, shuffle_buffer: int, memory_bytes=0.0):
         self._builder, self._train, self._test = builder, train, test
