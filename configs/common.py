@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     # gaussians8, spirals, checkerboard, rings; digits, letters, sprites; tfds:NAME[/CONFIG], folder:PATH (local or gs://),
-    # npz:PATH
+    # npz:PATH, cars3d:PATH, kth:PATH
     config.data.source = ""
     config.data.image_size = 0  # pixels a side; 0: points, not images
     config.data.image_channels = 1  # 1 or 3
@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
 
     config.objective = ConfigDict()
     config.objective.name = "soft_intro"  # soft_intro, vae, intro
-    config.objective.reconstruction = "mse"  # mse, l1, bce, each summed over an example's dimensions
+    config.objective.reconstruction = "mse"  # mse, l1, bce, each summed over an example's dimensions; perceptual
+    config.objective.vgg = ""  # perceptual: the file of VGG-16's weights; '': where others keep it, see perceptual.py
     config.objective.beta_rec = 1.0
     config.objective.beta_kl = 1.0
     config.objective.beta_neg = 1.0  # weight of the KL of generated data, in the encoder's exponential term

@@ -40,6 +40,7 @@ def run(mode: str, config, workdir: Path) -> None:
     if mode == "train":
         growth.shards(config)
         step.from_config(config)  # whether there is such a network
+        step.reconstruction_error(config.objective)  # whether its weights are there, if it has some
         files.writable(workdir)
         from sintrovae_jax import train
 

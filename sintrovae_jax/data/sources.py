@@ -10,7 +10,7 @@ A source has
     fingerprint                        images only: a text that is another for other images; None: not to be relied on
     labels                             images only: None, or the classes [N] of training images (in the order of
                                        `train`) and of test images
-    factors                            images only: None, or `Factors`: which class and which content every image shows
+    factors                            images only: None, or `Factors`: which class and content every image shows
     at(size)                           images only: the source of the same images averaged down to size × size
     skipped                            {name: reason} of what could not be read, if anything
 
@@ -45,11 +45,12 @@ _AT_ONCE = 256  # images that are averaged down in one piece
 class Factors(NamedTuple):
     """What images show, for sets in which a class comes with many contents. Training never sees them.
 
-    Both (classes [N], contents [N]), whole numbers, in the order of the source's `train` and `test`.
+    Both (classes [N], contents [N]), whole numbers, in the order of the source's `train` and `test`; contents may be
+    None, not known.
     """
 
-    train: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
+    train: tuple[np.ndarray, np.ndarray | None]
+    test: tuple[np.ndarray, np.ndarray | None]
 
 
 def as_float(x: np.ndarray) -> np.ndarray:
@@ -201,9 +202,8 @@ class Arrays:
 
     @property
     def factors(self) -> Factors | None:
-        if not (self._classes and self._contents):
-            return None
-        return Factors(*zip(self.labels, (self._contents[0][self._order], self._contents[1]), strict=True))
+        contents = (self._contents[0][self._order], self._contents[1]) if self._contents else (None, None)
+        return self._classes and Factors(*zip(self.labels, contents, strict=True))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -238,6 +238,19 @@ class Arrays:
             )
             self._smaller[size] = Arrays(train, test, self.skipped, self._classes, self._contents)
         return self._smaller[size]
+
+
+def labelled(x: np.ndarray, test: np.ndarray, classes: np.ndarray, contents: np.ndarray | None = None) -> Arrays:
+    """The source of images [N, H, W, C] of known classes and contents [N]; those where `test` [N] are held out.
+
+    Test images come shuffled, in a fixed order: the first ones are of many classes.
+    """
+    held_out = np.random.default_rng(0).permutation(np.flatnonzero(test))
+
+    def split(numbers):
+        return None if numbers is None else (numbers[~test], numbers[held_out])
+
+    return Arrays(*split(x), classes=split(classes), contents=split(contents))
 
 
 def digits(form: Format) -> Arrays:

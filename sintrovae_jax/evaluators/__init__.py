@@ -87,8 +87,8 @@ def check_data(config, source) -> None:
         features.check(config, source)
     if "transfer" in chosen and source.factors is None:
         raise UserError(
-            f"the transfer evaluator needs images whose class and content are known: data.source={config.data.source} "
-            "has none"
+            "the transfer evaluator needs images whose class is known, which those of "
+            f"data.source={config.data.source} is not"
         )
     if "ood" in chosen:
         get("ood").outside_source(config)

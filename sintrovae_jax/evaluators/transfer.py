@@ -21,8 +21,9 @@ def evaluate(scoring: Scoring) -> dict[str, float]:
     """What `accuracies` finds in the codes of up to `eval.num_samples` test images; of sprites, `errors` too."""
     model, source = scoring.model, scoring.source
     x = source.test(scoring.num_samples, scoring.seed)
-    factors = {name: y[: len(x)] for name, y in zip(("class", "content"), source.factors.test, strict=True)}
-    codes = dict(zip(factors, map(np.asarray, model.codes(x)), strict=True))
+    known = zip(("class", "content"), source.factors.test, strict=True)
+    factors = {name: y[: len(x)] for name, y in known if y is not None}
+    codes = dict(zip(("class", "content"), map(np.asarray, model.codes(x)), strict=True))
     out = accuracies(codes, factors) | {"transfer_images": len(x)}
     if hasattr(source, "render"):
         out |= errors(model, source, x, factors)
@@ -54,7 +55,7 @@ def accuracies(codes: dict[str, np.ndarray], factors: dict[str, np.ndarray]) -> 
     """{'A_from_B': the share of images whose A a classifier knows from their code B}, and A_by_chance, the share of the
     commonest A. Each is trained on every other image, and asked about the rest.
 
-    codes: {'class': [N, Z], 'content': [N, Z]}. factors: {'class': [N], 'content': [N]}, whole numbers.
+    codes: {'class': [N, Z], 'content': [N, Z]}. factors: {'class': [N], 'content': [N]}, or one of them, whole numbers.
     """
     out = {}
     for what, values in factors.items():
