@@ -1,11 +1,8 @@
 """Sprites: pictures by brute force, what is held out; and scores of a transfer, whose right answers are known."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, run
 from matplotlib import colors, path
 from PIL import Image
 
@@ -152,27 +149,3 @@ def test_the_table_has_contents_down_the_side_and_classes_along_the_top(tmp_path
         for column in range(3):
             wanted = shown(model.translate(x[column : column + 1], x[3 + row : 4 + row]))[0]
             assert np.abs(cells[1 + row, 1 + column].astype(int) - wanted).max() <= 1
-
-
-def test_a_run_is_scored_and_translates(tmp_path):
-    """The real command line: training ends with the scores and the table; the mode draws both."""
-    workdir = tmp_path / "run"
-    args = [*TINY, "--config.data.image_size=16", "--config.train.steps=20", "--config.eval.num_samples=60"]
-    args += ["--config.eval.evaluators=transfer", "--config.checkpoint.best=transfer_error"]
-    run("sprites", workdir, *args)
-    results = json.loads((workdir / "results.json").read_text())
-    assert results["transfer_error"] > 0
-    made = {file.name for file in (workdir / "figures").iterdir()}
-    assert made == {"samples.png", "reconstructions.png", "interpolations.png", "translations.png"}
-    before = (workdir / "figures" / "translations.png").read_bytes()
-    (workdir / "figures" / "translations.png").unlink()
-    run("sprites", workdir, *args, "--mode", "translate")
-    assert (workdir / "figures" / "translations.png").read_bytes() == before
-
-    model, source = inference.load(workdir), data.build(configs.read(workdir).data)
-    file = tmp_path / "a.png"
-    Image.fromarray((source.test(1, 0)[0] * 255).round().astype(np.uint8)).save(file)
-    run("sprites", workdir, *args, "--mode", "translate", "--a", str(file), "--b", "3")
-    both = source.test(4, 0)[[0, 3]]
-    pictures.translation(model, both, both, tmp_path / "wanted.png")
-    assert (workdir / "figures" / "translation.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
