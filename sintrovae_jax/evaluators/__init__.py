@@ -11,7 +11,8 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.likelihood import observation_std
 
 _CODES = ("class", "content")
-TRANSFER = ("transfer_error", "transfer_ratio", *(f"{what}_from_{code}" for what in _CODES for code in _CODES))
+_OF_SPRITES = ("transfer_error", "transfer_ratio")  # whose right answers are known
+_TRANSFER = (*_OF_SPRITES, *(f"{what}_from_{code}" for what in _CODES for code in _CODES))
 _SCORES = ("likelihood", "elbo", "kl", "reconstruction")
 # Where each evaluator is, and the figures it gives that a checkpoint can be the best by.
 EVALUATORS = {
@@ -21,7 +22,7 @@ EVALUATORS = {
     "kid": ("kid", ("kid",)),
     "precision_recall": ("precision_recall", ("precision", "recall")),
     "likelihood": ("likelihood", ("log_likelihood", "elbo", "bits_per_dimension")),
-    "transfer": ("transfer", TRANSFER),
+    "transfer": ("transfer", _TRANSFER),
     "ood": ("ood", tuple(f"ood_{figure}_{score}" for figure in ("auroc", "aupr", "fpr95") for score in _SCORES)),
 }
 # Those that compare features of samples with those of real images, and so depend on whose features they are.
@@ -38,6 +39,8 @@ def names(config) -> list[str]:
 def figures_of(name: str, config) -> tuple[str, ...]:
     """The figures that an evaluator gives with this config."""
     figures = EVALUATORS[name][1]
+    if name == "transfer" and config.data.source != "sprites":
+        return tuple(f for f in figures if f not in _OF_SPRITES)
     return tuple(figure(f, config.eval.features) for f in figures) if name in OF_FEATURES else figures
 
 
