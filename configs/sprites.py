@@ -3,7 +3,7 @@
     python -m sintrovae_jax.main --config configs/sprites.py
 
 Expect figures/translations.png to show place go down the side, colour and size along the top. On classes and contents
-that training never saw, transfer_error was 15.5 after the run and 11.6 at the end of its VAE phase, against 69.9 for the
+that training never saw, transfer_error was 15.5 after the run and 11.6 late in its VAE phase, against 69.9 for the
 better of copying either image (2026-11-23, one seed). Shape and turn are not there yet: sprites are discs and ovals.
 
 The content code pays four times for every nat. With equal weights, size goes to the content code: it can draw whatever
