@@ -14,8 +14,8 @@ def get_config() -> ConfigDict:
     config.distributed = "auto"
 
     config.data = ConfigDict()
-    # gaussians8, spirals, checkerboard, rings; digits, letters; tfds:NAME[/CONFIG], folder:PATH (local or gs://),
-    # npz:PATH
+    # gaussians8, spirals, checkerboard, rings; digits, letters, sprites; tfds:NAME[/CONFIG], folder:PATH (local or gs://),
+    # npz:PATH, cars3d:PATH, kth:PATH
     config.data.source = ""
     config.data.image_size = 0  # pixels a side; 0: points, not images
     config.data.image_channels = 1  # 1 or 3
@@ -32,11 +32,14 @@ def get_config() -> ConfigDict:
     config.data.flip = False  # left to right, one in two
 
     config.model = ConfigDict()
-    config.model.family = "mlp"  # mlp, conv, style
+    config.model.family = "mlp"  # mlp, conv, style, two_encoder
     config.model.z_dim = 2
-    config.model.channels = (256, 256, 256, 256)  # mlp: of the hidden layers; conv, style: of the stages, finest first
+    config.model.channels = (256, 256, 256, 256)  # mlp: of the hidden layers; others: of the stages, finest first
+    config.model.class_dim = 0  # two_encoder: how many of z_dim are the class code; the rest is the content code
+    config.model.kernel = 7  # two_encoder: pixels a side of the outermost convolutions; the last but one has 2 less
+    config.model.hidden = 256  # two_encoder: width of the encoders' dense layers
     config.model.output = "linear"  # of the decoder; 'sigmoid' for bce
-    config.model.remat = False  # conv, style: recompute activations in the backward pass, to save memory
+    config.model.remat = False  # all but mlp: recompute activations in the backward pass, to save memory
 
     # Growing (style), a value a level from 4×4 up, where model.channels end; empty: the key named here, at all levels.
     config.growth = ConfigDict()
@@ -48,7 +51,8 @@ def get_config() -> ConfigDict:
 
     config.objective = ConfigDict()
     config.objective.name = "soft_intro"  # soft_intro, vae, intro
-    config.objective.reconstruction = "mse"  # mse, l1, bce, each summed over an example's dimensions
+    config.objective.reconstruction = "mse"  # mse, l1, bce, each summed over an example's dimensions; perceptual
+    config.objective.vgg = ""  # perceptual: the file of VGG-16's weights; '': where others keep it, see perceptual.py
     config.objective.beta_rec = 1.0
     config.objective.beta_kl = 1.0
     config.objective.beta_neg = 1.0  # weight of the KL of generated data, in the encoder's exponential term
@@ -87,7 +91,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every = 0  # evaluation during training; 0: at the end only
-    config.eval.evaluators = ()  # density, latents, fid, kid, precision_recall, likelihood, ood; in any order
+    config.eval.evaluators = ()  # density, latents, fid, kid, precision_recall, likelihood, ood, transfer; in any order
     config.eval.batch_size = 256  # what fits the device; no figure depends on it
     # BatchNorm's averages that evaluation and pictures use: 'running', or 'standing': estimated anew from
     # `standing_batches` training batches of real images (encoder) and of prior samples (decoder).

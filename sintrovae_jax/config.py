@@ -11,14 +11,16 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sintrovae_jax import files, models, objectives, step
+from sintrovae_jax import files, models, objectives, perceptual, step
 from sintrovae_jax.errors import UserError
 
 # Keys that may change between two commands on one workdir: they do not touch the parameters that training reaches.
-FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir", "data.download")
+FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir", "data.download", "objective.vgg")
 
 # Keys that came after the first workdirs were written, and what these ran with.
 _ADDED = {
+    "objective": {"vgg": ""},
+    "model": {"class_dim": 0, "kernel": 7, "hidden": 256},
     "growth": {"steps": [], "batch_sizes": [], "learning_rates": [], "beta_neg": [], "ema_images": 0.0},
     "eval": {
         "truncation": 1.0,
@@ -97,7 +99,7 @@ def check_keys(config: ConfigDict, keys: list[str]) -> None:
 
 _CHOICES = {
     "objective.name": tuple(step.TERMS),
-    "objective.reconstruction": tuple(objectives.RECONSTRUCTION_ERRORS),
+    "objective.reconstruction": (*objectives.RECONSTRUCTION_ERRORS, "perceptual"),
     "model.output": ("linear", "sigmoid"),
     "checkpoint.best_mode": ("min", "max"),
     "data.image_channels": (1, 3),
@@ -105,13 +107,21 @@ _CHOICES = {
     "eval.reference": ("train", "test"),
 }
 _AT_LEAST_1 = (
-    *("model.z_dim", "train.steps", "train.batch_size", "train.substeps"),
+    *("model.z_dim", "model.hidden", "train.steps", "train.batch_size", "train.substeps"),
     *("checkpoint.every", "checkpoint.keep", "log.every", "eval.num_samples", "eval.batch_size"),
     *("eval.standing_batches", "eval.num_real", "eval.kid_subsets", "eval.neighbours", "eval.num_scored"),
     *("eval.importance_samples", "eval.bootstrap", "data.shuffle_buffer"),
 )
 _AT_LEAST_0 = (
-    *("seed", "data.image_size", "data.translate", "eval.every", "log.figures_every", "optimizer.decay"),
+    *(
+        "seed",
+        "model.class_dim",
+        "data.image_size",
+        "data.translate",
+        "eval.every",
+        "log.figures_every",
+        "optimizer.decay",
+    ),
     *(f"objective.{name}" for name in ("beta_rec", "beta_kl", "beta_neg", "gamma", "gamma_r", "intro_alpha", "margin")),
     *("objective.num_vae", "objective.target_period", "growth.ema_images"),
 )
@@ -167,6 +177,11 @@ def validate(config: ConfigDict) -> None:
 def _check_together(config, values):
     if config.objective.reconstruction == "bce" and config.model.output != "sigmoid":
         raise UserError("objective.reconstruction=bce needs probabilities: set model.output=sigmoid")
+    if config.objective.reconstruction == "perceptual" and config.data.image_size < perceptual.SMALLEST:
+        raise UserError(
+            f"objective.reconstruction=perceptual needs images of {perceptual.SMALLEST} pixels or more: "
+            f"data.image_size={config.data.image_size}"
+        )
     if config.objective.target_period and config.objective.name != "soft_intro":
         raise UserError("objective.target_period is the bootstrap variant of objective.name=soft_intro: set it to 0")
     if not config.data.image_size and (config.data.translate or config.data.hue or config.data.flip):

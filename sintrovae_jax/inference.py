@@ -230,11 +230,30 @@ class Model:
             raise UserError(f"a path of interpolation is one of {', '.join(PATHS)}, not {path!r}")
         return images.reshape(len(z_a), steps, *self.shape)
 
+    def codes(self, x) -> tuple[jax.Array, jax.Array]:
+        """Two-encoder models: x [N, *shape] -> the means of its class code and of its content code, [N, Z] together.
+
+        Raises `UserError` for other models.
+        """
+        if self.config.model.family != "two_encoder":
+            raise UserError(f"class and content are of two-encoder models, not of {self._family}")
+        return jnp.split(self.encode(x).mean, [self.config.model.class_dim], axis=-1)
+
+    def translate(self, of_class, of_content) -> jax.Array:
+        """Two-encoder models: images with the class of one and the content of the other, all [N, *shape].
+
+        Decodes the class code of `of_class` with the content code of `of_content`, both posterior means. Raises
+        `UserError` for other models.
+        """
+        return self.decode(jnp.concatenate([self.codes(of_class)[0], self.codes(of_content)[1]], -1))
+
+    @property
+    def _family(self):
+        return f"model.family={self.config.model.family}"
+
     def _require_styles(self):
         if self.stage is None:
-            raise UserError(
-                f"styles and truncation are of style-based models, not of model.family={self.config.model.family}"
-            )
+            raise UserError(f"styles and truncation are of style-based models, not of {self._family}")
 
 
 def from_state(config: ConfigDict, networks: state.Networks, host_state: state.TrainState) -> Model:

@@ -11,13 +11,13 @@ from sintrovae_jax import cli, evaluators, files, growth, inference, logs, paral
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
-MODES = ("train", "eval", "sample", "reconstruct", "interpolate")
+MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "translate")
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives (default: runs/NAME of the recipe).")
 _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
 
-_A = flags.DEFINE_string("a", "", "Interpolate from here: an image file, or the index of a test example.")
-_B = flags.DEFINE_string("b", "", "Interpolate to here.")
+_A = flags.DEFINE_string("a", "", "Interpolate from here, translate this: an image file, or a test example's index.")
+_B = flags.DEFINE_string("b", "", "Interpolate to here, exchange with this.")
 _INTERPOLATION = flags.DEFINE_string("interpolation", "linear", f"One of {', '.join(inference.PATHS)}.")
 
 
@@ -30,6 +30,8 @@ def run(mode: str, config, workdir: Path) -> None:
         raise UserError(f"--mode {mode} is none of {', '.join(MODES)}")
     ends = _ends(mode)
     configs.validate(config)
+    if mode == "translate" and config.model.family != "two_encoder":
+        raise UserError(f"--mode translate is for model.family=two_encoder, not {config.model.family}")
     if mode in ("train", "eval"):
         evaluators.check(config)
     parallel.initialize(config.distributed)
@@ -38,6 +40,7 @@ def run(mode: str, config, workdir: Path) -> None:
     if mode == "train":
         growth.shards(config)
         step.from_config(config)  # whether there is such a network
+        step.reconstruction_error(config.objective)  # whether its weights are there, if it has some
         files.writable(workdir)
         from sintrovae_jax import train
 
@@ -51,12 +54,12 @@ def run(mode: str, config, workdir: Path) -> None:
 
 
 def _ends(mode: str) -> tuple[str, str, str]:
-    """Between what, and how, to interpolate (`modes.Ends`)."""
+    """Between what, and how, to interpolate, or what to translate (`modes.Ends`)."""
     a, b, path = _A.value, _B.value, _INTERPOLATION.value
     if path not in inference.PATHS:
         raise UserError(f"--interpolation {path} is none of {', '.join(inference.PATHS)}")
-    if (a or b) and (mode != "interpolate" or not (a and b)):
-        raise UserError("--a and --b go together, with --mode interpolate")
+    if (a or b) and (mode not in ("interpolate", "translate") or not (a and b)):
+        raise UserError("--a and --b go together, with --mode interpolate or translate")
     return a, b, path
 
 

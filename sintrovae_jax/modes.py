@@ -1,4 +1,4 @@
-"""The modes that use a trained model: eval, sample, reconstruct, interpolate."""
+"""The modes that use a trained model: eval, sample, reconstruct, interpolate, translate."""
 
 import dataclasses
 import logging
@@ -15,7 +15,9 @@ log = logging.getLogger(__name__)
 
 
 class Ends(NamedTuple):
-    """What `--mode interpolate` was told: two image files or test indices, or "" for pairs of test images; the path."""
+    """What `interpolate` and `translate` were told: two image files or test indices, or "" for some test images; the
+    path of an interpolation.
+    """
 
     a: str = ""
     b: str = ""
@@ -35,8 +37,8 @@ def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa:
         source = data.build(config.data)
         model = evaluate.prepared(model, source)
         source = scoring.source_of(model, source)
-        if mode == "interpolate":
-            path = _interpolate(model, source, workdir / pictures.FOLDER, ends)
+        if mode in _OF_TWO:
+            path = _OF_TWO[mode](model, source, workdir / pictures.FOLDER, ends)
         else:
             path = _MODES[mode](model, source, workdir)
         log.info("wrote %s", path)
@@ -76,6 +78,14 @@ def _interpolate(model, source, folder, ends):
     return pictures.interpolation(model, source, a, b, folder / "interpolation.png", ends.path)
 
 
+def _translate(model, source, folder, ends):
+    """translations.png of test images, or translation.png: both classes with both contents of two that were named."""
+    if not (ends.a or ends.b):
+        return pictures.translations(model, source, folder)
+    both = np.stack([_example(end, model, source) for end in (ends.a, ends.b)])
+    return pictures.translation(model, both, both, folder / "translation.png")
+
+
 def _example(end: str, model, source) -> np.ndarray:
     """A test example by its index, or an image file as the model sees it."""
     from sintrovae_jax.data import images, sources
@@ -94,4 +104,5 @@ def _example(end: str, model, source) -> np.ndarray:
         raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {error}") from None
 
 
+_OF_TWO = {"interpolate": _interpolate, "translate": _translate}
 _MODES = {"eval": _eval, "sample": _sample, "reconstruct": _reconstruct}

@@ -76,11 +76,8 @@ def mixing(model: Model, source, folder: Path, suffix: str = "") -> Path:
     mixed = model.synthesize(table.reshape(-1, *styles.shape[1:]), noise)
     mixed = np.asarray(mixed).reshape(rows, columns, *model.shape)
     own = np.asarray(model.synthesize(styles))
-    corner = np.ones((1, *model.shape))
-    top = np.concatenate([corner, own[rows:]])[None]
     path = folder / f"mixing{suffix}.png"
-    table = np.concatenate([top, np.concatenate([own[:rows, None], mixed], 1)])
-    figures.grid(path, table.reshape(-1, *model.shape), columns + 1)
+    _table(path, own[rows:], own[:rows], mixed)
     return path
 
 
@@ -101,6 +98,34 @@ def resolutions(model: Model, source, folder: Path, suffix: str = "") -> Path:
     return path
 
 
+def translations(model: Model, source, folder: Path, suffix: str = "") -> Path:
+    """translations.png, of two-encoder models: `translation` of the first test images, classes and contents from
+    different ones.
+    """
+    x = source.test(2 * _MIXED, model.config.seed)
+    half = -(-len(x) // 2)
+    return translation(model, x[:half], x[-half:], folder / f"translations{suffix}.png")
+
+
+def translation(model: Model, of_class: np.ndarray, of_content: np.ndarray, file: Path) -> Path:
+    """A table: every image has its column's class and its row's content.
+
+    The first row and column are the images [N, *shape], [M, *shape] that these are of.
+    """
+    rows, columns = len(of_content), len(of_class)
+    crossed = model.translate(np.tile(of_class, (rows, 1, 1, 1)), np.repeat(of_content, columns, 0))
+    table = np.asarray(crossed).reshape(rows, columns, *model.shape)
+    _table(file, of_class, of_content, table)
+    return file
+
+
+def _table(path, top, side, inside):
+    """Images inside [rows, columns, *shape] beside those of the rows, below those of the columns."""
+    first = np.concatenate([np.ones((1, *top.shape[1:])), top])[None]
+    table = np.concatenate([first, np.concatenate([side[:, None], inside], 1)])
+    figures.grid(path, table.reshape(-1, *top.shape[1:]), len(top) + 1)
+
+
 def _scatter(path, model, source, points):
     half_range = HALF_RANGE[model.config.data.source]
     figures.scatter(path, source.test(_POINTS, model.config.seed), points, half_range)
@@ -108,5 +133,7 @@ def _scatter(path, model, source, points):
 
 def write_all(model: Model, source, workdir: Path, suffix: str = "") -> list[Path]:
     """All that the model has, to WORKDIR/figures."""
-    draws = (samples, reconstructions, interpolations, *(() if model.stage is None else (mixing, resolutions)))
+    draws = [samples, reconstructions, interpolations]
+    draws += [] if model.stage is None else [mixing, resolutions]
+    draws += [translations] if model.config.model.family == "two_encoder" else []
     return [draw(model, source, workdir / FOLDER, suffix) for draw in draws]

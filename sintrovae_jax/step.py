@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from sintrovae_jax import growth, models, objectives, parallel
+from sintrovae_jax import growth, models, objectives, parallel, perceptual
 from sintrovae_jax.models import Stage, style
 from sintrovae_jax.state import Networks, TrainState, apply_gradients, create
 
@@ -32,6 +32,7 @@ class Objective:
 
     name: str = "soft_intro"
     reconstruction: str = "mse"
+    vgg: str = ""  # of the perceptual reconstruction error: where its weights are, if not where they are looked for
     prior_std: float = 1.0
     kl_weights: tuple[float, ...] = ()
     num_vae: int = 0
@@ -101,12 +102,22 @@ def stage_of(objective: Objective, hyper: Hyper) -> Stage | None:
     return None if objective.level is None else Stage(objective.level, hyper.blend)
 
 
+def reconstruction_error(objective) -> Callable:
+    """The function (x, x̂ [B, ...]) -> [B] that an `Objective`, or `config.objective`, names.
+
+    Raises `UserError` if it needs weights that are not there.
+    """
+    if objective.reconstruction == "perceptual":
+        return perceptual.error(perceptual.read(perceptual.find(objective.vgg)))
+    return objectives.RECONSTRUCTION_ERRORS[objective.reconstruction]
+
+
 class _Terms:
     """The static parts of a step, as the three functions the formulas are made of."""
 
     def __init__(self, networks: Networks, objective: Objective, state: TrainState, noise: Noise, hyper: Hyper):
         self.encoder, self.decoder, self.state, self.objective = networks.encoder, networks.decoder, state, objective
-        self.rec = objectives.RECONSTRUCTION_ERRORS[objective.reconstruction]
+        self.rec = reconstruction_error(objective)
         self._noise, self._stage = noise, stage_of(objective, hyper)
 
     def encode(self, params, x):
@@ -349,6 +360,7 @@ def from_config(config) -> tuple[Networks, Objective, Callable[[], TrainState]]:
     objective = Objective(
         name=o.name,
         reconstruction=o.reconstruction,
+        vgg=o.vgg,
         prior_std=o.prior_std,
         kl_weights=tuple(o.kl_weights),
         num_vae=o.num_vae,

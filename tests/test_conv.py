@@ -20,7 +20,7 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, convolution, style
 
 RECIPES = ("cifar10", "cifar10_bootstrap", "svhn", "mnist", "fmnist", "monsters", "celebahq", "celebahq1024", "ffhq")
-RECIPES = (*RECIPES, "digits")
+RECIPES = (*RECIPES, "digits", "sprites", "cars3d", "kth")
 
 
 def recipe(name):

@@ -21,6 +21,7 @@ def settings(source, **values):
 SETTINGS = {name: settings(name, image_size=0) for name in DENSITIES}
 SETTINGS["digits"] = settings("digits", image_size=8)
 SETTINGS["augmented"] = settings("digits", image_size=8, translate=2, flip=True)
+SETTINGS["sprites"] = settings("sprites", image_size=8, image_channels=3)
 
 
 def sample(name, n=200_000):

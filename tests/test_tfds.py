@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from conftest import ROOT, TINY, environment, run
 from test_data import flat, settings
@@ -396,3 +397,35 @@ def test_a_run_on_a_stream_resumes_exactly(prepared, tmp_path):
     whole, parts = (final_state(tmp_path / name) for name in ("whole", "parts"))
     assert int(whole.step) == 40
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+def test_smallnorbs_class_is_the_toy_and_its_content_the_view(tmp_path):
+    """The real builder reads made-up pictures: brightness tells the toy's number, and where it is seen from."""
+    features = tfds.builder("smallnorb", data_dir=tmp_path).info.features
+
+    def examples(numbers):
+        for i in numbers:
+            picture = np.full((96, 96, 1), i, np.uint8)
+            view = {"label_azimuth": i % 18, "label_elevation": i % 9, "label_lighting": i % 6}
+            yield {"image": picture, "image2": picture, "instance": i % 10, "label_category": i % 5} | view
+
+    signature = {name: tf.TensorSpec(f.shape, f.dtype) for name, f in features.items()}
+    splits = {"train": range(40), "test": range(100, 120)}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "smallnorb",
+        "2.0.0",
+        data_dir=tmp_path,
+        features=features,
+        split_datasets={
+            name: tf.data.Dataset.from_generator(lambda n=n: examples(n), output_signature=signature)
+            for name, n in splits.items()
+        },
+    )
+    source = data.build(asks(tmp_path, "smallnorb", image_channels=1))
+    for x, (classes, contents) in (
+        (np.concatenate(list(source.train(7))), source.factors.train),
+        (255 * source.test(99, 0), source.factors.test),
+    ):
+        i = x[:, 0, 0, 0].round().astype(int)
+        np.testing.assert_array_equal(classes, i % 5 * 10 + i % 10)
+        np.testing.assert_array_equal(contents, (i % 18 * 9 + i % 9) * 6 + i % 6)

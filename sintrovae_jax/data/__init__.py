@@ -10,15 +10,30 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every
 
 import tensorflow as tf
 
-from sintrovae_jax.data import augment, folder, images, sources
+from sintrovae_jax.data import augment, cars3d, folder, images, sources, sprites
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
-_EMBEDDED = {"digits": sources.digits, "letters": sources.letters}
-_NAMES = (*DENSITIES, *_EMBEDDED, "tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH")
+_EMBEDDED = {"digits": sources.digits, "letters": sources.letters, "sprites": sprites.Sprites}
+_NAMES = (*DENSITIES, *_EMBEDDED, "tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH", "cars3d:PATH", "kth:PATH")
+
+
+def _tfds(name, data, form):
+    from sintrovae_jax.data import tfds  # slow to import
+
+    return tfds.build(name, data, form)
+
+
+_PLACES = {
+    "folder": lambda path, data, form: folder.build(path, form, data.test_fraction, data.memory_gib * 2**30),
+    "npz": lambda path, data, form: sources.npz(path, form, data.test_fraction),
+    "tfds": _tfds,
+    "cars3d": lambda path, data, form: cars3d.build(path, form),
+    "kth": lambda path, data, form: folder.by_class(path, form, data.test_fraction),
+}
 
 
 def build(data):
@@ -33,14 +48,8 @@ def build(data):
     form = images.read_format(data)
     if data.source in _EMBEDDED:
         return _EMBEDDED[data.source](form)
-    if kind == "folder" and place:
-        return folder.build(place, form, data.test_fraction, data.memory_gib * 2**30)
-    if kind == "npz" and place:
-        return sources.npz(place, form, data.test_fraction)
-    if kind == "tfds" and place:
-        from sintrovae_jax.data import tfds  # slow to import
-
-        return tfds.build(place, data, form)
+    if kind in _PLACES and place:
+        return _PLACES[kind](place, data, form)
     raise UserError(f"data.source={data.source!r} is none of {', '.join(_NAMES)}")
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, chosen, decoded, shrink
+from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, chosen, decoded, labelled, shrink
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -65,6 +65,39 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
         return Arrays(*(np.stack([found[name] for name in part]) for part in (train, test)), skipped)
     look = functools.partial(_size_and_time, path)
     return Files(load, train, test, form, skipped, threads, look, memory_bytes)
+
+
+def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
+    """The source, in memory, of a folder that has a folder of pictures for every class, as KTH's frames for an actor.
+
+    Held out is the last `test_fraction` of every class by name, so that no neighbour of a test frame is trained on.
+    Raises `UserError` if pictures lie outside of such folders, a class has fewer than two, or one is damaged.
+    """
+    if not tf.io.gfile.isdir(path):
+        raise UserError(f"data.source=kth:{path} is no folder")
+    names = listing(path)
+    outside = next((name for name in names if os.sep not in name), None)
+    if outside:
+        raise UserError(f"{path} must have a folder for every class (of KTH, every actor): {outside} lies in none")
+
+    def load(name):
+        return images.decode(_read(path, name), form)
+
+    found, skipped = _try_all(load, names, os.cpu_count() or 1)
+    if skipped:
+        name, reason = next(iter(skipped.items()))
+        raise UserError(
+            f"{path}: {len(skipped)} of {len(names)} pictures cannot be read, the first is {name}: {reason}"
+        )
+    folders = np.array([name.split(os.sep)[0] for name in names])
+    known, classes = np.unique(folders, return_inverse=True)
+    test = np.zeros(len(names), bool)
+    for number, folder in enumerate(known):
+        mine = np.flatnonzero(classes == number)
+        if len(mine) < 2:
+            raise UserError(f"{path}/{folder} has one picture alone: there is none to hold out")
+        test[mine[-max(1, round(test_fraction * len(mine))) :]] = True
+    return labelled(np.stack([found[name] for name in names]), test, classes)
 
 
 def listing(path: str) -> list[str]:
@@ -154,7 +187,7 @@ class Files:
     One that fails is replaced by the next, so that the order of the others, and what a resumed run sees, stay the same.
     """
 
-    labels = None
+    labels, factors = None, None
 
     def __init__(
         self,

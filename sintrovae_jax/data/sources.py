@@ -10,6 +10,7 @@ A source has
     fingerprint                        images only: a text that is another for other images; None: not to be relied on
     labels                             images only: None, or the classes [N] of training images (in the order of
                                        `train`) and of test images
+    factors                            images only: None, or `Factors`: which class and content every image shows
     at(size)                           images only: the source of the same images averaged down to size × size
     skipped                            {name: reason} of what could not be read, if anything
 
@@ -23,6 +24,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -38,6 +40,17 @@ log = logging.getLogger(__name__)
 # Keeps evaluation's stream of fresh points apart from training's, whose stateless seeds are (seed, step).
 _TEST_STREAM = 2**62
 _AT_ONCE = 256  # images that are averaged down in one piece
+
+
+class Factors(NamedTuple):
+    """What images show, for sets in which a class comes with many contents. Training never sees them.
+
+    Both (classes [N], contents [N]), whole numbers, in the order of the source's `train` and `test`; contents may be
+    None, not known.
+    """
+
+    train: tuple[np.ndarray, np.ndarray | None]
+    test: tuple[np.ndarray, np.ndarray | None]
 
 
 def as_float(x: np.ndarray) -> np.ndarray:
@@ -87,7 +100,7 @@ class Shrunk:
 
     def __init__(self, source, size: int, cached: Callable[[], "Arrays"] | None = None):
         self._source, self._size, self._cached, self.skipped = source, size, cached, source.skipped
-        self.labels = source.labels
+        self.labels, self.factors = source.labels, source.factors
 
     @property
     def fingerprint(self) -> str:
@@ -166,17 +179,31 @@ class Density:
 class Arrays:
     """Images held in memory, visited in a new seeded order every epoch, each exactly once.
 
-    train, test: uint8, or float32 in [0, 1], [N, H, W, C]. classes: of both, whole numbers [N], if they are known.
+    train, test: uint8, or float32 in [0, 1], [N, H, W, C]. classes, contents: of both, whole numbers [N], if they are
+    known.
     """
 
-    def __init__(self, train: np.ndarray, test: np.ndarray, skipped: dict | None = None, classes: tuple | None = None):
-        self._train, self._test, self.skipped, self._classes = tf.constant(train), test, skipped or {}, classes
+    def __init__(
+        self,
+        train: np.ndarray,
+        test: np.ndarray,
+        skipped: dict | None = None,
+        classes: tuple | None = None,
+        contents: tuple | None = None,
+    ):
+        self._train, self._test, self.skipped = tf.constant(train), test, skipped or {}
+        self._classes, self._contents = classes, contents
         self._smaller = {train.shape[1]: self}
         self._order = np.random.default_rng(0).permutation(len(train))
 
     @property
     def labels(self) -> tuple | None:
         return self._classes and (self._classes[0][self._order], self._classes[1])
+
+    @property
+    def factors(self) -> Factors | None:
+        contents = (self._contents[0][self._order], self._contents[1]) if self._contents else (None, None)
+        return self._classes and Factors(*zip(self.labels, contents, strict=True))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -209,8 +236,21 @@ class Arrays:
                 np.concatenate([shrink(part, size) for part in np.array_split(x, -(-len(x) // _AT_ONCE))])
                 for x in (self._view, self._test)
             )
-            self._smaller[size] = Arrays(train, test, self.skipped, self._classes)
+            self._smaller[size] = Arrays(train, test, self.skipped, self._classes, self._contents)
         return self._smaller[size]
+
+
+def labelled(x: np.ndarray, test: np.ndarray, classes: np.ndarray, contents: np.ndarray | None = None) -> Arrays:
+    """The source of images [N, H, W, C] of known classes and contents [N]; those where `test` [N] are held out.
+
+    Test images come shuffled, in a fixed order: the first ones are of many classes.
+    """
+    held_out = np.random.default_rng(0).permutation(np.flatnonzero(test))
+
+    def split(numbers):
+        return None if numbers is None else (numbers[~test], numbers[held_out])
+
+    return Arrays(*split(x), classes=split(classes), contents=split(contents))
 
 
 def digits(form: Format) -> Arrays:

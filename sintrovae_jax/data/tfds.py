@@ -26,6 +26,10 @@ _READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_pre
 _AT_ONCE = 256  # encoded pictures held at once while all are read
 # Sets whose files TFDS cannot fetch, and what it wants by hand.
 _BY_HAND = {"celeb_a_hq": "the tar files of CelebA-HQ (data256x256.tar for celeb_a_hq/256)"}
+# Sets whose class and content are told by several features.
+_FACTORS = {
+    "smallnorb": (("label_category", "instance"), ("label_azimuth", "label_elevation", "label_lighting")),
+}
 
 
 def build(name: str, data, form: Format):
@@ -43,9 +47,14 @@ def build(name: str, data, form: Format):
     train, test = _splits(builder, data.test_fraction)
     if builder.info.splits[train].num_examples * np.prod(form.shape) <= data.memory_gib * 2**30:
         splits = (train, test)
+        x = [_all(builder, split, form) for split in splits]
+        if builder.name in _FACTORS:
+            classes, contents = (
+                tuple(_numbered(builder, s, which) for s in splits) for which in _FACTORS[builder.name]
+            )
+            return Arrays(*x, classes=classes, contents=contents)
         labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
-        classes = tuple(_classes(builder, split) for split in splits) if labelled else None
-        return Arrays(*(_all(builder, split, form) for split in splits), classes=classes)
+        return Arrays(*x, classes=tuple(_numbered(builder, s, ("label",)) for s in splits) if labelled else None)
     return Stream(builder, train, test, form, data.shuffle_buffer, data.memory_gib * 2**30)
 
 
@@ -136,11 +145,12 @@ def _all(builder, split, form: Format, limit: int = -1, size: int = 0) -> np.nda
     return np.concatenate([_decode_all(part, decode) for part in parts])
 
 
-def _classes(builder, split) -> np.ndarray:
-    """A split's labels, in the same order."""
-    only = tfds.decode.PartialDecoding({"label": True})
-    labels = builder.as_dataset(split=split, decoders=only, read_config=_READ).map(lambda example: example["label"])
-    return np.fromiter(labels.as_numpy_iterator(), np.int64)
+def _numbered(builder, split, features: tuple[str, ...]) -> np.ndarray:
+    """One number for the values of these label features together, of every example of a split, in the same order."""
+    only = tfds.decode.PartialDecoding(dict.fromkeys(features, True))
+    labels = list(builder.as_dataset(split=split, decoders=only, read_config=_READ).as_numpy_iterator())
+    columns = [np.array([label[name] for label in labels], np.int64) for name in features]
+    return np.ravel_multi_index(columns, [builder.info.features[name].num_classes for name in features])
 
 
 def _decode_all(files, decode) -> np.ndarray:
@@ -156,7 +166,7 @@ class Stream:
     An epoch is as many steps as the shortest lane has examples. Resuming skips encoded bytes, decoding none.
     """
 
-    skipped, labels = MappingProxyType({}), None
+    skipped, labels, factors = MappingProxyType({}), None, None
 
     def __init__(self, builder, train: str, test: str, form: Format, shuffle_buffer: int, memory_bytes=0.0):
         self._builder, self._train, self._test = builder, train, test

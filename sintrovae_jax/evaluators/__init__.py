@@ -10,6 +10,9 @@ from types import ModuleType
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.likelihood import observation_std
 
+_CODES = ("class", "content")
+_OF_SPRITES = ("transfer_error", "transfer_ratio")  # whose right answers are known
+_TRANSFER = (*_OF_SPRITES, *(f"{what}_from_{code}" for what in _CODES for code in _CODES))
 _SCORES = ("likelihood", "elbo", "kl", "reconstruction")
 # Where each evaluator is, and the figures it gives that a checkpoint can be the best by.
 EVALUATORS = {
@@ -19,6 +22,7 @@ EVALUATORS = {
     "kid": ("kid", ("kid",)),
     "precision_recall": ("precision_recall", ("precision", "recall")),
     "likelihood": ("likelihood", ("log_likelihood", "elbo", "bits_per_dimension")),
+    "transfer": ("transfer", _TRANSFER),
     "ood": ("ood", tuple(f"ood_{figure}_{score}" for figure in ("auroc", "aupr", "fpr95") for score in _SCORES)),
 }
 # Those that compare features of samples with those of real images, and so depend on whose features they are.
@@ -35,6 +39,8 @@ def names(config) -> list[str]:
 def figures_of(name: str, config) -> tuple[str, ...]:
     """The figures that an evaluator gives with this config."""
     figures = EVALUATORS[name][1]
+    if name == "transfer" and config.data.source != "sprites":
+        return tuple(f for f in figures if f not in _OF_SPRITES)
     return tuple(figure(f, config.eval.features) for f in figures) if name in OF_FEATURES else figures
 
 
@@ -69,6 +75,8 @@ def _check_one(name, config):
         )
     if name == "ood" and not config.eval.ood_source:
         raise UserError("the ood evaluator needs eval.ood_source, a data.source to tell the test images from")
+    if name == "transfer" and config.model.family != "two_encoder":
+        raise UserError(f"the transfer evaluator is for model.family=two_encoder, not {config.model.family}")
     if name in ("ood", "likelihood") and not (config.eval.observation_std or observation_std(config.objective) > 0):
         raise UserError(f"the {name} evaluator has no standard deviation of p(x|z) here: set eval.observation_std")
 
@@ -80,6 +88,11 @@ def check_data(config, source) -> None:
         from sintrovae_jax.evaluators import features
 
         features.check(config, source)
+    if "transfer" in chosen and source.factors is None:
+        raise UserError(
+            "the transfer evaluator needs images whose class is known, which those of "
+            f"data.source={config.data.source} is not"
+        )
     if "ood" in chosen:
         get("ood").outside_source(config)
 

@@ -20,7 +20,8 @@ class _Blended:
     fingerprint = None  # another at every step: not worth keeping anything under
 
     def __init__(self, source, stage):
-        self._source, self._stage, self.skipped, self.labels = source, stage, source.skipped, source.labels
+        self._source, self._stage = source, stage
+        self.skipped, self.labels, self.factors = source.skipped, source.labels, source.factors
 
     def test(self, n: int, seed: int) -> np.ndarray:
         return np.asarray(style.blended_images(self._source.test(n, seed), self._stage))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.models import conv, mlp, style
+from sintrovae_jax.models import conv, mlp, style, two_encoder
 from sintrovae_jax.models.layers import Posterior, Stage
 
 __all__ = ["FAMILIES", "Posterior", "Stage", "build", "data_shape", "grows", "optimizer"]
@@ -63,7 +63,35 @@ def _style(model, shape, dtype):
     return encoder, style.Decoder(channels, model.z_dim, shape[2], dtype, model.remat)
 
 
-FAMILIES = {"mlp": _mlp, "conv": _conv, "style": _style}
+def _two_encoder(model, shape, dtype):
+    channels, halvings = tuple(model.channels), len(model.channels) - 1
+    if len(shape) != 3:
+        raise UserError("model.family=two_encoder is for images: set data.image_size")
+    if halvings < 1 or channels[-1] % 8:
+        raise UserError(
+            f"model.family=two_encoder needs two widths or more in model.channels, the last a multiple of 8: {channels}"
+        )
+    if shape[0] % 2**halvings:
+        raise UserError(
+            f"data.image_size={shape[0]} is not a multiple of {2**halvings}, as the {halvings + 1} model.channels "
+            "need, each of which but the first halves the image"
+        )
+    if not 0 < model.class_dim < model.z_dim:
+        raise UserError(
+            f"model.class_dim={model.class_dim} must be at least 1 and leave some of model.z_dim={model.z_dim} for the "
+            "content code"
+        )
+    if model.kernel < 3 or model.kernel % 2 == 0:
+        raise UserError(f"model.kernel={model.kernel} must be an odd number of at least 3")
+    encoder = two_encoder.Encoder(
+        channels, model.kernel, model.hidden, model.z_dim, model.class_dim, dtype, model.remat
+    )
+    return encoder, two_encoder.Decoder(
+        channels, model.kernel, model.class_dim, shape, model.output, dtype, model.remat
+    )
+
+
+FAMILIES = {"mlp": _mlp, "conv": _conv, "style": _style, "two_encoder": _two_encoder}
 
 
 def grows(model) -> bool:

@@ -8,26 +8,15 @@ what layers compute in; parameters, BatchNorm's statistics and the posterior are
 in the backward pass instead of keeping its activations: less memory, about a third more arithmetic.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sintrovae_jax import parallel
 from sintrovae_jax.models.convolution import convolve, convolve_up, pool, upsample
-from sintrovae_jax.models.layers import MOMENTUM, Dense, Posterior, split_posterior, uniform_fan_in
+from sintrovae_jax.models.layers import MOMENTUM, Dense, Posterior, conv, split_posterior
 
 _SLOPE = 0.2  # of LeakyReLU
-
-
-def _conv(
-    features: int, size: int, inputs: int, dtype, name: str, *, bias: bool = False, convolve: Callable = convolve
-) -> nn.Conv:
-    """A size×size convolution, done by `convolve`, with the published initialisation."""
-    init = uniform_fan_in(size * size * inputs)
-    options = {"use_bias": bias, "kernel_init": init, "bias_init": init, "conv_general_dilated": convolve}
-    return nn.Conv(features, (size, size), dtype=dtype, name=name, **options)
 
 
 def _norm(train: bool, dtype, name: str) -> nn.BatchNorm:
@@ -51,11 +40,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         inputs, width = x.shape[-1], self.features
-        shortcut = x if inputs == width else _conv(width, 1, inputs, self.dtype, "shortcut")(x)
+        shortcut = x if inputs == width else conv(width, 1, inputs, self.dtype, "shortcut")(x)
         shortcut = upsample(shortcut) if self.double else shortcut
-        x = _conv(width, 3, inputs, self.dtype, "conv1", convolve=convolve_up if self.double else convolve)(x)
+        x = conv(width, 3, inputs, self.dtype, "conv1", convolve=convolve_up if self.double else convolve)(x)
         x = nn.leaky_relu(_norm(self.train, self.dtype, "norm1")(x), _SLOPE)
-        x = _conv(width, 3, width, self.dtype, "conv2")(x)
+        x = conv(width, 3, width, self.dtype, "conv2")(x)
         return nn.leaky_relu(_norm(self.train, self.dtype, "norm2")(x) + shortcut, _SLOPE)
 
 
@@ -71,7 +60,7 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> Posterior:
         block = nn.remat(Block) if self.remat else Block
         first, *rest = self.channels
-        x = _conv(first, 5, x.shape[-1], self.dtype, "conv")(x)
+        x = conv(first, 5, x.shape[-1], self.dtype, "conv")(x)
         x = pool(nn.leaky_relu(_norm(train, self.dtype, "norm")(x), _SLOPE))
         for i, features in enumerate(rest):
             x = pool(block(features, train, self.dtype, name=f"block{i}")(x))
@@ -97,5 +86,5 @@ class Decoder(nn.Module):
         for i, features in enumerate(reversed(self.channels)):
             x = block(features, train, self.dtype, double=i > 0, name=f"block{i}")(x)
         x = block(self.channels[0], train, self.dtype, double=True, name="last")(x)
-        x = _conv(self.shape[2], 5, x.shape[-1], self.dtype, "conv", bias=True)(x)
+        x = conv(self.shape[2], 5, x.shape[-1], self.dtype, "conv", bias=True)(x)
         return nn.sigmoid(x) if self.output == "sigmoid" else x

@@ -89,12 +89,21 @@ def convolve_up(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
     return y.reshape(b, 2 * h, 2 * w, outputs)
 
 
+def convolve_half(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """A 4×4 convolution of stride 2 with one zero around: [B, H, W, in], [4, 4, in, out] -> [B, H/2, W/2, out].
+
+    Blocks of 2×2 pixels become one, and the kernel one of 2×2 blocks at stride 1.
+    """
+    del args, kwargs  # as `convolve`, where Flax calls it
+    (b, h, w, inputs), outputs = x.shape, kernel.shape[-1]
+    parts = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * inputs, outputs)
+    x = padded(x).reshape(b, h // 2 + 1, 2, w // 2 + 1, 2, inputs)
+    return correlate(x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2 + 1, w // 2 + 1, 4 * inputs), parts, 0)
+
+
 def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`pool(convolve(x, kernel))` of a 3×3 kernel, with 4 products a pixel instead of 9: the fused one of stride 2.
 
     [B, H, W, in] -> [B, H/2, W/2, out].
     """
-    (b, h, w, inputs), outputs = x.shape, kernel.shape[-1]
-    parts = _smoothed(kernel / 4).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * inputs, outputs)
-    x = padded(x).reshape(b, h // 2 + 1, 2, w // 2 + 1, 2, inputs)
-    return correlate(x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2 + 1, w // 2 + 1, 4 * inputs), parts, 0)
+    return convolve_half(x, _smoothed(kernel / 4).reshape(4, 4, *kernel.shape[2:]))

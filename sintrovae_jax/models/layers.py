@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sintrovae_jax.models.convolution import convolve
 from sintrovae_jax.objectives import at_least_float32
 
 MOMENTUM = 0.9  # of BatchNorm's running averages; PyTorch calls it 0.1
@@ -45,6 +46,15 @@ def uniform_fan_in(fan_in: int) -> Callable:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return init
+
+
+def conv(
+    features: int, size: int, inputs: int, dtype, name: str, *, bias: bool = False, convolve: Callable = convolve
+) -> nn.Conv:
+    """A size×size convolution, done by `convolve`, with the published initialisation."""
+    init = uniform_fan_in(size * size * inputs)
+    options = {"use_bias": bias, "kernel_init": init, "bias_init": init, "conv_general_dilated": convolve}
+    return nn.Conv(features, (size, size), dtype=dtype, name=name, **options)
 
 
 class Dense(nn.Module):

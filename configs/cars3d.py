@@ -1,0 +1,15 @@
+"""Unsupervised translation of Cars3D at 64×64: class is the car model, content the view (reference.md, section 5).
+
+    python -m sintrovae_jax.main --config configs/cars3d.py --config.data.source=cars3d:PATH
+
+PATH is the folder of the published .mat files, or the .npz made of them (`data/cars3d.py`). 20 of the 183 models are
+held out. LORD's own loss: --config.objective.reconstruction=perceptual. This recipe has not been run to its end yet.
+"""
+
+from configs import translation
+
+
+def get_config():
+    return translation.get_config(
+        "cars3d:data/cars3d.npz", channels=3, images=163 * 96, batch_size=64, epochs=200, substeps=10
+    )

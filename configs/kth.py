@@ -1,0 +1,13 @@
+"""Unsupervised translation of KTH's frames, 64×64 and grey: class is the actor, content the pose (reference.md, 5).
+
+    python -m sintrovae_jax.main --config configs/kth.py --config.data.source=kth:PATH
+
+PATH has a folder of pictures for every actor, frames whose names are in their order; the last twentieth of each is held
+out. LORD's own loss: --config.objective.reconstruction=perceptual. This recipe has not been run to its end yet.
+"""
+
+from configs import translation
+
+
+def get_config():
+    return translation.get_config("kth:data/kth", channels=1, images=25 * 450, batch_size=64, epochs=200, substeps=10)

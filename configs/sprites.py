@@ -1,0 +1,48 @@
+"""Unsupervised translation of sprites (32×32, drawn as training goes): class and content from two encoders.
+
+    python -m sintrovae_jax.main --config configs/sprites.py
+
+Expect figures/translations.png to show place go down the side, colour and size along the top. On classes and contents
+that training never saw, transfer_error was 15.5 after the run and 11.6 late in its VAE phase, against 69.9 for the
+better of copying either image (2026-11-23, one seed). Shape and turn are not there yet: sprites are discs and ovals.
+
+The content code pays four times for every nat. With equal weights, size goes to the content code: it can draw whatever
+the class code can, and what changes a picture all over is left to the class code only where that is cheaper.
+"""
+
+from configs import common
+
+CLASS, CONTENT = 8, 8  # sizes of the codes
+
+
+def get_config():
+    config = common.get_config()
+    config.data.source = "sprites"
+    config.data.image_size = 32
+    config.data.image_channels = 3
+    config.data.background = (0, 0, 0)
+    config.model.family = "two_encoder"
+    config.model.z_dim = CLASS + CONTENT
+    config.model.class_dim = CLASS
+    config.model.hidden = 128
+    config.model.kernel = 3
+    config.model.channels = (8, 16, 24, 24)
+    config.model.output = "sigmoid"
+    config.objective.beta_kl = 0.1
+    config.objective.beta_rec = 1.0
+    config.objective.beta_neg = 220.0
+    config.objective.kl_weights = (1.0,) * CLASS + (4.0,) * CONTENT
+    config.objective.num_vae = 6_000
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.milestones = (6_000,)
+    config.optimizer.decay = 0.25
+    config.train.ema = 0.99
+    config.train.steps = 7_500
+    config.train.batch_size = 32
+    config.train.substeps = 20
+    config.checkpoint.every = 500
+    config.log.every = 100
+    config.log.figures_every = 1_500
+    config.eval.evaluators = ("latents", "transfer")
+    config.eval.num_samples = 2_000
+    return config

@@ -1,0 +1,41 @@
+"""What the recipes of unsupervised translation share: LORD's networks (reference.md, section 5). Not a recipe itself.
+
+The betas are ours: none are published. The content code pays twice for every nat, so that it is left to the class code
+whatever AdaIN can paint with it: see `configs/sprites.py`.
+"""
+
+from configs import common
+
+CLASS, CONTENT = 256, 128  # sizes of the published codes
+
+
+def get_config(source: str, *, channels: int, images: int, batch_size: int, epochs: int, substeps: int):
+    """images: how many the training split has, to derive steps from epochs. Lengths are multiples of `substeps`."""
+    config = common.get_config()
+    config.data.source = source
+    config.data.image_size = 64
+    config.data.image_channels = channels
+    config.model.family = "two_encoder"
+    config.model.channels = (64, 128, 256, 256, 256)
+    config.model.z_dim = CLASS + CONTENT
+    config.model.class_dim = CLASS
+    config.model.output = "sigmoid"
+
+    def steps(epochs):
+        return round(epochs * images / batch_size / substeps) * substeps
+
+    config.objective.beta_rec = 1.0
+    config.objective.beta_kl = 0.15
+    config.objective.beta_neg = 1024.0
+    config.objective.kl_weights = (1.0,) * CLASS + (2.0,) * CONTENT
+    config.objective.num_vae = steps(epochs // 4)
+    config.train.batch_size = batch_size
+    config.train.substeps = substeps
+    config.train.steps = steps(epochs)
+    config.train.ema = 0.999
+    config.checkpoint.every = steps(max(1, epochs // 50))
+    config.log.every = 50 * substeps
+    config.log.figures_every = steps(max(1, epochs // 25))
+    config.eval.evaluators = ("latents", "transfer")
+    config.eval.num_samples = 2_000
+    return config

@@ -1,0 +1,100 @@
+"""Whether the two codes hold class and content: by the images that an exchange makes, and by what the codes tell.
+
+Of test images, whose classes and contents a set knows (`data.sources.Factors`). Training sees neither.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sintrovae_jax import objectives, parallel
+from sintrovae_jax.evaluators.scoring import Scoring
+
+_HIDDEN, _STEPS, _LEARNING_RATE = 64, 500, 1e-2  # of the classifiers
+
+
+def evaluate(scoring: Scoring) -> dict[str, float]:
+    """What `accuracies` finds in the codes of up to `eval.num_samples` test images; of sprites, `errors` too."""
+    model, source = scoring.model, scoring.source
+    x = source.test(scoring.num_samples, scoring.seed)
+    known = zip(("class", "content"), source.factors.test, strict=True)
+    factors = {name: y[: len(x)] for name, y in known if y is not None}
+    codes = dict(zip(("class", "content"), map(np.asarray, model.codes(x)), strict=True))
+    out = accuracies(codes, factors) | {"transfer_images": len(x)}
+    if hasattr(source, "render"):
+        out |= errors(model, source, x, factors)
+    return out
+
+
+def errors(model, source, x: np.ndarray, factors: dict[str, np.ndarray]) -> dict[str, float]:
+    """Squared errors, summed over an image's dimensions, against the true picture of class i with content j: means over
+    pairs of each image i with the next one, j.
+
+    transfer_error: of the transferred image. transfer_copy_class, transfer_copy_content: of image i and of image j in
+    its place, the baselines. transfer_ratio: the first divided by the better of these. transfer_reconstruction: of the
+    true picture's own reconstruction, which no exchange can be expected to beat.
+    """
+    partner = np.roll(np.arange(len(x)), -1)
+    truth = source.render(factors["class"], factors["content"][partner])
+    images = {
+        "transfer_error": model.translate(x, x[partner]),
+        "transfer_copy_class": x,
+        "transfer_copy_content": x[partner],
+        "transfer_reconstruction": model.reconstruct(truth),
+    }
+    out = {name: float(np.mean(objectives.mse(truth, image))) for name, image in images.items()}
+    best = min(out["transfer_copy_class"], out["transfer_copy_content"])
+    return out | {"transfer_ratio": out["transfer_error"] / best}
+
+
+def accuracies(codes: dict[str, np.ndarray], factors: dict[str, np.ndarray]) -> dict[str, float]:
+    """{'A_from_B': the share of images whose A a classifier knows from their code B}, and A_by_chance, the share of the
+    commonest A. Each is trained on every other image, and asked about the rest.
+
+    codes: {'class': [N, Z], 'content': [N, Z]}. factors: {'class': [N], 'content': [N]}, or one of them, whole numbers.
+    """
+    out = {}
+    for what, values in factors.items():
+        names, y = np.unique(values, return_inverse=True)
+        out[f"{what}_by_chance"] = float(np.bincount(y[1::2]).max() / len(y[1::2]))
+        for name, code in codes.items():
+            z = (code - code.mean(0)) / (code.std(0) + 1e-6)
+            out[f"{what}_from_{name}"] = _accuracy(z[::2], y[::2], z[1::2], y[1::2], len(names))
+    return out
+
+
+class _Classifier(nn.Module):
+    """Codes [B, Z] -> logits [B, classes], by one hidden layer."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, z):
+        return nn.Dense(self.classes)(nn.relu(nn.Dense(_HIDDEN)(z)))
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _fit(network, z, y):
+    """The parameters after `_STEPS` steps on all of z [N, Z] and y [N], whatever the run's seed."""
+    tx = optax.adamw(_LEARNING_RATE, weight_decay=1e-2)
+    params = network.init(parallel.seed_key(0), z[:1])
+
+    def loss(params):
+        return optax.softmax_cross_entropy_with_integer_labels(network.apply(params, z), y).mean()
+
+    def one(carry, _):
+        params, moments = carry
+        updates, moments = tx.update(jax.grad(loss)(params), moments, params)
+        return (optax.apply_updates(params, updates), moments), None
+
+    return jax.lax.scan(one, (params, tx.init(params)), length=_STEPS)[0][0]
+
+
+def _accuracy(z, y, z_test, y_test, classes):
+    network = _Classifier(classes)
+    params = _fit(network, jnp.asarray(z), jnp.asarray(y))
+    return float((np.asarray(network.apply(params, z_test)).argmax(1) == y_test).mean())

@@ -1,0 +1,118 @@
+"""LORD's networks for translation: two encoders, of class and of content, and an AdaIN generator (reference.md, 5).
+
+With channels = (c0, c1, …, ck), and LeakyReLU 0.01 after every layer but the last ones:
+
+    encoders    each: conv7×7(c0); conv4×4 at stride 2 (c) for c in c1…ck; dense `hidden`, `hidden`, 2·code
+    generator   content code, dense to [size/2^k, size/2^k] × (ck/8, ck/4, ck); k times {upsample, conv3×3(ck),
+                LeakyReLU, AdaIN by the class code}; conv5×5(c0); conv7×7 to the image
+
+The latent is one vector, the class code first. Neither encoder sees anything but the image: that the one code holds
+what changes a picture all over, and the other what lies where, is left to how the generator uses them.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sintrovae_jax.models.convolution import convolve_half, convolve_up
+from sintrovae_jax.models.layers import Dense, Posterior, conv, split_posterior
+from sintrovae_jax.objectives import at_least_float32
+
+_SLOPE = 0.01  # of LeakyReLU
+_EPSILON = 1e-5  # of instance norm
+
+
+def _leaky(x):
+    return nn.leaky_relu(x, _SLOPE)
+
+
+class Tower(nn.Module):
+    """One encoder: x [B, *shape] -> the posterior of a code, [B, code]."""
+
+    channels: tuple[int, ...]
+    kernel: int
+    hidden: int
+    code: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Posterior:
+        first, *rest = self.channels
+        x = _leaky(conv(first, self.kernel, x.shape[-1], self.dtype, "conv", bias=True)(x))
+        for i, features in enumerate(rest):
+            x = _leaky(conv(features, 4, x.shape[-1], self.dtype, f"half{i}", bias=True, convolve=convolve_half)(x))
+        x = x.reshape(x.shape[0], -1)
+        for i in range(2):
+            x = _leaky(Dense(self.hidden, self.dtype, name=f"dense{i}")(x))
+        return split_posterior(Dense(2 * self.code, self.dtype, name="posterior")(x))
+
+
+class Encoder(nn.Module):
+    """x [B, *shape] -> posterior over z [B, z_dim], of which the first `class_dim` are the class code."""
+
+    channels: tuple[int, ...]
+    kernel: int
+    hidden: int
+    z_dim: int
+    class_dim: int
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> Posterior:
+        del train
+        tower = nn.remat(Tower) if self.remat else Tower
+        shared = (self.channels, self.kernel, self.hidden)
+        of_class = tower(*shared, self.class_dim, self.dtype, name="class")(x)
+        of_content = tower(*shared, self.z_dim - self.class_dim, self.dtype, name="content")(x)
+        return Posterior(*(jnp.concatenate(parts, -1) for parts in zip(of_class, of_content, strict=True)))
+
+
+def adain(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
+    """Instance norm, then weight·x + bias (Huang & Belongie 2017). x: [B, H, W, C]; weight, bias: [B, C]."""
+    wide = at_least_float32(x)
+    centred = wide - wide.mean((1, 2), keepdims=True)
+    normed = centred * lax.rsqrt(jnp.square(centred).mean((1, 2), keepdims=True) + _EPSILON)
+    return normed.astype(x.dtype) * weight[:, None, None] + bias[:, None, None]
+
+
+class Block(nn.Module):
+    """Upsample, conv3×3, LeakyReLU, AdaIN. x [B, H, W, C], modulation [B, 2C] -> [B, 2H, 2W, C]."""
+
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, modulation: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        x = _leaky(conv(width, 3, width, self.dtype, "conv", bias=True, convolve=convolve_up)(x))
+        return adain(x, *jnp.split(modulation, 2, axis=-1))
+
+
+class Decoder(nn.Module):
+    """z [B, z_dim], the class code first -> x̂ [B, *shape]; `output` is 'linear' (not clipped) or 'sigmoid'."""
+
+    channels: tuple[int, ...]
+    kernel: int
+    class_dim: int
+    shape: tuple[int, int, int]
+    output: str = "sigmoid"
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        of_class, x = z[:, : self.class_dim], z[:, self.class_dim :]
+        blocks, width = len(self.channels) - 1, self.channels[-1]
+        height, side = (pixels // 2**blocks for pixels in self.shape[:2])
+        for i, features in enumerate((width // 8, width // 4, width)):
+            x = _leaky(Dense(height * side * features, self.dtype, name=f"dense{i}")(x))
+        x = x.reshape(-1, height, side, width)
+        modulations = jnp.split(Dense(blocks * 2 * width, self.dtype, name="modulation")(of_class), blocks, axis=-1)
+        block = nn.remat(Block) if self.remat else Block
+        for i, modulation in enumerate(modulations):
+            x = block(self.dtype, name=f"block{i}")(x, modulation)
+        x = _leaky(conv(self.channels[0], self.kernel - 2, width, self.dtype, "conv", bias=True)(x))
+        x = conv(self.shape[2], self.kernel, x.shape[-1], self.dtype, "image", bias=True)(x)
+        return nn.sigmoid(x) if self.output == "sigmoid" else x

@@ -1,0 +1,127 @@
+"""LORD's reconstruction loss: L1 of pixels, and L1 of what a VGG-16 sees in them (reference.md, section 5).
+
+Weights are read from the file that torchvision publishes (`FILE`; torch is needed for it) or an .npz of arrays with
+the same names and shapes. Nothing is ever downloaded.
+"""
+
+import functools
+import io
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sintrovae_jax import files
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.models.convolution import correlate
+from sintrovae_jax.objectives import at_least_float32
+
+FILE = "vgg16-397923af.pth"
+VARIABLE = "SINTROVAE_VGG16"  # of the environment: where the weights are, if the config does not say
+WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of each stage's convolutions
+SMALLEST = 32  # pixels a side of an image of which something is left after the five stages
+_COMPARED = ((0, 2), (1, 2), (2, 2), (3, 3))  # (stage, convolution): relu1_2, relu2_2, relu3_2, relu4_3; and pool5
+
+Layers = list[tuple[np.ndarray, np.ndarray]]  # kernels [3, 3, in, out] and biases [out], in the order of use
+
+
+def published() -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the arrays that are read of a file: convolutions [out, in, 3, 3], and their biases."""
+    shapes, place, inputs = {}, 0, 3
+    for stage in WIDTHS:
+        for width in stage:
+            shapes |= {f"features.{place}.weight": (width, inputs, 3, 3), f"features.{place}.bias": (width,)}
+            place, inputs = place + 2, width  # a ReLU after each
+        place += 1  # the pooling
+    return shapes
+
+
+def features(layers: Layers, x: jax.Array) -> list[jax.Array]:
+    """relu1_2, relu2_2, relu3_2, relu4_3 and pool5, [B, h, w, c], of images [B, H, W, 1 or 3] in [0, 1].
+
+    Grey is repeated to three channels; no ImageNet normalisation.
+    """
+    x = at_least_float32(x) if x.shape[-1] == 3 else at_least_float32(x).repeat(3, -1)
+    out, remaining = [], iter(layers)
+    for stage, widths in enumerate(WIDTHS):
+        for number in range(1, len(widths) + 1):
+            kernel, bias = next(remaining)
+            x = nn.relu(correlate(x, kernel, 1) + bias)
+            if (stage, number) in _COMPARED:
+                out.append(x)
+        x = nn.max_pool(x, (2, 2), (2, 2))
+    return [*out, x]
+
+
+def error(layers: Layers) -> Callable:
+    """The loss as a function (x, x̂ [B, H, W, C]) -> [B]: the mean |x - x̂| of pixels, plus that of each of the five
+    features, all times the number of an image's dimensions: so its scale is that of the other errors, which are sums.
+    """
+
+    def perceptual(x: jax.Array, x_hat: jax.Array) -> jax.Array:
+        pairs = [(x, x_hat), *zip(features(layers, x), features(layers, x_hat), strict=True)]
+        means = [jnp.abs(at_least_float32(a) - at_least_float32(b)).mean((1, 2, 3)) for a, b in pairs]
+        return math.prod(x.shape[1:]) * sum(means)
+
+    return perceptual
+
+
+def find(configured: str) -> Path:
+    """The file of weights: `configured` if not empty, else what the environment names, else where torchvision puts it.
+
+    Raises `UserError` if there is none.
+    """
+    given = {"objective.vgg": configured, f"${VARIABLE}": os.environ.get(VARIABLE)}
+    source, value = next(((source, value) for source, value in given.items() if value), (None, ""))
+    cache = files.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    hub = files.expanded(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
+    ours = cache / "sintrovae_jax" / FILE
+    if value:
+        path = files.expanded(value)
+        if not path.is_file():
+            raise UserError(f"{source}={value}: there is no such file of VGG-16's weights")
+        return path
+    path = next((place for place in (ours.with_suffix(".npz"), ours, hub / FILE) if place.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"objective.reconstruction=perceptual needs VGG-16's weights, torchvision's {FILE}: put its path in "
+            f"objective.vgg or ${VARIABLE}, or the file into {ours.parent}"
+        )
+    return path
+
+
+@functools.cache
+def read(path: Path) -> Layers:
+    """The layers of a file. Raises `UserError` if it cannot be read, is damaged, or holds something else."""
+    load = _npz if path.suffix.lower() == ".npz" else _pth
+    try:
+        arrays = load(path.read_bytes())
+    except ImportError:
+        raise UserError(f"reading {path} needs torch: install it (the extra `convert`), or give an .npz") from None
+    except Exception as error:  # whatever numpy, zipfile, pickle and torch raise where a file is not one of theirs
+        raise UserError(f"{path} holds no VGG-16, or is damaged ({type(error).__name__})") from None
+    for name, shape in published().items():
+        if name not in arrays or arrays[name].shape != shape:
+            raise UserError(f"{path} holds no VGG-16: {name} of shape {shape} is missing or unfit")
+    return [
+        (np.float32(arrays[name].transpose(2, 3, 1, 0)), np.float32(arrays[name.replace("weight", "bias")]))
+        for name in published()
+        if name.endswith("weight")
+    ]
+
+
+def _npz(data: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _pth(data: bytes) -> dict[str, np.ndarray]:
+    import torch
+
+    tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}

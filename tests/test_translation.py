@@ -1,0 +1,114 @@
+"""Runs of the two-encoder family: scored and translated, in parts, on more devices, loaded elsewhere."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY as COMMON
+from conftest import environment, metrics, run, start
+from PIL import Image
+from test_inference import WITHOUT_TENSORFLOW
+from test_train import final_state, wait_for
+
+from sintrovae_jax import config as configs
+from sintrovae_jax import data, inference, modes, pictures
+from sintrovae_jax.errors import UserError
+
+TINY = [
+    *COMMON,
+    "--config.data.image_size=16",
+    "--config.model.channels=(4,8)",
+    "--config.train.batch_size=8",
+    "--config.train.steps=60",
+    "--config.objective.name=soft_intro",
+    "--config.objective.num_vae=10",
+    "--config.optimizer.milestones=()",
+    "--config.optimizer.learning_rate=1e-4",
+    "--config.checkpoint.every=5",
+    "--config.checkpoint.keep=20",
+    "--config.eval.evaluators=transfer",
+    "--config.eval.num_samples=60",
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(workdir, log) of a run."""
+    workdir = tmp_path_factory.mktemp("translation") / "whole"
+    return workdir, run(
+        "sprites", workdir, *TINY, "--config.checkpoint.best=transfer_error", env={"JAX_LOG_COMPILES": "1"}
+    )
+
+
+def test_a_run_is_scored_and_pictured(whole):
+    results = json.loads((whole[0] / "results.json").read_text())
+    assert results["transfer_error"] > 0
+    assert "batch_norm" not in results, "it has none"
+    made = {file.name for file in (whole[0] / "figures").iterdir()}
+    assert made == {"samples.png", "reconstructions.png", "interpolations.png", "translations.png"}
+    assert len(re.findall(r"Finished XLA compilation of jit\((?:_fun|\S*train_step\S*)\)", whole[1])) == 1
+
+
+def test_a_run_in_parts_is_the_run(whole, tmp_path):
+    killed = start("sprites", tmp_path, *TINY)
+    wait_for([killed], tmp_path, random.randrange(10, 40))
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, "it was over before it was killed"
+    assert "resuming from step" in run("sprites", tmp_path, *TINY)
+    jax.tree.map(np.testing.assert_array_equal, final_state(whole[0]), final_state(tmp_path))
+
+
+def test_the_devices_do_not_change_the_run(whole, tmp_path):
+    run("sprites", tmp_path, *TINY, "--config.train.steps=30", "--config.eval.evaluators=()", devices=4)
+    for one, four in zip(metrics(whole[0])[:6], metrics(tmp_path), strict=True):
+        for name in one.keys() - {"seconds", "examples_per_second", "kl_gap"}:
+            if one[name]:
+                assert float(four[name]) == pytest.approx(float(one[name]), rel=1e-3), (one["step"], name)
+
+
+def test_another_process_without_tensorflow_gets_the_same_model(whole, tmp_path):
+    model, x = inference.load(whole[0]), data.build(configs.read(whole[0]).data).test(10, 0)
+    np.save(tmp_path / "x.npy", x)
+    script = [sys.executable, "-c", WITHOUT_TENSORFLOW, str(whole[0]), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
+    subprocess.run(script, check=True, env=environment(), cwd=tmp_path)
+    got = np.load(tmp_path / "y.npz")
+    np.testing.assert_array_equal(got["samples"], model.sample(7, 50))
+    np.testing.assert_array_equal(got["recon"], model.reconstruct(x))
+    np.testing.assert_array_equal(got["recon"], model.translate(x, x))
+
+
+def test_the_mode_draws_test_images_or_the_two_that_are_named(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "figures")
+    run("sprites", workdir, *TINY, "--mode", "translate")
+    drawn, again = (folder / "figures" / "translations.png" for folder in (whole[0], workdir))
+    assert again.read_bytes() == drawn.read_bytes()
+
+    model, config = inference.load(workdir), configs.read(workdir)
+    x = data.build(config.data).test(4, 0)
+    Image.fromarray((x[0] * 255).round().astype(np.uint8)).save(tmp_path / "a.png")
+    modes.run("translate", config, workdir, modes.Ends(str(tmp_path / "a.png"), "3"))
+    pictures.translation(model, x[[0, 3]], x[[0, 3]], tmp_path / "wanted.png")
+    assert (workdir / "figures" / "translation.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
+    with pytest.raises(UserError, match="no image that can be read"):
+        modes.run("translate", config, workdir, modes.Ends(str(tmp_path / "none.png"), "3"))
+
+
+def test_a_workdir_from_before_this_family_loads(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    values = json.loads((tmp_path / "run" / "config.json").read_text())
+    for key in ("class_dim", "kernel", "hidden"):
+        del values["model"][key]
+    del values["objective"]["vgg"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(values))
+    np.testing.assert_array_equal(inference.load(tmp_path / "run").sample(0, 3), inference.load(trained).sample(0, 3))
+    configs.refuse_other(configs.read(trained), tmp_path / "run")
