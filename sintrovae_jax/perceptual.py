@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import files
+from sintrovae_jax import files, pth
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import correlate
 from sintrovae_jax.objectives import at_least_float32
@@ -101,8 +101,8 @@ def read(path: Path) -> Layers:
     load = _npz if path.suffix.lower() == ".npz" else _pth
     try:
         arrays = load(path.read_bytes())
-    except ImportError:
-        raise UserError(f"reading {path} needs torch: install it (the extra `convert`), or give an .npz") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}, or give an .npz") from None
     except Exception as error:  # whatever numpy, zipfile, pickle and torch raise where a file is not one of theirs
         raise UserError(f"{path} holds no VGG-16, or is damaged ({type(error).__name__})") from None
     for name, shape in published().items():
@@ -121,7 +121,4 @@ def _npz(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _pth(data: bytes) -> dict[str, np.ndarray]:
-    import torch
-
-    tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    return {name: pth.array(tensor) for name, tensor in pth.load(data).items()}
