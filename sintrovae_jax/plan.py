@@ -113,6 +113,7 @@ def _devices(topology: str) -> tuple[Chip, int, Sequence | None]:
     if chip.gpu:
         return chip, int(np.prod([int(n) for n in layout.split("x")])), None
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this need not be a TPU VM
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is used, so another process may use it
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
