@@ -7,11 +7,11 @@ from pathlib import Path
 
 from absl import flags
 
-from sintrovae_jax import cli, evaluators, files, growth, inference, logs, parallel, step
+from sintrovae_jax import cli, evaluators, files, growth, inference, logs, parallel, plan, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
-MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "translate")
+MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "translate", "plan")
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives (default: runs/NAME of the recipe).")
 _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
@@ -19,6 +19,8 @@ _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
 _A = flags.DEFINE_string("a", "", "Interpolate from here, translate this: an image file, or a test example's index.")
 _B = flags.DEFINE_string("b", "", "Interpolate to here, exchange with this.")
 _INTERPOLATION = flags.DEFINE_string("interpolation", "linear", f"One of {', '.join(inference.PATHS)}.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "Plan for these chips: v5e:4x8, h100:8.")
+_LEVEL = flags.DEFINE_integer("level", None, "Plan this level only, of networks that grow.")
 
 
 def run(mode: str, config, workdir: Path) -> None:
@@ -32,6 +34,9 @@ def run(mode: str, config, workdir: Path) -> None:
     configs.validate(config)
     if mode == "translate" and config.model.family != "two_encoder":
         raise UserError(f"--mode translate is for model.family=two_encoder, not {config.model.family}")
+    if mode == "plan":
+        print(plan.report(plan.plan(config, _TOPOLOGY.value, _LEVEL.value)))
+        return
     if mode in ("train", "eval"):
         evaluators.check(config)
     parallel.initialize(config.distributed)

@@ -8,7 +8,7 @@ file is a plain host copy without that axis (`unreplicate`), so that checkpoints
 import collections
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -93,9 +93,9 @@ def shard(batch_size: int, key: str = "train.batch_size") -> Shard:
     return Shard(batch_size, jax.process_index() * devices * per_device, devices, per_device)
 
 
-def pmap(step: Callable, in_axes) -> Callable:
-    """A per-device step over all devices. Its first argument, the state, is donated."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, donate_argnums=(0,))
+def pmap(step: Callable, in_axes, devices: Sequence | None = None) -> Callable:
+    """A per-device step over all devices, or over those given. Its first argument, the state, is donated."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=(0,))
 
 
 def pmean(tree):

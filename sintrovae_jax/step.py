@@ -12,7 +12,7 @@ the device axis of `parallel.pmap`.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -342,9 +342,12 @@ def train_step(
     return state, jax.tree.map(summarise, parallel.pmean(terms))
 
 
-def on_devices(networks: Networks, objective: Objective) -> Callable:
-    """`train_step` over all devices. Of its arguments (state, batches, hypers, key) only the key has no device axis."""
-    return parallel.pmap(functools.partial(train_step, networks, objective), in_axes=(0, 0, 0, None))
+def on_devices(networks: Networks, objective: Objective, devices: Sequence | None = None) -> Callable:
+    """`train_step` over all devices. Of its arguments (state, batches, hypers, key) only the key has no device axis.
+
+    devices: others, to compile for.
+    """
+    return parallel.pmap(functools.partial(train_step, networks, objective), (0, 0, 0, None), devices)
 
 
 def has_ema(config) -> bool:

@@ -1,0 +1,275 @@
+"""What a recipe needs of the chips it will run on, before any of them is paid for.
+
+    python -m sintrovae_jax.main --config configs/cifar10.py --mode plan --topology v5e:2x4
+
+For a TPU slice the recipe's own step is compiled by the TPU's compiler, which needs no TPU (extra `tpu`). For GPUs it
+is compiled for the local one, or else for the CPU, which is an estimate. Nothing is run; inputs are shapes alone.
+
+The time is the roofline's: no step is faster than its FLOPs at the chip's peak, nor than its bytes at the bandwidth of
+its memory. A real step takes longer, and waits for its collectives besides.
+"""
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sintrovae_jax import bench, growth, models, parallel, step
+from sintrovae_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+_GB, _GIB = 1e9, 2**30
+
+
+class Chip(NamedTuple):
+    """A chip's peak in FLOP/s (bfloat16, dense), the bytes of its memory, and that memory's bytes/s."""
+
+    flops: float
+    memory: float
+    bandwidth: float
+    gpu: bool = False
+
+
+# TPUs: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, November 2026. GPUs: NVIDIA's data sheets, SXM, no sparsity.
+CHIPS = {
+    "v4": Chip(275e12, 32 * _GIB, 1200 * _GB),
+    "v5e": Chip(197e12, 16 * _GB, 819 * _GB),
+    "v5p": Chip(459e12, 95 * _GB, 2765 * _GB),
+    "v6e": Chip(918e12, 32 * _GB, 1638 * _GB),
+    "a100": Chip(312e12, 80 * _GB, 2039 * _GB, gpu=True),
+    "h100": Chip(989e12, 80 * _GB, 3350 * _GB, gpu=True),
+    "h200": Chip(989e12, 141 * _GB, 4800 * _GB, gpu=True),
+}
+# v4's two cores appear as one device, as they do on a real slice; the others' descriptions have that already.
+_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one step of one level needs of each chip. Bytes and FLOPs are a chip's, of one step; times in seconds."""
+
+    topology: str
+    chips: int
+    level: int | None
+    batch_size: int
+    dtype: str
+    arguments: int | None  # bytes that stay: the state and the batches of a dispatch
+    temporaries: int | None
+    memory: float  # bytes that a chip has
+    fits: bool
+    why: str  # it does not fit
+    flops: float | None
+    bytes: float | None
+    seconds: float | None  # the roofline's
+    bound: str  # by what: 'compute' or 'memory'
+    asked: int | None  # collectives that the step asks for, of which the compiler makes fewer
+    collectives: dict  # {kind: (number, bytes)} of those it makes, {} on one chip
+    steps: int  # of the recipe, at this level
+    estimate: bool  # compiled for another device than the chip
+
+    @property
+    def examples_per_second(self) -> float | None:
+        return self.seconds and self.batch_size / self.seconds
+
+    @property
+    def hours(self) -> float | None:
+        """Of all steps at this level, at the roofline."""
+        return self.seconds and self.steps * self.seconds / 3600
+
+
+def plan(config, topology: str, level: int | None = None) -> list[Plan]:
+    """Plans every level of a recipe, or one; networks that do not grow have one.
+
+    topology: a TPU slice, 'v5e:4x8', or so many GPUs, 'h100:8'. Raises `UserError` for one that does not exist, a level
+    that the recipe does not have, a batch that does not divide, or without the TPU's compiler.
+    """
+    chip, count, devices = _devices(topology)
+    levels = growth.levels(config)
+    if level is not None:
+        numbers = [each.number for each in levels]
+        if level not in numbers:
+            raise UserError(f"--level {level}: this recipe has {'no levels' if numbers == [None] else numbers}")
+        levels = [levels[numbers.index(level)]]
+    key = "growth.batch_sizes" if config.growth.batch_sizes else "train.batch_size"
+    for each in levels:
+        if each.batch_size % count:
+            raise UserError(f"{key}: {each.batch_size} does not divide by the {count} chips of {topology}")
+    return [_of_level(config, each, topology, chip, count, devices) for each in levels]
+
+
+def _devices(topology: str) -> tuple[Chip, int, Sequence | None]:
+    """The chip, how many, and the devices to compile for; None: a local one."""
+    name, _, layout = topology.partition(":")
+    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", layout):
+        raise UserError(f"--topology {topology!r} is none such as v5e:4x8 or h100:8, of {', '.join(CHIPS)}")
+    chip = CHIPS[name]
+    if chip.gpu:
+        return chip, int(np.prod([int(n) for n in layout.split("x")])), None
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this need not be a TPU VM
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is used, so another process may use it
+    jax.config.update("jax_platforms", "cpu")
+    from jax.experimental import topologies
+
+    try:
+        devices = topologies.get_topology_desc(topology, "tpu", **_OPTIONS.get(name, {})).devices
+    except Exception as error:  # whatever jax and libtpu raise
+        reason = parallel.first_line(error)
+        if "INVALID_ARGUMENT" in reason:
+            raise UserError(f"--topology {topology} does not exist: {reason}") from None
+        raise UserError(f"planning for TPUs needs their compiler: install the extra `tpu` ({reason})") from None
+    return chip, len(devices), devices
+
+
+def _of_level(config, level, topology, chip, count, devices) -> Plan:
+    networks, objective, create = step.from_config(config)
+    objective = dataclasses.replace(objective, level=level.number, num_vae=0)  # the adversarial step, if there is one
+    lowered = _lower(
+        config, networks, objective, create, level, count if devices else 1, level.batch_size // count, devices
+    )
+    estimate = not devices and not (chip.gpu and jax.default_backend() == "gpu")
+    known = {
+        "topology": topology,
+        "chips": count,
+        "level": level.number,
+        "batch_size": level.batch_size,
+        "dtype": config.train.dtype,
+        "memory": chip.memory,
+        "steps": level.stop - level.start,
+        "estimate": estimate,
+    }
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        nothing = dict.fromkeys(("arguments", "temporaries", "flops", "bytes", "seconds", "asked"))
+        return Plan(**known, **nothing, fits=False, why=_shortage(error), bound="", collectives={})
+    asked = len(re.findall(r"stablehlo\.(?:all_reduce|all_gather|reduce_scatter)", lowered.as_text()))
+    return Plan(**known, **_figures(compiled, chip), asked=asked)
+
+
+def _lower(config, networks, objective, create, level, devices_count, per_device, devices):
+    """The step, traced and lowered for these devices; its arguments are shapes."""
+    substeps = config.train.substeps
+
+    def on_each(tree):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices_count, *leaf.shape), leaf.dtype), tree)
+
+    channels = models.data_shape(config.data)
+    shape = (level.size, level.size, channels[-1]) if level.size else channels
+    pixels = jnp.uint8 if config.data.image_size else jnp.float32
+    batch = {
+        "x": jax.ShapeDtypeStruct((substeps, per_device, *shape), pixels),
+        "index": jax.ShapeDtypeStruct((substeps, per_device), jnp.int32),
+    }
+    hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, step.hypers_at(config, np.arange(substeps))))
+    train_step = step.on_devices(networks, objective, devices)
+    key = jax.eval_shape(lambda: parallel.seed_key(config.seed))
+    return train_step.lower(on_each(jax.eval_shape(create)), on_each(batch), on_each(hypers), key)
+
+
+def _figures(compiled, chip) -> dict:
+    cost, analysis = bench.cost(compiled), compiled.memory_analysis()
+    arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+    kept = arguments + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    flops, moved = cost["flops_per_step"], cost["bytes_per_step"]
+    compute, memory = flops / chip.flops, moved / chip.bandwidth
+    fits = kept + temporaries <= chip.memory
+    return {
+        "arguments": kept,
+        "temporaries": temporaries,
+        "fits": fits,
+        "why": "" if fits else f"{(kept + temporaries) / _GB:.1f} GB of {chip.memory / _GB:.1f} GB",
+        "flops": flops,
+        "bytes": moved,
+        "seconds": max(compute, memory),
+        "bound": "compute" if compute >= memory else "memory",
+        "collectives": collectives(compiled.as_text()),
+    }
+
+
+def _shortage(error) -> str:
+    """What the compiler says of a program that the chip's memory does not hold."""
+    said = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
+    return f"{said[1]}B of {said[2]}B" if said else parallel.first_line(error)
+
+
+_INSTRUCTION = re.compile(r"= (\(.*?\)|\S+) (" + "|".join(COLLECTIVES) + r")(?:-start)?\(")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+_BYTES = {
+    "pred": 1,
+    "f64": 8,
+    "s64": 8,
+    "u64": 8,
+    "f32": 4,
+    "s32": 4,
+    "u32": 4,
+    "bf16": 2,
+    "f16": 2,
+    "s16": 2,
+    "u16": 2,
+}
+
+
+def collectives(program: str) -> dict[str, tuple[int, int]]:
+    """{kind: (how many there are, the bytes that they reduce or move)} of an optimised program's text."""
+    out = {}
+    for line in program.splitlines():
+        if found := _INSTRUCTION.search(line):
+            arrays = _ARRAY.findall(found[1])
+            if "-start(" in line and len(arrays) > 1 and found[2] != "all-reduce":
+                arrays = arrays[len(arrays) // 2 :]  # what goes in is listed too
+            size = sum(
+                _BYTES.get(kind, 1) * int(np.prod([int(n) for n in dims.split(",") if n])) for kind, dims in arrays
+            )
+            number, total = out.get(found[2], (0, 0))
+            out[found[2]] = number + 1, total + size
+    return out
+
+
+_COLUMNS = ("level", "batch", "type", "GB kept", "GB temp", "fits", "TFLOP", "GB moved", "ms", "bound", "all-reduces")
+
+
+def table(plans: list[Plan]) -> str:
+    """The plans as aligned text, with examples a second and hours for all steps."""
+    rows = [[*_COLUMNS, "examples/s", "hours"]]
+    for p in plans:
+        many = sum(number for number, _ in p.collectives.values())
+        megabytes = sum(size for _, size in p.collectives.values()) / 1e6
+        rows.append(
+            [
+                "-" if p.level is None else f"{p.level}",
+                f"{p.batch_size}",
+                p.dtype,
+                *(_of(value, _GB, ".2f") for value in (p.arguments, p.temporaries)),
+                "yes" if p.fits else f"no: {p.why}",
+                *(_of(value, unit, ".3g") for value, unit in ((p.flops, 1e12), (p.bytes, _GB), (p.seconds, 1e-3))),
+                p.bound or "-",
+                f"{p.asked} -> {many} ({megabytes:.3g} MB)",
+                *(_of(value, 1, ".4g") for value in (p.examples_per_second, p.hours)),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _of(value, unit, form) -> str:
+    return "-" if value is None else format(value / unit, form)
+
+
+def report(plans: list[Plan]) -> str:
+    """The table, and what to read it with."""
+    first = plans[0]
+    lines = [f"{first.topology}, {first.chips} chips; memory, FLOPs and bytes are one chip's", table(plans)]
+    if first.estimate:
+        lines.append("an estimate: compiled for this machine's CPU, with one chip's share of the batch")
+    if len(plans) > 1 and all(p.hours is not None for p in plans):
+        lines.append(f"all levels: {sum(p.hours for p in plans):.3g} hours at the roofline")
+    return "\n".join(lines)
