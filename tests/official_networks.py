@@ -148,8 +148,9 @@ def normalised(x, epsilon):
 class Networks:
     """The official networks of these tensors. Images [B, C, H, W]."""
 
-    def __init__(self, tensors: dict, suffix: str = ""):
+    def __init__(self, tensors: dict, suffix: str = "", train: bool = False):
         self.tensors = {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
+        self.train = train  # BatchNorm's mode
         self.suffix = suffix  # of the style-based networks: '_s' for the averaged ones
 
     def __getitem__(self, name):
@@ -168,6 +169,10 @@ class Networks:
     # images
 
     def norm(self, name, x):
+        if self.train:  # the batch's own
+            mean, var = x.mean((0, 2, 3), keepdims=True), x.var((0, 2, 3), keepdims=True)
+            weight, bias = (self[f"{name}.{leaf}"][:, None, None] for leaf in ("weight", "bias"))
+            return (x - mean) / np.sqrt(var + 1e-5) * weight + bias
         mean, var, weight, bias = (
             self[f"{name}.{leaf}"][:, None, None] for leaf in ("running_mean", "running_var", "weight", "bias")
         )

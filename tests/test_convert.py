@@ -16,7 +16,7 @@ import pytest
 from conftest import TINY, run
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sintrovae_jax import checkpoint, convert, growth, inference, models, official, step
+from sintrovae_jax import checkpoint, convert, growth, inference, models, official, parallel, step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Stage
@@ -134,17 +134,26 @@ def test_mlp_computes_what_the_official_one_does():
     check(decoder.apply(variables["decoder"], normal(9, 2)), theirs.Networks(tensors).mlp("decoder", normal(9, 2)))
 
 
+@pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", ["cifar10", "cifar10_bootstrap", "mnist"])
-def test_conv_computes_what_the_official_one_does(name):
+def test_conv_computes_what_the_official_one_does(name, train):
     config, tensors = tiny(name), theirs.random(SHAPES[name])
     variables, (encoder, decoder) = official.from_official(config, tensors), built(config)
-    networks, side = theirs.Networks(tensors), config.data.image_size
+    networks, side = theirs.Networks(tensors, train=train), config.data.image_size
+
+    def apply(module, variables, inputs):
+        def run(inputs):  # with the axis over which training takes BatchNorm's means
+            out = module.apply(variables, inputs, train=train, mutable=["batch_stats"] if train else False)
+            return out[0] if train else out
+
+        return jax.tree.map(lambda y: y[0], jax.jit(jax.vmap(run, axis_name=parallel.AXIS))(inputs[None]))
+
     x, z = uniform(BATCH, side, side, config.data.image_channels), normal(BATCH, config.model.z_dim)
-    check(posterior(jax.jit(encoder.apply)(variables["encoder"], x)), networks.conv_encode(nchw(x)))
+    check(posterior(apply(encoder, variables["encoder"], x)), networks.conv_encode(nchw(x)))
     shape = (config.model.channels[-1], side // 4, side // 4)
-    check(nchw(jax.jit(decoder.apply)(variables["decoder"], z)), networks.conv_decode(z, shape))
+    check(nchw(apply(decoder, variables["decoder"], z)), networks.conv_decode(z, shape))
     if "target" in variables:
-        check(nchw(jax.jit(decoder.apply)(variables["target"], z)), networks.conv_decode(z, shape, "target_decoder"))
+        check(nchw(apply(decoder, variables["target"], z)), networks.conv_decode(z, shape, "target_decoder"))
 
 
 @pytest.mark.parametrize(
