@@ -145,7 +145,7 @@ def test_workdirs_with_the_names_of_checkpoints(trained, tmp_path):
     ("text", "says"),
     [
         ("{}", "is no config of this project"),
-        ('{"model": 3}', "is no config of this project"),
+        ('{"model": 3}', "cannot be read"),
         ("[1]", "cannot be read"),
         ("{", "cannot be read"),
     ],

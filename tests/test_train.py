@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -200,20 +199,14 @@ def test_any_number_of_processes_loads_what_any_other_wrote(tmp_path):
     """Written by one process on one device, sampled from by two of two devices each; and the other way round."""
     args = [*TINY, "--config.train.steps=20", "--config.eval.num_samples=40"]
     run("gaussians8", tmp_path / "one", *args)
+    together(by_address("gaussians8", tmp_path / "one", *args, "--mode", "sample"))
     together(by_address("gaussians8", tmp_path / "pair", *args))
-    shutil.copytree(tmp_path / "one", tmp_path / "one again")
-    shutil.copytree(tmp_path / "pair", tmp_path / "pair again")
-    sample = [*args, "--mode", "sample"]
-    for name in ("one", "pair again"):
-        run("gaussians8", tmp_path / name, *sample)
-    for name in ("one again", "pair"):
-        together(by_address("gaussians8", tmp_path / name, *sample))
+    run("gaussians8", tmp_path / "pair", *args, "--mode", "sample")
     for name in ("one", "pair"):
-        a, b = (np.load(tmp_path / folder / "samples.npz") for folder in (name, f"{name} again"))
-        np.testing.assert_array_equal(a["z"], b["z"])
-        np.testing.assert_allclose(a["x"], b["x"], rtol=1e-5, atol=1e-6)
-        model = inference.load(tmp_path / name)
-        np.testing.assert_allclose(model.decode(a["z"]), a["x"], rtol=1e-5, atol=1e-6)
+        sampled, model = np.load(tmp_path / name / "samples.npz"), inference.load(tmp_path / name)
+        np.testing.assert_array_equal(sampled["z"], model.prior(92, 40))
+        np.testing.assert_allclose(sampled["x"], model.sample(92, 40), rtol=1e-5, atol=1e-6)
+        jax.tree.map(np.testing.assert_array_equal, model.variables, final_state(tmp_path / name).variables)
 
 
 def together(processes):
