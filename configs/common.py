@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     # Several processes: 'auto' (ask Slurm's or a TPU pod's environment), 'on', 'off' or 'HOST:PORT,COUNT,INDEX'.
     config.distributed = "auto"
+    config.distributed_heartbeat = 60  # seconds without a sign of life of one of them after which all end
 
     config.data = ConfigDict()
     # gaussians8, spirals, checkerboard, rings; digits, letters, sprites; tfds:NAME[/CONFIG], folder:PATH (local or gs://),

@@ -20,6 +20,7 @@ from sintrovae_jax.state import NetworkState, TrainState
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
+_SAVING = 600  # seconds that a save may take; where one process fails at it, the others wait so long for it
 _ITEMS = ("networks", "training", "target", "ema")
 
 
@@ -48,6 +49,17 @@ def _shapes(tree) -> dict:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which asks jax at every save whether to stop, by the number of the step, and only to note it down.
+
+    That would disturb whoever asks by other numbers (`parallel.preempted`): a notice could be missed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of a workdir: `keep` newest ones, and the best by one figure of the evaluators.
 
@@ -64,11 +76,12 @@ class Checkpoints:
             preservation_policy=None if read_only else AnyPreservationPolicy(policies),
             # Orbax stores the figures only if it is given a `best_fn`; the policies above decide what stays.
             best_fn=self._rank if best else None,
+            async_options=ocp.AsyncOptions(timeout_secs=_SAVING),
             create=not read_only,
             cleanup_tmp_directories=not read_only,
         )
         handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self._manager = _Manager(self.folder, options=options, item_handlers=handlers)
 
     def _rank(self, figures: dict) -> float:
         """The larger the better; one that was not evaluated comes last."""
@@ -87,7 +100,8 @@ class Checkpoints:
     def save(self, state: TrainState, figures: dict | None = None) -> None:
         """Saves a host state (`parallel.unreplicate`) under its step. figures: the evaluators', for `best`."""
         # Only the main process has figures, but all must agree on which checkpoint is the best.
-        value = parallel.from_main((figures or {}).get(self._best, math.nan))
+        figure = (figures or {}).get(self._best)
+        (value,) = parallel.from_main(math.nan if figure is None else float(figure))
         self._save(int(state.step), _items(state), {self._best: None if math.isnan(value) else value})
 
     def save_networks(self, step: int, variables: dict, ema: bool) -> None:
@@ -187,8 +201,7 @@ class Checkpoints:
             place, number = place.with_name(f"{step}.{number}"), number + 1
         parallel.agree(True)  # all have looked where to
         if parallel.is_main():
-            place.parent.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(place)
+            files.move(self.folder / str(step), place)
         parallel.agree(True)  # all wait for the move
         log.warning("checkpoint %d is damaged (%s): moved to %s, using the one before it", step, reason, place)
         self._manager.reload()

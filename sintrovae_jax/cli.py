@@ -65,7 +65,7 @@ def reporting(function: Callable) -> Callable:
                 os._exit(error.exit_code)  # as below: it may be this process's alone
             sys.exit(error.exit_code)
         except Exception:
-            if jax.process_count() == 1:
+            if not jax.distributed.is_initialized():
                 raise
             # Leaving in order would wait for the other processes, which are waiting for this one.
             traceback.print_exc()

@@ -4,9 +4,8 @@ python -m sintrovae_jax.compare runs/digits runs/digits-vae [--figures ood_auroc
 """
 
 import sys
-from pathlib import Path
 
-from sintrovae_jax import cli, results
+from sintrovae_jax import cli, files, results
 from sintrovae_jax.errors import UserError
 
 
@@ -36,9 +35,10 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv[1:])
     columns = {}
     for workdir in args.workdirs:
-        if not (Path(workdir) / results.FILE).is_file():
+        place = files.workdir(workdir)
+        if not (place / results.FILE).exists():
             raise UserError(f"{workdir} has no {results.FILE}: train there, or run --mode eval, first")
-        columns[workdir] = results.read(Path(workdir))
+        columns[workdir] = results.read(place)
     print(table(columns, args.figures))
 
 

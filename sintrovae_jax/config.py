@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sintrovae_jax import files, models, objectives, perceptual, step
+from sintrovae_jax import files, models, objectives, parallel, perceptual, step
 from sintrovae_jax.errors import UserError
 
 # Keys that may change between two commands on one workdir: they do not touch the parameters that training reaches.
@@ -19,6 +19,7 @@ FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir"
 
 # Keys that came after the first workdirs were written, and what these ran with.
 _ADDED = {
+    "distributed_heartbeat": parallel.HEARTBEAT,
     "objective": {"vgg": ""},
     "model": {"class_dim": 0, "kernel": 7, "hidden": 256},
     "growth": {"steps": [], "batch_sizes": [], "learning_rates": [], "beta_neg": [], "ema_images": 0.0},
@@ -151,6 +152,7 @@ def validate(config: ConfigDict) -> None:
         (_AT_LEAST_0, lambda v: v >= 0, "at least 0"),
         (_ABOVE_0, lambda v: v is None or v > 0, "above 0"),
         (("eval.kid_subset_size",), lambda v: v >= 2, "at least 2"),
+        (("distributed_heartbeat",), lambda v: v >= 10, "at least 10"),
         (("data.hue", "data.test_fraction"), lambda v: 0 <= v <= 0.5, "from 0 to 0.5"),
         (("eval.truncation",), lambda v: 0 <= v <= 1, "from 0 to 1"),
         (("train.ema",), lambda v: 0 <= v < 1, "at least 0 and below 1"),
@@ -238,8 +240,8 @@ def read(workdir: Path) -> ConfigDict | None:
     path = workdir / FILE
     try:
         values = json.loads(path.read_text())
-        for group, added in _ADDED.items():
-            values[group] = added | values.get(group, {})
+        for key, added in _ADDED.items():
+            values[key] = added | values.get(key, {}) if isinstance(added, dict) else values.get(key, added)
         return ConfigDict(values)
     except (FileNotFoundError, NotADirectoryError):
         return None

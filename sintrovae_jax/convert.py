@@ -207,7 +207,7 @@ def main(argv: list[str]) -> None:
         return
     cli.parse([argv[0], *([f"--config={args.config}"] if args.config else []), *overrides])
     config = cli.CONFIG.value
-    workdir = Path(args.workdir or Path("runs") / Path(args.config.split(":")[0]).stem)
+    workdir = files.workdir(args.workdir or Path("runs") / Path(args.config.split(":")[0]).stem)
     at = from_torch(files.expanded(args.paths[0]), config, workdir, args.step)
     print(f"{workdir}: {args.paths[0]}, at step {at} of {config.train.steps}")
 

@@ -1,20 +1,37 @@
-"""Writing files whole or not at all: beside their place, then renamed over it."""
+"""Writing files whole or not at all, locally and remote (gs://…).
+
+Locally they are written beside their place, then renamed over it. A remote object appears whole by itself; what
+libraries write to a path is written to a local one first.
+"""
 
 import contextlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
 
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.parallel import first_line
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path is not of this machine's file systems."""
+    return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; it replaces `path` if the block ends well and is removed if not."""
+    """Yields a local path to write to, of the same suffix; the file replaces `path` if the block ends well."""
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            here = Path(folder) / path.name
+            yield here
+            path.write_bytes(here.read_bytes())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -31,7 +48,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
     Raises `UserError` if there is something at the target, or it is remote, or cannot be written.
     """
     target = place(target)
-    if "://" in str(target):
+    if is_remote(target):
         raise UserError(f"{target}: write to a local folder, then copy it")
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} exists already; choose another place")
@@ -59,10 +76,25 @@ def place(path: str | Path) -> epath.Path:
     path = os.fspath(path)
     if not path:
         raise UserError("an empty path")
+    if is_remote(path):
+        _without_listings(path.partition("://")[0])
     try:
-        return epath.Path(path if "://" in path else os.path.abspath(expanded(path)))
+        return epath.Path(path if is_remote(path) else os.path.abspath(expanded(path)))
     except KeyError as kind:
         raise UserError(f"there are no paths of the kind {kind.args[0]}: {path}") from None
+
+
+def _without_listings(kind: str) -> None:
+    """fsspec would remember what lay in a folder, and not see what other processes do there."""
+    with contextlib.suppress(ImportError):
+        from fsspec import config
+
+        config.conf.setdefault(kind, {}).setdefault("use_listings_cache", False)
+
+
+def workdir(path: str | Path) -> Path:
+    """A path to write to: a local one as it was given, a remote one as `place` has it. Raises `UserError` as that."""
+    return place(path) if is_remote(path) else Path(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,7 +106,33 @@ def write_text(path: Path, text: str) -> None:
 def writable(folder: Path) -> None:
     """Makes a folder. Raises `UserError` if it cannot be made or written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"cannot write to the workdir {folder}: {error.strerror}; choose another --workdir") from None
+        if is_remote(folder):  # where folders come with what is in them
+            trial = folder / f".{uuid.uuid4().hex}"
+            trial.write_text("")
+            trial.unlink()
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except Exception as error:  # the libraries for remote files raise all kinds
+        if not (is_remote(folder) or isinstance(error, OSError)):
+            raise
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"cannot write to the workdir {folder}: {reason}; choose another --workdir") from None
+
+
+def move(folder: Path, to: Path) -> None:
+    """Moves a folder to a place that does not exist; remote ones object by object, the last to go being the old."""
+    if not is_remote(folder):
+        to.parent.mkdir(exist_ok=True)
+        folder.rename(to)
+        return
+    _copy(folder, to)
+    folder.rmtree()
+
+
+def _copy(folder, to):
+    for path in folder.iterdir():
+        if path.is_dir():
+            _copy(path, to / path.name)
+        else:
+            (to / path.name).write_bytes(path.read_bytes())

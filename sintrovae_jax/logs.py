@@ -16,6 +16,7 @@ from sintrovae_jax.objectives import kl_gap
 
 log = logging.getLogger(__name__)
 FILE = "metrics.csv"
+_REWRITES = 30  # seconds between two of a remote metrics.csv
 
 
 def setup(main: bool) -> None:
@@ -74,10 +75,14 @@ class Clock:
 
 
 class Metrics:
-    """One row a log step to metrics.csv and TensorBoard. Rows past `step` are of a run that was killed: dropped."""
+    """One row a log step to metrics.csv and TensorBoard. Rows past `step` are of a run that was killed: dropped.
+
+    Remote files cannot be added to: there metrics.csv is written anew every half minute, and by `flush`.
+    """
 
     def __init__(self, workdir: Path, step: int):
-        self._path = workdir / FILE
+        self._path, self._remote = workdir / FILE, files.is_remote(workdir)
+        self._waiting, self._next = False, 0.0  # whether there are rows to be written, and when they are
         self._rows = [row for row in read(workdir) if int(row["step"]) <= step]
         self._writer = _tensorboard(workdir)
         if self._path.exists():
@@ -95,12 +100,22 @@ class Metrics:
         row = {"step": str(step)} | {k: "" if v is None else f"{v:.8g}" for k, v in row.items()}
         same_columns = bool(self._rows) and self._rows[0].keys() == row.keys()
         self._rows.append(row)
-        if not same_columns:
+        if self._remote:
+            self._waiting = True
+            if time.monotonic() >= self._next:
+                self.flush()
+        elif not same_columns:
             self._rewrite()
         else:
             with self._path.open("a", newline="") as file:
                 csv.DictWriter(file, self._rows[0]).writerow(row)
         self.scalars(step, {k: float(v) for k, v in row.items() if v and k != "step"})
+
+    def flush(self) -> None:
+        """Writes what waits to be written: before a checkpoint is, whose rows must not be missing."""
+        if self._waiting:
+            self._rewrite()
+            self._waiting, self._next = False, time.monotonic() + _REWRITES
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """To TensorBoard alone."""
@@ -110,10 +125,10 @@ class Metrics:
     def pictures(self, step: int, paths: dict[str, Path]) -> None:
         """PNG files to TensorBoard, by name."""
         if self._writer:
-            images = {name: np.asarray(Image.open(path).convert("RGB"))[None] for name, path in paths.items()}
-            self._writer.write_images(step, images)
+            self._writer.write_images(step, {name: _pixels(path)[None] for name, path in paths.items()})
 
     def close(self) -> None:
+        self.flush()
         if self._writer:
             self._writer.close()
 
@@ -132,12 +147,17 @@ class Metrics:
 
 def read(workdir: Path) -> list[dict[str, str]]:
     """The rows of a workdir's metrics.csv; a last line that a kill cut short is left out."""
-    path = Path(workdir) / FILE
+    path = workdir / FILE
     if not path.exists():
         return []
     text = path.read_text()
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     return [row for row in rows if None not in row.values() and None not in row and row.get("step", "").isdigit()]
+
+
+def _pixels(path):
+    with path.open("rb") as file:
+        return np.asarray(Image.open(file).convert("RGB"))
 
 
 def _tensorboard(workdir):

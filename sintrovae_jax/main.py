@@ -39,7 +39,7 @@ def run(mode: str, config, workdir: Path) -> None:
         return
     if mode in ("train", "eval"):
         evaluators.check(config)
-    parallel.initialize(config.distributed)
+    parallel.initialize(config.distributed, config.distributed_heartbeat, notices=mode == "train")
     logs.setup(parallel.is_main())
     configs.refuse_other(config, workdir)
     if mode == "train":
@@ -71,7 +71,7 @@ def _ends(mode: str) -> tuple[str, str, str]:
 def main(argv: list[str]) -> None:
     del argv
     name = Path(flags.FLAGS["config"].config_filename).stem
-    run(_MODE.value, cli.CONFIG.value, Path(_WORKDIR.value or Path("runs") / name))
+    run(_MODE.value, cli.CONFIG.value, files.workdir(_WORKDIR.value or Path("runs") / name))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa:
         else:
             path = _MODES[mode](model, source, workdir)
         log.info("wrote %s", path)
+    parallel.from_main(0)  # the others wait: on their way out they would give it up after five minutes
 
 
 def _eval(model, source, workdir):

@@ -8,6 +8,8 @@ file is a plain host copy without that axis (`unreplicate`), so that checkpoints
 import collections
 import itertools
 import os
+import signal
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sintrovae_jax.errors import UserError
 
 AXIS = "devices"
+HEARTBEAT = 60  # seconds; jax's default is 100. A shorter one ends runs of busy networks and hosts that would go on
 
 
 def _asked_by_environment() -> bool:
@@ -32,21 +35,28 @@ def _asked_by_environment() -> bool:
     return slurm or any("," in w for w in workers)
 
 
-def initialize(distributed: str) -> None:
+def initialize(distributed: str, heartbeat: int = HEARTBEAT, notices: bool = False) -> None:
     """Starts `jax.distributed` if asked to. Call before anything touches a device.
 
     distributed: 'off'; 'auto' (when Slurm or a TPU pod's environment says there are several processes); 'on' (always,
-    with what jax finds out by itself); or 'HOST:PORT,COUNT,INDEX'. Raises `UserError` for anything else, and where
-    jax cannot find its peers.
+    with what jax finds out by itself); or 'HOST:PORT,COUNT,INDEX'. heartbeat: seconds without a sign of life after
+    which a process counts as lost, and all others abort. notices: whether SIGTERM is for `preempted`, and not the end
+    of this process. Raises `UserError` for any other text, and where jax cannot find its peers.
     """
     if distributed == "off" or (distributed == "auto" and not _asked_by_environment()):
         return
     if distributed in ("auto", "on"):
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"distributed={distributed}: {first_line(error)}; give HOST:PORT,COUNT,INDEX") from error
-        return
+    else:
+        jax.distributed.initialize(*_address(distributed), heartbeat_timeout_seconds=heartbeat)
+    if not notices:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax's own handler only takes note
+
+
+def _address(distributed: str) -> tuple[str, int, int]:
     try:
         address, count, index = distributed.split(",")
         host, port = address.rsplit(":", 1)
@@ -58,7 +68,7 @@ def initialize(distributed: str) -> None:
             f"distributed={distributed!r} is none of auto, on, off or HOST:PORT,COUNT,INDEX "
             "(as in 10.0.0.1:1234,4,0 for the first of four processes)"
         ) from None
-    jax.distributed.initialize(address, count, index)
+    return address, count, index
 
 
 def first_line(error: BaseException) -> str:
@@ -195,21 +205,33 @@ def agree(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(value)).all())
 
 
-def from_main(value: float) -> float:
-    """The main process's number, on all processes. All must call it."""
+def from_main(*values: float) -> tuple[float, ...]:
+    """The main process's numbers, on all processes. All must call it; those that do so first wait for the others.
+
+    Whole numbers (32 bits) stay whole, others are rounded to float32.
+    """
     if jax.process_count() == 1:
-        return value
+        return values
     from jax.experimental import multihost_utils
 
-    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+    sent = tuple(np.asarray(v, np.int32 if isinstance(v, int) else np.float32) for v in values)
+    return tuple(v.item() for v in multihost_utils.broadcast_one_to_all(sent))
 
 
-def preempted(steps: range) -> bool:
-    """Several processes only: whether one of them was told to stop, the same answer on all of them at these steps.
+def refuse_different(what: str, value) -> None:
+    """Raises `RuntimeError` on all processes unless all have the same value, told by its repr. All must call it."""
+    number = zlib.crc32(repr(value).encode("utf-8", "surrogateescape")) >> 1  # fits an int32
+    if not agree(from_main(number)[0] == number):
+        raise RuntimeError(f"{what} differ between the processes; here: {str(value)[:500]}")
 
-    jax names one step at which all are to stop and waits to hear exactly its number, so every step of a dispatch is
-    told, not only the last.
+
+def preempted(poll: int) -> bool:
+    """Several processes only: whether one of them was told to stop, the same answer to all for the same poll.
+
+    poll: 1, 2, 3, … The first time that one is told, jax names the poll after the latest that any process has made,
+    and says True to exactly its number. So no number may be left out once another process may have reached it, and
+    none of another count (as of training steps, which a resumed run does not begin at 1) used in between.
     """
     from jax.experimental import multihost_utils
 
-    return any([multihost_utils.reached_preemption_sync_point(step) for step in steps])
+    return multihost_utils.reached_preemption_sync_point(poll)

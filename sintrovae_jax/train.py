@@ -32,6 +32,11 @@ from sintrovae_jax.evaluators import scoring
 
 log = logging.getLogger(__name__)
 _IN_FLIGHT = 2  # dispatches queued on the devices; more would only delay the answer to a signal
+_LOOK = 0.5  # seconds between two looks for a signal where there are no dispatches
+
+
+class _Abandoned(BaseException):
+    """Ends an evaluation that there is no time for; no `except Exception` on its way is meant."""
 
 
 class Stop:
@@ -42,7 +47,8 @@ class Stop:
     """
 
     def __init__(self):
-        self.signum = 0
+        self.signum = 0  # the signal that asked; with several processes, the same on all of them after `asked`
+        self._polls = 0
 
     @contextlib.contextmanager
     def listening(self):
@@ -56,7 +62,7 @@ class Stop:
             else:
                 self.signum = signum
             signal.signal(signum, before[signum])
-            log.info("%s: stopping after the step under way", signal.Signals(signum).name)
+            log.info("%s: stopping after what is under way", signal.Signals(signum).name)
 
         for s in signals:
             signal.signal(s, handle)
@@ -66,10 +72,42 @@ class Stop:
             for s, handler in before.items():
                 signal.signal(s, handler)
 
-    def asked(self, steps: range) -> int:
-        """The signal that asks to stop after these steps, or 0. With several processes, the same on all of them."""
-        if jax.process_count() > 1 and parallel.preempted(steps):
-            self.signum = signal.SIGTERM
+    def asked(self) -> int:
+        """The signal that asks to stop now, or 0. All processes must call it equally often; or one alone, within
+        `abandoning`."""
+        if not self.signum and jax.process_count() > 1:
+            self._polls += 1
+            self.signum = signal.SIGTERM if parallel.preempted(self._polls) else 0
+        return self.signum
+
+    @contextlib.contextmanager
+    def abandoning(self):
+        """What the main process does alone and may take minutes: it ends where it is, without an error, when a signal
+        asks to stop. All processes must call `agree` after it, whatever it ends with."""
+
+        inside = True
+
+        def look(*_):
+            if inside and self.asked():
+                raise _Abandoned  # and again at the next look, should it get lost in somebody's callback
+
+        before = signal.signal(signal.SIGALRM, look)
+        signal.siginterrupt(signal.SIGALRM, False)  # libraries that wait for a disk or a server notice nothing
+        signal.setitimer(signal.ITIMER_REAL, _LOOK, _LOOK)
+        try:
+            try:
+                yield
+            finally:
+                inside = False
+        except _Abandoned:
+            log.info("stopping: the evaluation or picture under way is abandoned")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def agree(self) -> int:
+        """All processes wait for the main one, and go on with its answer. Returns the signal that asked, or 0."""
+        self._polls, self.signum = parallel.from_main(self._polls, int(self.signum))
         return self.signum
 
 
@@ -95,6 +133,7 @@ class Run:
         self.source = data.build(config.data)
         if parallel.is_main():  # which evaluates
             evaluators.check_data(config, self.source)
+        parallel.refuse_different("the examples", (self.source.count, sorted(self.source.skipped)))
         c = config.checkpoint
         self.checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.best, c.best_mode)
 
@@ -165,7 +204,8 @@ def _train(run, stop):
         raise UserError(f"{workdir} is already at step {first}: train.steps={last} is behind it")
     if parallel.is_main():
         configs.write(config, workdir)
-    if first == last and results.read(workdir).get("step") == first:
+    done = first == last and results.read(workdir).get("step") == first
+    if parallel.agree(done):  # all have looked before the main one writes
         log.info("already trained to step %d: see %s", first, workdir / results.FILE)
         return
     metrics = logs.Metrics(workdir, first) if parallel.is_main() else None
@@ -175,7 +215,10 @@ def _train(run, stop):
     try:
         host, figures, model = _loop(run, host, metrics, clock, stop)
         if metrics:
-            _finish(run, model or run.model(host), figures, metrics, clock)
+            with stop.abandoning():
+                _finish(run, model or run.model(host), figures, metrics, clock)
+        if stop.agree():  # the others wait: on their way out they would give the main process up after five minutes
+            raise Interrupted(f"saved step {last} of {last}; run the same command again for its results", stop.signum)
     finally:
         if metrics:
             metrics.close()
@@ -236,6 +279,8 @@ def _loop(run, host, metrics, clock, stop):
     substeps = config.train.substeps
     figures, model = {}, None
     window, pending = [], []  # terms of this log step: on the host, and still on the devices
+    if stop.asked():  # while the data was looked through: nothing to save
+        raise Interrupted(f"still at step {first} of {last}; run the same command again to go on", stop.signum)
     progress = logs.Progress(first, last)
     for level, at, devices_state, terms in _dispatches(run, host):
         pending.append((at - substeps, terms))
@@ -245,7 +290,7 @@ def _loop(run, host, metrics, clock, stop):
             clock.resume()
         else:
             clock.count(substeps * level.batch_size)
-        due, signum = _due(config, at), stop.asked(range(at - substeps + 1, at + 1))
+        due, signum = _due(config, at), stop.asked()
         if not any(due.values()) and not signum:
             continue
 
@@ -260,13 +305,14 @@ def _loop(run, host, metrics, clock, stop):
             if metrics:
                 metrics.write(at, row)
                 progress.report(at, row, rate and rate / level.batch_size)
-        if signum and at < last:  # nothing but saving: there may be seconds left
+        if signum:  # nothing but saving: there may be seconds left
             due = {"draw": False, "evaluate": False, "save": True}
         if due["draw"] or due["evaluate"] or due["save"]:
             host = parallel.unreplicate(devices_state)
             refuse_bad_state(config, host)
-            figures, model = _keep(run, host, due, metrics)
-        if signum and at < last:
+            figures, model, asked = _keep(run, host, due, metrics, stop)
+            signum = signum or asked
+        if signum:  # and not `stop.signum`, which may have come after what was saved
             progress.close()
             raise Interrupted(f"saved step {at} of {last}; run the same command again to go on", signum)
         clock.resume()
@@ -274,22 +320,29 @@ def _loop(run, host, metrics, clock, stop):
     return host, figures, model
 
 
-def _keep(run, host, due, metrics):
-    """Evaluates, saves and draws what is due. Returns the figures, if evaluated, and the model, if made."""
-    figures, model = {}, None
+def _keep(run, host, due, metrics, stop):
+    """Evaluates, draws and saves what is due. Returns the figures, if evaluated, and the model, if made.
+
+    A signal that comes meanwhile leaves only the saving; then it is the third result, 0 otherwise.
+    """
+    figures, model, asked = {}, None, 0
     try:
         if metrics and (due["evaluate"] or due["draw"]):  # the main process alone
-            model = run.model(host)
-        if model and due["evaluate"]:
-            figures = evaluate.figures_of(model, run.source_of(model), run.workdir)
+            with stop.abandoning():
+                model = run.model(host)
+                if due["evaluate"]:
+                    figures = evaluate.figures_of(model, run.source_of(model), run.workdir)
+                    metrics.scalars(int(host.step), evaluate.numbers(figures))
+                if due["draw"]:
+                    _draw(run, model, metrics, f"_{model.step:07d}")
     finally:  # a checkpoint carries its figures, for `best`, but must not be lost with them
-        if due["evaluate"] or due["save"]:
+        if due["evaluate"] or due["draw"]:
+            asked = stop.agree()
+        if due["evaluate"] or due["save"] or asked:
+            if metrics:
+                metrics.flush()
             run.checkpoints.save(host, evaluate.numbers(figures))
-    if metrics and figures:
-        metrics.scalars(int(host.step), evaluate.numbers(figures))
-    if model and due["draw"]:
-        _draw(run, model, metrics, f"_{model.step:07d}")
-    return figures, model
+    return figures, model, asked
 
 
 def _draw(run, model, metrics, suffix=""):

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,45 @@ def free_port() -> int:
 def is_free(port: int) -> bool:
     with socket.socket() as s:
         return s.connect_ex(("127.0.0.1", port)) != 0
+
+
+# It leaves out which generation of an object it sends, without which Orbax cannot write one again.
+SERVE = """
+import contextlib, sys
+from gcp_storage_emulator import server
+from gcp_storage_emulator.handlers import objects
+download = objects.download
+
+def with_generation(request, response, storage):
+    with contextlib.suppress(objects.NotFound):
+        place = request.params["bucket_name"], request.params["object_id"]
+        response["x-goog-generation"] = storage.get_file_obj(*place)["generation"]
+    return download(request, response, storage)
+
+objects.download = with_generation
+server.create_server("127.0.0.1", int(sys.argv[1]), True, "bucket").run()
+"""
+
+
+@pytest.fixture
+def bucket() -> dict:
+    """The environment in which gs://bucket is a server of Google's storage interface on this machine.
+
+    Nothing of Google's is reached. TensorFlow knows Google's address alone, so that it must not be asked.
+    """
+    pytest.importorskip("gcsfs")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    env = {"STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address, "EPATH_USE_TF": "0"}
+    server = subprocess.Popen([sys.executable, "-c", SERVE, str(port)], env=environment(), stderr=subprocess.DEVNULL)
+    try:
+        while is_free(port):
+            assert server.poll() is None
+            time.sleep(0.1)
+        yield env
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @pytest.fixture(scope="session")

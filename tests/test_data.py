@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from sintrovae_jax import config as configs
 from sintrovae_jax import data
-from sintrovae_jax.data import sources
+from sintrovae_jax.data import folder, sources
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.parallel import Shard
 
@@ -121,6 +122,48 @@ def test_every_epoch_visits_every_image_once_in_a_new_order():
     assert len({tuple(epoch) for epoch in order}) == 10
     # No place of the epoch prefers an image: correlation of order and place stays small.
     assert abs(np.corrcoef(np.tile(np.arange(count), 10), order.ravel())[0, 1]) < 0.2
+
+
+def seen(source, batch, processes, steps, start=0) -> np.ndarray:
+    """Which images, each all of its own colour, so many processes see together: [steps, batch]."""
+    parts = []
+    for p in range(processes):
+        shard = Shard(batch, p * batch // processes, 1, batch // processes)
+        steps_of = {"start": start, "stop": start + steps, "substeps": 1, "shard": shard}
+        parts.append(flat(list(data.batches(source, SETTINGS["digits"], seed=5, **steps_of))))
+    x = np.concatenate(parts, axis=1)
+    return (x if x.dtype == np.uint8 else (255 * x).round().astype(np.uint8)).reshape(steps, batch, -1)[:, :, 0]
+
+
+@pytest.fixture(params=["npz", "folder", "folder read as training goes"])
+def of_thirty(request, tmp_path):
+    """A source of 30 training images."""
+    images = np.tile(np.arange(32, dtype=np.uint8)[:, None, None], (1, 8, 8))
+    if request.param == "npz":
+        np.savez(tmp_path / "images.npz", x_train=images[:30], x_test=images[30:])
+        return data.build(settings(f"npz:{tmp_path}/images.npz", image_size=8))
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    gib = 1e-9 if "read" in request.param else 1.0
+    source = data.build(settings(f"folder:{tmp_path}", image_size=8, memory_gib=gib, test_fraction=0.05))
+    assert isinstance(source, folder.Files if "read" in request.param else sources.Arrays)
+    return source
+
+
+def test_any_number_of_processes_sees_each_image_once_an_epoch(of_thirty):
+    """Batches of 8 do not divide the set: they end one epoch and begin the next."""
+    count, batch = of_thirty.count, 8
+    steps = 3 * count // 2
+    orders = {p: seen(of_thirty, batch, p, steps) for p in (1, 2, 4)}
+    everything = sorted(set(orders[1].ravel()))
+    assert len(everything) == count
+    for order in orders.values():
+        whole = order.ravel()[: order.size // count * count].reshape(-1, count)
+        assert len(whole) >= 11
+        assert all(sorted(epoch) == everything for epoch in whole)
+    # So it does when the processes change on the way.
+    parts = [seen(of_thirty, batch, p, 5, start) for p, start in ((4, 0), (1, 5), (2, 10))]
+    np.testing.assert_array_equal(np.concatenate(parts), orders[1][:15])
 
 
 def test_digits_are_the_real_ones_and_the_halves_do_not_overlap():

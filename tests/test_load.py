@@ -5,14 +5,13 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 
 import jax
 import numpy as np
 import pytest
-from conftest import FULL, TINY, environment, free_port, is_free, run
+from conftest import FULL, TINY, environment, run
 
 import sintrovae_jax
 from sintrovae_jax import checkpoint, config, data, export, inference, state, step
@@ -232,25 +231,10 @@ except sintrovae_jax.errors.UserError as error:
 """
 
 
-def test_from_a_bucket(tmp_path):
-    """A server of Google's storage interface on this machine; nothing of Google's is reached."""
-    pytest.importorskip("gcsfs")
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    serve = f"from gcp_storage_emulator.server import create_server as s; s('127.0.0.1', {port}, True, 'bucket').run()"
-    env = environment(STORAGE_EMULATOR_HOST=address, TENSORSTORE_GCS_HTTP_URL=address)
-    server = subprocess.Popen([sys.executable, "-c", serve], env=env, stderr=subprocess.DEVNULL)
-    try:
-        while is_free(port):
-            assert server.poll() is None
-            time.sleep(0.1)
-        upload(inference.PRETRAINED / "digits", address)
-        done = subprocess.run(
-            [sys.executable, "-c", FROM_BUCKET], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-    finally:
-        server.terminate()
-        server.wait()
+def test_from_a_bucket(bucket, tmp_path):
+    upload(inference.PRETRAINED / "digits", bucket["STORAGE_EMULATOR_HOST"])
+    env, python = environment(**bucket), [sys.executable, "-c", FROM_BUCKET]
+    done = subprocess.run(python, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "no checkpoint in gs://bucket/nothing" in done.stdout
 

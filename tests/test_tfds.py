@@ -221,6 +221,19 @@ def test_a_stream_whose_batch_does_not_divide_the_set_leaves_out_others_every_ep
     assert len({frozenset(epoch) for epoch in epochs}) > 6
 
 
+def test_any_number_of_processes_sees_as_much_of_a_stream(prepared):
+    """Batches of 8 leave out 4 of 60 an epoch: 56 once each, over the epochs all; also where processes change."""
+    source, last = streamed(prepared), 7 * 12
+    for parts in ([(1, 0, last)], [(2, 0, last)], [(4, 0, last)], [(4, 0, 10), (1, 10, 31), (2, 31, last)]):
+        together = []
+        for count, start, stop in parts:
+            each = [numbers(source, 8, start, stop, process=p, processes=count) for p in range(count)]
+            together.append(np.concatenate(each, axis=1))
+        epochs = np.concatenate(together).reshape(12, 56)
+        assert all(len(set(epoch)) == 56 for epoch in epochs)
+        assert set(epochs.ravel()) == set(range(60))
+
+
 def test_a_stream_shuffles_even_through_the_smallest_buffer(prepared):
     orders = numbers(streamed(prepared, shuffle_buffer=1), stop=10).reshape(2, 60)
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(60))

@@ -59,6 +59,12 @@ def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, sh
     {'x': [local devices, substeps, per-device batch, *shape], 'index': [local devices, substeps, per-device batch]}
 
     where `index` (int32) is the example's place in the global batch. data: `config.data`, for its augmentation.
+
+    Which example stands in which place of the global batch depends on the seed and the step, and not on how many
+    processes share the batch. All together see every training example exactly once an epoch; where the batch does not
+    divide the set, a batch ends one epoch and begins the next. Two exceptions: an epoch of a TFDS set that is read as
+    training goes is as many whole batches as the set has, and leaves out the rest, others every time; and a picture of
+    a folder that cannot be read any more is replaced by the next, which is then seen twice. Densities have no epochs.
     """
     index, augmented = tf.range(shard.start, shard.stop), augment.from_config(data)
 

@@ -203,7 +203,7 @@ class Files:
         self._load, self._look, self._train, self._test, self._form = load, look, train, test, form
         self.at = Pyramid(self, form, len(train) + len(test), memory_bytes, self._arrays).at
         self.skipped, self._lock = skipped, threading.Lock()
-        self._threads = threads
+        self.count, self._threads = len(train), threads
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
         order = tf.data.Dataset.range(start, stop).map(lambda step: chosen(seed, step, len(self._train), shard))

@@ -10,6 +10,7 @@ A source has
     fingerprint                        images only: a text that is another for other images; None: not to be relied on
     labels                             images only: None, or the classes [N] of training images (in the order of
                                        `train`) and of test images
+    count                              how many training examples there are; None: without end
     factors                            images only: None, or `Factors`: which class and content every image shows
     at(size)                           images only: the source of the same images averaged down to size × size
     skipped                            {name: reason} of what could not be read, if anything
@@ -100,7 +101,7 @@ class Shrunk:
 
     def __init__(self, source, size: int, cached: Callable[[], "Arrays"] | None = None):
         self._source, self._size, self._cached, self.skipped = source, size, cached, source.skipped
-        self.labels, self.factors = source.labels, source.factors
+        self.labels, self.factors, self.count = source.labels, source.factors, source.count
 
     @property
     def fingerprint(self) -> str:
@@ -159,7 +160,7 @@ def decoded(steps: tf.data.Dataset, load: Callable, count: int, shape: tuple[int
 class Density:
     """A 2D density: every draw is fresh."""
 
-    skipped = MappingProxyType({})
+    count, skipped = None, MappingProxyType({})
 
     def __init__(self, name: str):
         self._sample = DENSITIES[name]
@@ -193,7 +194,7 @@ class Arrays:
     ):
         self._train, self._test, self.skipped = tf.constant(train), test, skipped or {}
         self._classes, self._contents = classes, contents
-        self._smaller = {train.shape[1]: self}
+        self._smaller, self.count = {train.shape[1]: self}, len(train)
         self._order = np.random.default_rng(0).permutation(len(train))
 
     @property

@@ -143,6 +143,7 @@ class Sprites:
             raise UserError("data.source=sprites is in colour: set data.image_channels=3")
         self._form = form
         self._classes, self._contents = _split(CLASSES), _split(CONTENTS)
+        self.count = len(self._classes[0]) * len(self._contents[0])
         self.fingerprint = f"sprites {form}"
 
     def render(self, classes, contents) -> np.ndarray:
@@ -171,7 +172,7 @@ class Sprites:
         classes, contents = self._classes[0], self._contents[0]
 
         def one_step(step):
-            which = chosen(seed, step, len(classes) * len(contents), shard)
+            which = chosen(seed, step, self.count, shard)
             return self._draw(tf.gather(classes, which // len(contents)), tf.gather(contents, which % len(contents)))
 
         return tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=tf.data.AUTOTUNE)

@@ -172,19 +172,20 @@ class Stream:
         self._builder, self._train, self._test = builder, train, test
         self._form, self._shuffle_buffer = form, shuffle_buffer
         count = sum(builder.info.splits[split].num_examples for split in (train, test))
+        self.count = builder.info.splits[train].num_examples
 
         def read(size):
             return Arrays(*(_all(builder, split, form, size=size) for split in (train, test)))
 
         self.at = Pyramid(self, form, count, memory_bytes, read).at
-        self.fingerprint = f"{builder.info.full_name} {builder.info.splits[train].num_examples} {train} {test} {form}"
+        self.fingerprint = f"{builder.info.full_name} {self.count} {train} {test} {form}"
 
     def train(self, size: int) -> Iterator[np.ndarray]:
         for part in _encoded(self._builder, self._train).batch(size).as_numpy_iterator():
             yield _decode_all(part, functools.partial(images.decode, form=self._form))
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
-        steps = self._builder.info.splits[self._train].num_examples // shard.batch_size  # of an epoch
+        steps = self.count // shard.batch_size  # of an epoch
         if not steps:
             raise UserError(f"a batch of {shard.batch_size} is more than the examples of {self._builder.name}")
         mine = tfds.even_splits(self._train, shard.batch_size)[shard.start : shard.stop]

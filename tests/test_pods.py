@@ -1,0 +1,247 @@
+"""Several real processes of one run: told to stop, killed, hung, failing; and going on with others."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import time
+import urllib.parse
+import urllib.request
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY, metrics
+from forks import HEARTBEAT, ended, processes
+from PIL import Image
+from test_train import final_state, same_terms, wait_for
+
+SLACK = 20  # seconds that a busy machine may take for what is immediate on others
+RUN = [*TINY, "--config.objective.name=vae"]  # what it trains does not matter
+
+
+def equal(a, b):
+    """Whether the newest checkpoints of two workdirs are the same, bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, final_state(a), final_state(b))
+
+
+def saved(outs) -> set[int]:
+    """The steps that processes say they saved before they stopped."""
+    return {int(re.search(r"stopped: saved step (\d+) of", out).group(1)) for out in outs}
+
+
+def in_log(process, text, timeout=200):
+    """Waits until a process has printed this."""
+    deadline = time.monotonic() + timeout
+    while not (process.log.exists() and text in process.log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate(1)
+        time.sleep(0.01)
+
+
+def struck(group, victim, signum):
+    """Sends the signal to one of the processes and waits for all. Returns exit codes, outputs and seconds."""
+    assert [process.poll() for process in group] == [None] * len(group), "over before it was struck"
+    group[victim].send_signal(signum)
+    since = time.monotonic()
+    codes, outs = ended(group)
+    took = time.monotonic() - since
+    print(f"{signal.Signals(signum).name} to {victim} of {len(group)}: {codes} after {took:.1f} s")
+    return codes, outs, took
+
+
+def strike(group, victim, signum):
+    """As `struck`, of a run that trains: checks that all end in time, and if told to, with one step saved on all."""
+    codes, outs, took = struck(group, victim, signum)
+    assert took < HEARTBEAT + SLACK
+    if signum == signal.SIGKILL:
+        assert codes.pop(victim) == -signum
+        assert not {0, 2, 3, 143} & set(codes), "the launcher starts it again"
+    else:
+        assert codes == [143] * len(group), outs
+        assert len(saved(outs)) == 1
+
+
+class Broken:
+    """A run of so many processes that is struck again and again, until `check` lets it end."""
+
+    def __init__(self, count, folder):
+        self.count, self.folder = count, folder
+
+    def start(self, name="broken", steps=100_000):
+        where = ["--workdir", str(self.folder / name), f"--config.train.steps={steps}"]
+        return processes(self.count, "gaussians8", self.folder, *RUN, *where)
+
+    def rows(self, name="broken"):
+        return metrics(self.folder / name) if (self.folder / name / "metrics.csv").exists() else []
+
+    def strike(self, victim, signum, after):
+        """Strikes it so many steps after where it goes on."""
+        at = int(self.rows()[-1]["step"]) if self.rows() else 0
+        group = self.start()
+        in_log(group[0], "step ")
+        wait_for(group, self.folder / "broken", at + after)
+        strike(group, victim, signum)
+
+    def check(self):
+        """Lets it go on to its end, and another to the same without a break: they do not differ in a bit."""
+        last = int(self.rows()[-1]["step"]) + 20
+        for name in ("broken", "whole"):
+            assert ended(self.start(name, last))[0] == [0] * self.count
+        equal(self.folder / "broken", self.folder / "whole")
+        for name in ("broken", "whole"):  # rows do not repeat, and none is missing
+            assert [int(row["step"]) for row in self.rows(name)] == list(range(5, last + 1, 5))
+
+
+def test_of_four_processes_one_is_told_or_killed_and_nothing_is_lost(tmp_path):
+    broken = Broken(4, tmp_path)
+    broken.strike(2, signal.SIGTERM, after=1)
+    broken.strike(3, signal.SIGKILL, after=10)
+    broken.check()
+
+
+def test_ten_random_kills_in_a_row_lose_nothing(tmp_path):
+    """Two processes: with four it would take twice as long."""
+    broken = Broken(2, tmp_path)
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+    for _ in range(10):
+        broken.strike(random.randrange(2), random.choice(signals), random.randrange(1, 30))
+    broken.check()
+
+
+def test_a_notice_before_the_first_step_of_a_resumed_run_is_not_lost(tmp_path):
+    """jax's own numbers begin at 0, and those of a resumed run's steps do not."""
+    args = ["--workdir", str(tmp_path / "run"), *RUN, "--config.train.steps=100000"]
+    group = processes(2, "gaussians8", tmp_path, *args)
+    wait_for(group, tmp_path / "run", 20)
+    struck(group, 0, signal.SIGTERM)
+    group = processes(2, "gaussians8", tmp_path, *args)
+    in_log(group[0], "resuming from step")
+    codes, outs, took = struck(group, 1, signal.SIGTERM)
+    assert codes == [143, 143], outs
+    assert took < SLACK
+    assert all(re.search(r"stopped: (still at|saved) step \d+ of 100000", out) for out in outs), outs
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_notice_during_an_evaluation_ends_it_and_saves(tmp_path, count):
+    """One that would take hours, on process 0; the others wait for it."""
+    args = [*RUN, "--config.eval.every=20", "--config.checkpoint.every=1000", "--config.eval.evaluators=likelihood"]
+    args += ["--config.train.steps=100", "--config.checkpoint.best=elbo", "--config.eval.batch_size=8"]
+    args += ["--config.eval.num_scored=1000000"]
+    group = processes(count, "gaussians8", tmp_path, "--workdir", str(tmp_path / "run"), *args)
+    wait_for(group, tmp_path / "run", 20)
+    time.sleep(2)
+    codes, outs, took = struck(group, count - 1, signal.SIGTERM)
+    assert codes == [143] * count, outs
+    assert took < SLACK
+    assert saved(outs) == {20} == {int(final_state(tmp_path / "run").step)}
+    assert "is abandoned" in outs[0]
+
+
+def test_a_hung_process_takes_the_others_down_in_time(tmp_path):
+    """As a machine does that is gone without a word; a killed process at least closes its connections."""
+    args = ["--workdir", str(tmp_path / "run"), *RUN, "--config.train.steps=100000"]
+    group = processes(2, "gaussians8", tmp_path, *args)
+    wait_for(group, tmp_path / "run", 20)
+    group[1].send_signal(signal.SIGSTOP)
+    since = time.monotonic()
+    codes, outs = ended(group[:1])
+    took = time.monotonic() - since
+    group[1].send_signal(signal.SIGKILL)
+    print(f"exit code {codes} after {took:.1f} s")
+    assert codes[0] not in (0, 2, 3, 143), outs
+    assert took < HEARTBEAT + SLACK
+
+
+def pictures(folder, count):
+    folder.mkdir()
+    for i in range(count):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(folder / f"{i}.png")
+
+
+def test_an_error_in_one_process_ends_the_other(tmp_path):
+    """Its pictures vanish while it trains; and it had fewer from the start."""
+    for name, count in (("a", 40), ("b", 40), ("fewer", 39)):
+        pictures(tmp_path / name, count)
+    args = [*RUN, "--config.train.steps=100000", "--config.data.image_size=8", "--config.data.memory_gib=1e-9"]
+    args += ["--config.model.family=mlp", "--config.train.batch_size=8"]
+
+    def run(name, *folders):
+        each = [[f"--config.data.source=folder:{tmp_path / folder}"] for folder in folders]
+        return processes(2, "digits", tmp_path, "--workdir", str(tmp_path / name), *args, each=each)
+
+    codes, outs = ended(run("differ", "a", "fewer"))
+    assert codes == [1, 1]
+    assert all("the examples differ between the processes" in out for out in outs), outs
+    group = run("vanish", "a", "b")
+    wait_for(group, tmp_path / "vanish", 20)
+    shutil.rmtree(tmp_path / "b")
+    since = time.monotonic()
+    codes, outs = ended(group)
+    assert codes[1] == 1, outs
+    assert codes[0] not in (0, 2, 3, 143), outs
+    assert "not one picture can be read any more" in outs[1]
+    assert time.monotonic() - since < HEARTBEAT + SLACK
+
+
+def test_a_run_goes_on_with_other_processes_and_devices(tmp_path):
+    """Written by 2 processes of 2 devices; resumed by 1 of 1, 1 of 4, 4 of 1; as one device that was not stopped."""
+    args = [*TINY, "--config.objective.num_vae=10", "--config.train.substeps=1", "--config.log.every=1"]
+
+    def run(name, steps, count, devices):
+        where = ["--workdir", str(tmp_path / name), f"--config.train.steps={steps}"]
+        assert ended(processes(count, "gaussians8", tmp_path, *args, *where, devices=devices))[0] == [0] * count
+
+    run("whole", 30, 1, 1)
+    run("half", 15, 2, 2)
+    wanted = metrics(tmp_path / "whole")
+    assert len(wanted) == 30
+    for count, devices in ((1, 1), (1, 4), (4, 1)):
+        name = f"{count} of {devices}"
+        shutil.copytree(tmp_path / "half", tmp_path / name)
+        run(name, 30, count, devices)
+        same_terms(metrics(tmp_path / name), wanted, name)
+
+
+def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
+    """Two processes; the newest checkpoint is damaged besides, and set aside."""
+    args = [*RUN, "--config.train.steps=140", "--config.checkpoint.keep=3"]
+    options = bucket | {"without": "clu.metric_writers"}  # they would ask TensorFlow
+    here, there = ["--workdir", str(tmp_path / "run")], ["--workdir", "gs://bucket/run"]
+    assert ended(processes(2, "gaussians8", tmp_path, *here, *args))[0] == [0, 0]
+    group = processes(2, "gaussians8", tmp_path, *there, *args, **options)
+    in_log(group[0], "step 65/")  # a save waits for the one before it: those of 20 and 40 are done
+    strike(group, 1, signal.SIGKILL)
+    objects = listing(bucket)
+    found = (re.fullmatch(r"run/checkpoints/(\d+)/commit\S*", name) for name in objects)
+    newest = max(int(match.group(1)) for match in found if match)
+    assert 40 <= newest < 140
+    for name in objects:
+        if name.startswith(f"run/checkpoints/{newest}/networks/manifest"):
+            ask(bucket, f"/storage/v1/b/bucket/o/{urllib.parse.quote(name, safe='')}", method="DELETE")
+    codes, outs = ended(processes(2, "gaussians8", tmp_path, *there, *args, **options))
+    assert codes == [0, 0], outs
+    assert f"checkpoint {newest} is damaged" in outs[0]
+    objects = listing(bucket)
+    assert any(name.startswith(f"run/damaged/{newest}/training/") for name in objects)
+    wanted = {"run/config.json", "run/metrics.csv", "run/results.json", "run/figures/samples.png"}
+    assert wanted <= set(objects)
+    for name in objects:
+        if name.startswith(("run/config.json", "run/metrics.csv", "run/checkpoints/140/")):
+            path = tmp_path / "copy" / name.removeprefix("run/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(ask(bucket, f"/download/storage/v1/b/bucket/o/{urllib.parse.quote(name, safe='')}"))
+    equal(tmp_path / "run", tmp_path / "copy")
+    steps = [[row["step"] for row in metrics(tmp_path / name)] for name in ("run", "copy")]
+    assert steps[0] == steps[1], "rows repeat or are missing"
+
+
+def listing(bucket) -> list[str]:
+    return [item["name"] for item in json.loads(ask(bucket, "/storage/v1/b/bucket/o")).get("items", [])]
+
+
+def ask(bucket, path, method="GET") -> bytes:
+    request = urllib.request.Request(bucket["STORAGE_EMULATOR_HOST"] + path, method=method)
+    with urllib.request.urlopen(request) as answer:
+        return answer.read()
