@@ -21,6 +21,7 @@ FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir"
 _ADDED = {
     "distributed_heartbeat": parallel.HEARTBEAT,
     "objective": {"vgg": ""},
+    "optimizer": {"decoder_ratio": 1.0},
     "model": {"class_dim": 0, "kernel": 7, "hidden": 256},
     "growth": {"steps": [], "batch_sizes": [], "learning_rates": [], "beta_neg": [], "ema_images": 0.0},
     "eval": {
@@ -128,7 +129,7 @@ _AT_LEAST_0 = (
 )
 _ABOVE_0 = (
     *("data.memory_gib", "objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate"),
-    "eval.observation_std",
+    *("optimizer.decoder_ratio", "eval.observation_std"),
 )
 _DISPATCHES = ("train.steps", "log.every", "log.figures_every", "checkpoint.every", "eval.every")
 

@@ -53,7 +53,8 @@ class Hyper(NamedTuple):
     scale: Any
     intro_alpha: Any
     margin: Any
-    learning_rate: Any
+    learning_rate: Any  # of the encoder
+    decoder_ratio: Any  # the decoder's learning rate, divided by the encoder's
     ema: Any
     blend: Any = 1.0  # how much of the level has been blended in, for networks that grow
 
@@ -236,9 +237,8 @@ def decoder_update(
         decodings.pull_recon(recon_grad)[0],
         decodings.pull_fake(fake_grad)[0],
     )
-    decoder = apply_gradients(
-        state.decoder, networks.decoder_tx, parallel.pmean(grads), hyper.learning_rate, decodings.stats
-    )
+    rate = hyper.learning_rate * hyper.decoder_ratio
+    decoder = apply_gradients(state.decoder, networks.decoder_tx, parallel.pmean(grads), rate, decodings.stats)
     return state.replace(decoder=decoder), {"loss_decoder": loss}
 
 
@@ -261,7 +261,9 @@ def vae_update(
     encoder_grads, decoder_grads = parallel.pmean(grads)
     rate = hyper.learning_rate
     encoder = apply_gradients(state.encoder, networks.encoder_tx, encoder_grads, rate, encoder_stats)
-    decoder = apply_gradients(state.decoder, networks.decoder_tx, decoder_grads, rate, decoder_stats)
+    decoder = apply_gradients(
+        state.decoder, networks.decoder_tx, decoder_grads, rate * hyper.decoder_ratio, decoder_stats
+    )
     return state.replace(encoder=encoder, decoder=decoder), terms
 
 
@@ -383,6 +385,7 @@ def hypers_at(config, steps: np.ndarray) -> Hyper:
     passed = sum((steps >= milestone).astype(np.int32) for milestone in config.optimizer.milestones)
     values = {name: o[name] for name in Hyper._fields if name in o} | {"ema": config.train.ema}
     values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": config.optimizer.learning_rate}
+    values["decoder_ratio"] = config.optimizer.decoder_ratio
     values |= growth.hypers(config, steps)
     values["learning_rate"] *= config.optimizer.decay**passed
     return Hyper(**{name: np.broadcast_to(np.float32(value), steps.shape) for name, value in values.items()})

@@ -10,13 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+from forks import ROOT, Process
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # here as in the child processes, or numbers that must be equal are not
 # Many processes compile the same programs: each is compiled once. Set before jax is imported.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/sintrovae_jax-tests-{os.getuid()}")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
-ROOT = Path(__file__).parent.parent
+MAIN = "sintrovae_jax.main"
 TINY = [
     "--config.model.channels=(8,8)",
     "--config.train.batch_size=32",
@@ -33,19 +35,20 @@ TINY = [
 def environment(devices: int = 1, **extra) -> dict:
     """The environment of a child process with so many simulated CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | quiet | extra
+    return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | extra
 
 
-def command(recipe: str, workdir: Path | None, *args: str, module: str = "sintrovae_jax.main") -> list[str]:
-    where = ["--workdir", str(workdir)] if workdir else []
-    return [sys.executable, "-m", module, "--config", f"configs/{recipe}.py", *where, *args]
+def start(recipe: str, workdir: Path | None, *args: str, devices: int = 1, env: dict | None = None, module: str = MAIN):
+    """Starts the command line; stdout and stderr are one pipe.
 
-
-def start(*args, devices: int = 1, env: dict | None = None, **kwargs) -> subprocess.Popen:
-    """Starts the command line; stdout and stderr are one pipe."""
+    With an environment or a module of its own, as users do; else forked, which is the same and seconds faster.
+    """
+    args = ["--config", f"configs/{recipe}.py", *(["--workdir", str(workdir)] if workdir else []), *args]
+    if env is None and module == MAIN:
+        return Process(args, devices)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command(*args, **kwargs), cwd=ROOT, env=environment(devices, **(env or {})), **pipes)
+    line = [sys.executable, "-m", module, *args]
+    return subprocess.Popen(line, cwd=ROOT, env=environment(devices, **(env or {})), **pipes)
 
 
 def run(*args, devices: int = 1, code: int = 0, **kwargs) -> str:

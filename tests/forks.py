@@ -9,27 +9,26 @@ import itertools
 import multiprocessing
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-from conftest import ROOT, free_port
-
+ROOT = Path(__file__).parent.parent
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(["sintrovae_jax.main", "sintrovae_jax.train", "sklearn.datasets", "tensorboard"])
-_number = itertools.count()
-HEARTBEAT = 10  # seconds, the least there is
+_logs, _number = tempfile.TemporaryDirectory(), itertools.count()
 
 
 class Process:
     """Like a `subprocess.Popen` of `python -m sintrovae_jax.main ARGS`, with stdout and stderr in the file `log`.
 
-    without: a module that cannot be imported.
+    env: what is read after imports (not what jax reads). without: a module that cannot be imported.
     """
 
-    def __init__(self, args: list[str], devices: int, log: Path, without: str = "", **env):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        env = {"XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": "3"} | env
-        self.log = log
-        self._process = _server.Process(target=_main, args=(args, env, str(log), without))
+    def __init__(self, args: list[str], devices: int = 1, without: str = "", **env):
+        env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | env
+        self.log = Path(_logs.name) / str(next(_number))
+        # daemon: one that a failed test leaves behind does not keep the tests from ending.
+        self._process = _server.Process(target=_main, args=(args, env, str(self.log), without), daemon=True)
         self._process.start()
 
     def poll(self) -> int | None:
@@ -66,21 +65,3 @@ def _main(args, env, log, without):
         cli.start(main.main)
     finally:
         atexit._run_exitfuncs()  # which multiprocessing leaves out
-
-
-def processes(count: int, recipe: str, logs: Path, *args: str, devices: int = 1, each=(), **options) -> list[Process]:
-    """Starts the processes of one run. logs: a folder for what they print. each: arguments of process 0, 1, …"""
-    address, number = f"127.0.0.1:{free_port()}", next(_number)
-    args = ["--config", f"configs/{recipe}.py", *args, f"--config.distributed_heartbeat={HEARTBEAT}"]
-    group = []
-    for i in range(count):
-        where = [f"--config.distributed={address},{count},{i}"] if count > 1 else []
-        own = each[i] if each else []
-        group.append(Process([*args, *where, *own], devices, logs / f"{number}.{i}.log", **options))
-    return group
-
-
-def ended(group: list[Process], timeout: float = 200) -> tuple[list[int], list[str]]:
-    """Waits for processes to end. Returns their exit codes and what they printed."""
-    outs = [process.communicate(timeout)[0] for process in group]
-    return [process.returncode for process in group], outs

@@ -12,13 +12,31 @@ import urllib.request
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, metrics
-from forks import HEARTBEAT, ended, processes
+from conftest import TINY, free_port, metrics
+from forks import Process
 from PIL import Image
 from test_train import final_state, same_terms, wait_for
 
+HEARTBEAT = 10  # seconds, the least there is
 SLACK = 20  # seconds that a busy machine may take for what is immediate on others
 RUN = [*TINY, "--config.objective.name=vae"]  # what it trains does not matter
+
+
+def processes(count: int, recipe: str, *args: str, devices: int = 1, each=(), **options) -> list[Process]:
+    """Starts the processes of one run. each: arguments of process 0, 1, …"""
+    address = f"127.0.0.1:{free_port()}"
+    args = ["--config", f"configs/{recipe}.py", *args, f"--config.distributed_heartbeat={HEARTBEAT}"]
+    group = []
+    for i in range(count):
+        where = [f"--config.distributed={address},{count},{i}"] if count > 1 else []
+        group.append(Process([*args, *where, *(each[i] if each else [])], devices, **options))
+    return group
+
+
+def ended(group: list[Process], timeout: float = 200) -> tuple[list[int], list[str]]:
+    """Waits for processes to end. Returns their exit codes and what they printed."""
+    outs = [process.communicate(timeout)[0] for process in group]
+    return [process.returncode for process in group], outs
 
 
 def equal(a, b):
@@ -70,7 +88,7 @@ class Broken:
 
     def start(self, name="broken", steps=100_000):
         where = ["--workdir", str(self.folder / name), f"--config.train.steps={steps}"]
-        return processes(self.count, "gaussians8", self.folder, *RUN, *where)
+        return processes(self.count, "gaussians8", *RUN, *where)
 
     def rows(self, name="broken"):
         return metrics(self.folder / name) if (self.folder / name / "metrics.csv").exists() else []
@@ -112,10 +130,10 @@ def test_ten_random_kills_in_a_row_lose_nothing(tmp_path):
 def test_a_notice_before_the_first_step_of_a_resumed_run_is_not_lost(tmp_path):
     """jax's own numbers begin at 0, and those of a resumed run's steps do not."""
     args = ["--workdir", str(tmp_path / "run"), *RUN, "--config.train.steps=100000"]
-    group = processes(2, "gaussians8", tmp_path, *args)
+    group = processes(2, "gaussians8", *args)
     wait_for(group, tmp_path / "run", 20)
     struck(group, 0, signal.SIGTERM)
-    group = processes(2, "gaussians8", tmp_path, *args)
+    group = processes(2, "gaussians8", *args)
     in_log(group[0], "resuming from step")
     codes, outs, took = struck(group, 1, signal.SIGTERM)
     assert codes == [143, 143], outs
@@ -129,7 +147,7 @@ def test_a_notice_during_an_evaluation_ends_it_and_saves(tmp_path, count):
     args = [*RUN, "--config.eval.every=20", "--config.checkpoint.every=1000", "--config.eval.evaluators=likelihood"]
     args += ["--config.train.steps=100", "--config.checkpoint.best=elbo", "--config.eval.batch_size=8"]
     args += ["--config.eval.num_scored=1000000"]
-    group = processes(count, "gaussians8", tmp_path, "--workdir", str(tmp_path / "run"), *args)
+    group = processes(count, "gaussians8", "--workdir", str(tmp_path / "run"), *args)
     wait_for(group, tmp_path / "run", 20)
     time.sleep(2)
     codes, outs, took = struck(group, count - 1, signal.SIGTERM)
@@ -142,7 +160,7 @@ def test_a_notice_during_an_evaluation_ends_it_and_saves(tmp_path, count):
 def test_a_hung_process_takes_the_others_down_in_time(tmp_path):
     """As a machine does that is gone without a word; a killed process at least closes its connections."""
     args = ["--workdir", str(tmp_path / "run"), *RUN, "--config.train.steps=100000"]
-    group = processes(2, "gaussians8", tmp_path, *args)
+    group = processes(2, "gaussians8", *args)
     wait_for(group, tmp_path / "run", 20)
     group[1].send_signal(signal.SIGSTOP)
     since = time.monotonic()
@@ -169,7 +187,7 @@ def test_an_error_in_one_process_ends_the_other(tmp_path):
 
     def run(name, *folders):
         each = [[f"--config.data.source=folder:{tmp_path / folder}"] for folder in folders]
-        return processes(2, "digits", tmp_path, "--workdir", str(tmp_path / name), *args, each=each)
+        return processes(2, "digits", "--workdir", str(tmp_path / name), *args, each=each)
 
     codes, outs = ended(run("differ", "a", "fewer"))
     assert codes == [1, 1]
@@ -191,7 +209,7 @@ def test_a_run_goes_on_with_other_processes_and_devices(tmp_path):
 
     def run(name, steps, count, devices):
         where = ["--workdir", str(tmp_path / name), f"--config.train.steps={steps}"]
-        assert ended(processes(count, "gaussians8", tmp_path, *args, *where, devices=devices))[0] == [0] * count
+        assert ended(processes(count, "gaussians8", *args, *where, devices=devices))[0] == [0] * count
 
     run("whole", 30, 1, 1)
     run("half", 15, 2, 2)
@@ -209,8 +227,8 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
     args = [*RUN, "--config.train.steps=140", "--config.checkpoint.keep=3"]
     options = bucket | {"without": "clu.metric_writers"}  # they would ask TensorFlow
     here, there = ["--workdir", str(tmp_path / "run")], ["--workdir", "gs://bucket/run"]
-    assert ended(processes(2, "gaussians8", tmp_path, *here, *args))[0] == [0, 0]
-    group = processes(2, "gaussians8", tmp_path, *there, *args, **options)
+    assert ended(processes(2, "gaussians8", *here, *args))[0] == [0, 0]
+    group = processes(2, "gaussians8", *there, *args, **options)
     in_log(group[0], "step 65/")  # a save waits for the one before it: those of 20 and 40 are done
     strike(group, 1, signal.SIGKILL)
     objects = listing(bucket)
@@ -220,7 +238,7 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
     for name in objects:
         if name.startswith(f"run/checkpoints/{newest}/networks/manifest"):
             ask(bucket, f"/storage/v1/b/bucket/o/{urllib.parse.quote(name, safe='')}", method="DELETE")
-    codes, outs = ended(processes(2, "gaussians8", tmp_path, *there, *args, **options))
+    codes, outs = ended(processes(2, "gaussians8", *there, *args, **options))
     assert codes == [0, 0], outs
     assert f"checkpoint {newest} is damaged" in outs[0]
     objects = listing(bucket)
