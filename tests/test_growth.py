@@ -145,7 +145,7 @@ def test_a_run_in_parts_is_the_run(whole, tmp_path):
     run("digits_style", tmp_path, *TINY, "--config.train.steps=20")  # to between two levels
     killed = start("digits_style", tmp_path, *TINY)
     wait_for([killed], tmp_path, random.randrange(26, 36))  # in the blend, and saved there
-    killed.kill()
+    killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL, "it was over before it was killed"
     run("digits_style", tmp_path, *TINY)

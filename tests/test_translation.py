@@ -15,10 +15,10 @@ from conftest import TINY as COMMON
 from conftest import environment, metrics, run, start
 from PIL import Image
 from test_inference import WITHOUT_TENSORFLOW
-from test_train import final_state, wait_for
+from test_train import by_address, final_state, together, wait_for
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data, inference, modes, pictures
+from sintrovae_jax import convert, data, inference, modes, pictures
 from sintrovae_jax.errors import UserError
 
 TINY = [
@@ -66,12 +66,31 @@ def test_a_run_in_parts_is_the_run(whole, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, final_state(whole[0]), final_state(tmp_path))
 
 
-def test_the_devices_do_not_change_the_run(whole, tmp_path):
-    run("sprites", tmp_path, *TINY, "--config.train.steps=30", "--config.eval.evaluators=()", devices=4)
-    for one, four in zip(metrics(whole[0])[:6], metrics(tmp_path), strict=True):
+def test_the_processes_do_not_change_the_run_and_load_each_other(whole, tmp_path):
+    """Two processes of two devices each beside one of one: trained, and sampled from what the other has written."""
+    pair, few = tmp_path / "pair", [*TINY, "--config.train.steps=30"]
+    together(by_address("sprites", pair, *few))
+    for one, four in zip(metrics(whole[0])[:6], metrics(pair), strict=True):
         for name in one.keys() - {"seconds", "examples_per_second", "kl_gap"}:
             if one[name]:
                 assert float(four[name]) == pytest.approx(float(one[name]), rel=1e-3), (one["step"], name)
+    shutil.copytree(whole[0], tmp_path / "one")
+    together(by_address("sprites", tmp_path / "one", *TINY, "--mode", "sample"))
+    run("sprites", pair, *few, "--mode", "sample")
+    for workdir in (pair, tmp_path / "one"):
+        sampled, model = np.load(workdir / "samples.npz"), inference.load(workdir)
+        np.testing.assert_allclose(sampled["x"], model.sample(model.config.seed, 60), rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_fit_is_refused_and_kept(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    (workdir / "config.json").unlink()
+    assert "holds another model" in run("sprites", workdir, *TINY, "--config.model.class_dim=3", code=2)
+    assert (workdir / "checkpoints" / "60").is_dir()
+    with pytest.raises(UserError, match=r"the official release has no networks of model\.family=two_encoder"):
+        convert.to_torch(str(whole[0]), tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_another_process_without_tensorflow_gets_the_same_model(whole, tmp_path):
