@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -64,12 +65,12 @@ def reporting(function: Callable) -> Callable:
             if isinstance(error, UserError) and jax.distributed.is_initialized():
                 os._exit(error.exit_code)  # as below: it may be this process's alone
             sys.exit(error.exit_code)
-        except Exception:
+        except (Exception, KeyboardInterrupt) as error:
             if not jax.distributed.is_initialized():
                 raise
             # Leaving in order would wait for the other processes, which are waiting for this one.
             traceback.print_exc()
-            os._exit(1)
+            os._exit(128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1)
 
     return wrapped
 

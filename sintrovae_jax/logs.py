@@ -13,6 +13,7 @@ from PIL import Image
 
 from sintrovae_jax import files
 from sintrovae_jax.objectives import kl_gap
+from sintrovae_jax.parallel import first_line
 
 log = logging.getLogger(__name__)
 FILE = "metrics.csv"
@@ -112,10 +113,18 @@ class Metrics:
         self.scalars(step, {k: float(v) for k, v in row.items() if v and k != "step"})
 
     def flush(self) -> None:
-        """Writes what waits to be written: before a checkpoint is, whose rows must not be missing."""
-        if self._waiting:
+        """Writes what waits to be written: before a checkpoint is, whose rows must not be missing.
+
+        Where that fails it is tried again later: a bucket that does not answer for a while is no reason to end a run.
+        """
+        if not self._waiting:
+            return
+        self._next = time.monotonic() + _REWRITES
+        try:
             self._rewrite()
-            self._waiting, self._next = False, time.monotonic() + _REWRITES
+            self._waiting = False
+        except Exception as error:  # the libraries for remote files raise all kinds
+            log.warning("cannot write %s: %s; trying again later", self._path, first_line(error))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """To TensorBoard alone."""

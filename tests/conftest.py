@@ -16,6 +16,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # here as in the child processes, or number
 # Many processes compile the same programs: each is compiled once. Set before jax is imported.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/sintrovae_jax-tests-{os.getuid()}")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Most of the time is compilation of programs that run for seconds, and its last third makes no difference here.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 MAIN = "sintrovae_jax.main"

@@ -97,7 +97,6 @@ class Broken:
         """Strikes it so many steps after where it goes on."""
         at = int(self.rows()[-1]["step"]) if self.rows() else 0
         group = self.start()
-        in_log(group[0], "step ")
         wait_for(group, self.folder / "broken", at + after)
         strike(group, victim, signum)
 
@@ -164,9 +163,11 @@ def test_a_hung_process_takes_the_others_down_in_time(tmp_path):
     wait_for(group, tmp_path / "run", 20)
     group[1].send_signal(signal.SIGSTOP)
     since = time.monotonic()
-    codes, outs = ended(group[:1])
+    try:
+        codes, outs = ended(group[:1])
+    finally:
+        group[1].send_signal(signal.SIGKILL)  # or it would keep the tests from ending
     took = time.monotonic() - since
-    group[1].send_signal(signal.SIGKILL)
     print(f"exit code {codes} after {took:.1f} s")
     assert codes[0] not in (0, 2, 3, 143), outs
     assert took < HEARTBEAT + SLACK

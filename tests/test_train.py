@@ -89,23 +89,21 @@ def by_slurm(recipe, workdir, *args):
 
 
 def test_the_devices_do_not_change_the_run(tmp_path):
-    """1 device, 4 devices, and 2 processes of 2 devices give the same losses; for points see test_pods.py."""
+    """One device, and 2 processes of 2 devices, give the same losses; for points see test_pods.py."""
     args = [*TINY, *SMALL, "--config.train.steps=50", "--config.objective.num_vae=20"]
     args += ["--config.train.substeps=1", "--config.log.every=1", "--config.checkpoint.every=25"]
     # Adam moves a weight whose gradient is all rounding as far as any other, and BatchNorm's deep networks amplify
     # that: the first steps agree to 1e-7, the fiftieth would to 1e-2. What is not rounding differs from the first.
     args += ["--config.optimizer.learning_rate=5e-6"]
     run("digits", tmp_path / "one", *args, devices=1)
-    run("digits", tmp_path / "four", *args, devices=4)
     together(by_slurm("digits", tmp_path / "pair", *args))
 
     wanted = metrics(tmp_path / "one")
     assert len(wanted) == 50
-    for name in ("four", "pair"):
-        same_terms(metrics(tmp_path / name), wanted, name)
+    same_terms(metrics(tmp_path / "pair"), wanted, "pair")
     # A checkpoint does not tell how many devices wrote it.
-    shapes = [jax.tree.map(np.shape, final_state(tmp_path / name)) for name in ("one", "four", "pair")]
-    assert shapes[0] == shapes[1] == shapes[2]
+    shapes = [jax.tree.map(np.shape, final_state(tmp_path / name)) for name in ("one", "pair")]
+    assert shapes[0] == shapes[1]
 
 
 def same_terms(got: list[dict], wanted: list[dict], name: str):

@@ -62,9 +62,10 @@ def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, sh
 
     Which example stands in which place of the global batch depends on the seed and the step, and not on how many
     processes share the batch. All together see every training example exactly once an epoch; where the batch does not
-    divide the set, a batch ends one epoch and begins the next. Two exceptions: an epoch of a TFDS set that is read as
-    training goes is as many whole batches as the set has, and leaves out the rest, others every time; and a picture of
-    a folder that cannot be read any more is replaced by the next, which is then seen twice. Densities have no epochs.
+    divide the set, a batch ends one epoch and begins the next. Exceptions: an epoch of a TFDS set that is read as
+    training goes is as many whole batches as the set has, and leaves out the rest, others every time; a picture of a
+    folder that cannot be read any more is replaced by the next, which is then seen twice; and networks that grow enter
+    an epoch anywhere at a level whose batch is another. Densities have no epochs.
     """
     index, augmented = tf.range(shard.start, shard.stop), augment.from_config(data)
 
