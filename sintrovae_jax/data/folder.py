@@ -17,6 +17,7 @@ from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, chosen, decoded, labelled, shrink
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.files import is_remote
 from sintrovae_jax.parallel import Shard
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
     replaced by the next sound one. Raises `UserError` where there is no folder or not one picture in it.
     """
     names = listing(path)
-    threads = _REMOTE_THREADS if "://" in path else os.cpu_count() or 1
+    threads = _REMOTE_THREADS if is_remote(path) else os.cpu_count() or 1
     in_memory = len(names) * np.prod(form.shape) <= memory_bytes
     log.info("%s %d pictures in %s", "reading" if in_memory else "looking through", len(names), path)
 
@@ -107,7 +108,7 @@ def listing(path: str) -> list[str]:
     """
     if not tf.io.gfile.isdir(path):
         raise UserError(f"data.source=folder:{path} is no folder")
-    files = _walk_remote(path) if "://" in path else _walk(path)
+    files = _walk_remote(path) if is_remote(path) else _walk(path)
     names = sorted(name for name in files if name.lower().endswith(images.SUFFIXES))
     if not names:
         raise UserError(f"{path} has no pictures ({', '.join(images.SUFFIXES)}) in it or below")
@@ -133,7 +134,7 @@ def _walk_remote(path: str) -> Iterable[str]:
 
 def _read(path: str, name: str) -> bytes:
     place = os.path.join(path, name)
-    if "://" in path:
+    if is_remote(path):
         with tf.io.gfile.GFile(place, "rb") as file:
             return file.read()
     with open(place, "rb") as file:
@@ -142,7 +143,7 @@ def _read(path: str, name: str) -> bytes:
 
 def _size_and_time(path: str, name: str) -> tuple[int, int]:
     place = os.path.join(path, name)
-    if "://" in path:
+    if is_remote(path):
         there = tf.io.gfile.stat(place)
         return there.length, there.mtime_nsec
     there = os.stat(place)
