@@ -35,6 +35,7 @@ setup(
             "scikit-learn",
             "matplotlib",
             "pillow",
+            "simplejpeg>=1.8",
             "tqdm",
         ],
         "test": [

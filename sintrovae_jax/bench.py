@@ -8,7 +8,6 @@ Prints one JSON line. The step is the adversarial one (or the VAE's, for objecti
 """
 
 import json
-import os
 import statistics
 import time
 
@@ -70,7 +69,7 @@ def measure(config, dispatches: int) -> dict:
 
 def measure_data(config, dispatches: int) -> dict:
     """Times the input pipeline of this process. The first fifth of the dispatches warms it up and is not counted."""
-    from sintrovae_jax import data  # TensorFlow, which the step's figures do not need
+    from sintrovae_jax import data, readers  # TensorFlow, which the step's figures do not need
 
     shard, substeps = parallel.shard(config.train.batch_size), config.train.substeps
     began = time.perf_counter()
@@ -87,7 +86,7 @@ def measure_data(config, dispatches: int) -> dict:
         "examples_per_second": count / (time.perf_counter() - began),
         "examples": count,
         "build_seconds": build_seconds,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": readers.cores(),
         "batch_size": config.train.batch_size,
         "substeps": substeps,
     }

@@ -89,7 +89,8 @@ def _translate(model, source, folder, ends):
 
 def _example(end: str, model, source) -> np.ndarray:
     """A test example by its index, or an image file as the model sees it."""
-    from sintrovae_jax.data import images, sources
+    from sintrovae_jax import images
+    from sintrovae_jax.data import sources
 
     if end.isdigit():
         x = source.test(int(end) + 1, model.config.seed)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from forks import ROOT, Process
 
+from sintrovae_jax import readers
+
 os.environ["JAX_PLATFORMS"] = "cpu"  # here as in the child processes, or numbers that must be equal are not
 # Many processes compile the same programs: each is compiled once. Set before jax is imported.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/sintrovae_jax-tests-{os.getuid()}")
@@ -136,3 +138,16 @@ FULL = [
     "--config.eval.every=40",
     "--config.log.figures_every=30",
 ]
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[subprocess.Popen]:
+    """The processes that read pictures, as they are started."""
+    processes, start = [], readers._start
+
+    def recorded(*handles):
+        processes.append(start(*handles))
+        return processes[-1]
+
+    monkeypatch.setattr(readers, "_start", recorded)
+    return processes

@@ -18,9 +18,9 @@ from test_train import final_state, wait_for
 from sintrovae_jax import config as configs
 from sintrovae_jax import data, growth, inference, modes, step
 from sintrovae_jax.data import sources
-from sintrovae_jax.data.images import Format
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import scoring
+from sintrovae_jax.images import Format
 from sintrovae_jax.models import Stage
 from sintrovae_jax.parallel import Shard
 

@@ -3,19 +3,21 @@
 import io
 import json
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 
 import numpy as np
 import pytest
-from conftest import TINY, run
+from conftest import TINY, environment, run
 from PIL import Image
 from test_data import flat, settings
 
-from sintrovae_jax import data
-from sintrovae_jax.data import folder, images, sources
-from sintrovae_jax.data.images import Format
+from sintrovae_jax import data, images
+from sintrovae_jax.data import folder, sources
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard
 
 FORM = Format(16, 3)
@@ -143,12 +145,12 @@ def numbered_folder(place, count, bad=()):
     return place
 
 
-def stream(source, batch_size=4, start=0, stop=12, seed=3, devices=1, process=0, processes=1):
+def stream(source, batch_size=4, start=0, stop=12, seed=3, devices=1, process=0, processes=1, substeps=1):
     """[steps, examples of this process, ...]"""
     per_device = batch_size // devices // processes
     shard = Shard(batch_size, process * devices * per_device, devices, per_device)
     values = settings("folder:", image_size=16)
-    return flat(list(data.batches(source, values, seed=seed, start=start, stop=stop, substeps=1, shard=shard)))
+    return flat(list(data.batches(source, values, seed=seed, start=start, stop=stop, substeps=substeps, shard=shard)))
 
 
 def one_line(call, *args) -> str:
@@ -168,6 +170,46 @@ def test_a_picture_is_read_right(hostile, name):
     got = images.decode((hostile / name).read_bytes(), FORM)
     assert got.dtype == np.uint8
     np.testing.assert_allclose(got.astype(int), wanted.astype(int), atol=tolerance)
+
+
+def some_jpeg(rng) -> bytes:
+    """Of any size, smooth in places and noisy in others; one of four is damaged somewhere."""
+    width, height = (int(side) for side in rng.integers(1, rng.choice([20, 700]), 2))
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8)).resize((width, height))
+    pixels = np.asarray(coarse) + rng.normal(0, 20, (height, width, 3)) * (np.arange(width) % 64 < 20)[:, None]
+    mode = rng.choice(["RGB", "RGB", "L", "CMYK"])
+    options = {"quality": int(rng.integers(5, 100)), "progressive": bool(rng.integers(2))}
+    options |= {"subsampling": int(rng.integers(3))} if mode == "RGB" else {}
+    file = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(str(mode)).save(file, "JPEG", **options)
+    encoded = bytearray(file.getvalue())
+    damage = rng.integers(8)
+    if damage == 0:
+        del encoded[rng.integers(100, len(encoded)) :]
+    if damage == 1:
+        encoded[rng.integers(2, len(encoded))] = rng.integers(256)
+    return bytes(encoded)
+
+
+def decoded(encoded, form):
+    try:
+        return images.decode(encoded, form).tolist()
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_jpeg_is_read_as_pillow_reads_it(monkeypatch):
+    rng = np.random.default_rng(0)
+    jpegs = [some_jpeg(rng) for _ in range(120)]
+    forms = [Format(int(rng.choice([1, 16, 64, 200])), int(rng.choice([1, 3])), bool(rng.integers(2))) for _ in jpegs]
+    faster, quick = [], images._plain_jpeg
+    monkeypatch.setattr(images, "_plain_jpeg", lambda *args: [faster.append(quick(*args)), faster[-1]][1])
+    got = [decoded(*both) for both in zip(jpegs, forms, strict=True)]
+    assert 60 < sum(x is not None for x in faster) < 115
+    monkeypatch.setattr(images, "_plain_jpeg", lambda encoded, picture: None)
+    wanted = [decoded(*both) for both in zip(jpegs, forms, strict=True)]
+    assert [g == w for g, w in zip(got, wanted, strict=True)] == [True] * 120
+    assert 5 < sum(isinstance(w, str) for w in wanted) < 40
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -301,28 +343,75 @@ def test_a_folder_gives_the_same_batches_whatever_shares_them_and_wherever_they_
     assert whole.shape == (8, 4, 16, 16, 3)
     np.testing.assert_array_equal(whole, again(devices=4))
     np.testing.assert_array_equal(whole[5:], again(start=5))
+    np.testing.assert_array_equal(whole, again(substeps=4))
+    np.testing.assert_array_equal(whole[3:6], again(start=3, substeps=3)[:3])
     two = [again(devices=2, process=p, processes=2) for p in range(2)]
     np.testing.assert_array_equal(whole, np.concatenate(two, axis=1))
     assert (whole != again(seed=4)).any()
 
 
+def test_a_folder_is_read_the_same_through_tensorflows_file_systems(tmp_path):
+    place = str(numbered_folder(tmp_path, 40, bad=(7, 8, 30)))
+    local, remote = (folder.build(where, Format(4, 1), 0.2, 1) for where in (place, f"file://{place}"))
+    np.testing.assert_array_equal(stream(remote), stream(local))
+    np.testing.assert_array_equal(remote.test(40, 0), local.test(40, 0))
+    assert set(remote.skipped) == set(local.skipped) == {"007.png", "008.png", "030.png"}
+
+
+def test_a_folder_may_be_relative_to_where_python_was(tmp_path, monkeypatch):
+    numbered_folder(tmp_path / "here", 12)
+    with monkeypatch.context() as there:
+        there.chdir(tmp_path)
+        source = folder.build("here", Format(4, 1), 0.2, 1)
+    assert len(stream(source)) == 12
+    assert source.fingerprint == folder.build(str(tmp_path / "here"), Format(4, 1), 0.2, 1).fingerprint
+    assert not source.skipped
+
+
+def test_processes_that_are_killed_as_training_goes_change_nothing(tmp_path, started):
+    source = folder.build(str(numbered_folder(tmp_path, 40)), Format(4, 1), 0.2, 1)
+    shard, options = Shard(4, 0, 1, 4), {"seed": 3, "start": 0, "substeps": 2}
+    batches = data.batches(source, settings("folder:", image_size=4), stop=60, shard=shard, **options)
+    got = []
+    for i, batch in enumerate(batches):
+        got.append(batch)
+        if i % 10 == 5:
+            started[-1].kill()
+    np.testing.assert_array_equal(flat(got), stream(source, stop=60, substeps=2))
+    assert len(started) > 2
+    assert not source.skipped
+
+
+_LEFT = """
+import sys
+from configs import celebahq
+from sintrovae_jax import data
+from sintrovae_jax.parallel import Shard
+values = celebahq.get_config(f"folder:{sys.argv[1]}", size=16).data
+values.memory_gib = 0.0
+options = {"seed": 0, "start": 0, "stop": 100_000, "substeps": 5, "shard": Shard(8, 0, 1, 8)}
+batches = data.batches(data.build(values), values, **options)
+print(next(batches)["x"].shape)
+"""
+
+
+def test_python_ends_though_a_stream_has_not(hostile):
+    command = [sys.executable, "-c", _LEFT, str(hostile)]
+    ended = subprocess.run(command, check=False, env=environment(), capture_output=True, text=True, timeout=100)
+    assert (ended.returncode, ended.stdout) == (0, "(1, 5, 8, 16, 16, 3)\n"), ended.stderr
+
+
 def test_a_damaged_file_is_replaced_by_the_next_one_and_moves_no_other(tmp_path):
-    sound = folder.Files(
-        lambda name: np.full((2, 2, 1), int(name), np.uint8),
-        list("012345678"),
-        ["9"],
-        Format(2, 1),
-        {},
-        threads=2,
-        look=len,
+    def fill(bad):
+        def read(names, x):
+            x[:] = np.array([int(name) for name in names])[:, None, None, None]
+            return {i: "damaged" for i, name in enumerate(names) if name in bad}
+
+        return read
+
+    sound, damaged = (
+        folder.Files(fill(bad), list("012345678"), ["9"], Format(2, 1), {}, at_once=2, look=len) for bad in ("", "27")
     )
-
-    def load(name):
-        if name in "27":
-            raise ValueError("damaged")
-        return np.full((2, 2, 1), int(name), np.uint8)
-
-    damaged = folder.Files(load, list("012345678"), ["9"], Format(2, 1), {}, threads=2, look=len)
     wanted, got = (stream(s, batch_size=3)[..., 0, 0, 0] for s in (sound, damaged))
     for epoch in wanted.reshape(-1, 9):
         assert sorted(epoch) == list(range(9))

@@ -197,6 +197,13 @@ def test_a_stream_gives_the_same_batches_whatever_shares_them(prepared):
     np.testing.assert_array_equal(whole, numbers(streamed(prepared)))
 
 
+def test_however_often_a_set_is_streamed_the_same_processes_read_it(prepared, started):
+    source = streamed(prepared)
+    for seed in range(4):
+        numbers(source, seed=seed)
+    assert 1 <= len(started) <= source._readers.count
+
+
 @pytest.mark.parametrize("start", [3, 5, 7])  # an epoch is 5 steps
 def test_a_stream_gives_the_same_batches_wherever_it_starts(prepared, start):
     source = streamed(prepared)

@@ -4,13 +4,15 @@
 """
 
 import os
+import weakref
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every processor, and no notice about it
 
 import tensorflow as tf
 
-from sintrovae_jax.data import augment, cars3d, folder, images, sources, sprites
+from sintrovae_jax import images
+from sintrovae_jax.data import augment, cars3d, folder, sources, sprites
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
@@ -67,21 +69,37 @@ def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, sh
     folder that cannot be read any more is replaced by the next, which is then seen twice; and networks that grow enter
     an epoch anywhere at a level whose batch is another. Densities have no epochs.
     """
-    index, augmented = tf.range(shard.start, shard.stop), augment.from_config(data)
+    augmented = augment.from_config(data)
 
-    def one_step(step, x):
-        return {"x": augmented(x, seed, step, shard) if augmented else x, "index": index}
+    def by_device(t):  # [substeps × local batch, ...] -> [devices, substeps, per device, ...]
+        shape = [shard.devices, shard.per_device, *t.shape[1:]]
+        if shard.devices == 1:  # no copy
+            return tf.reshape(t, [1, substeps, *shape[1:]])
+        return tf.transpose(tf.reshape(t, [substeps, *shape]), [1, 0, *range(2, len(shape) + 1)])
 
-    def by_device(batch):
-        def split(t):  # [substeps, local batch, ...] -> [devices, substeps, per device, ...]
-            shape = [shard.devices, shard.per_device, *t.shape[2:]]
-            if shard.devices == 1:  # no copy
-                return tf.reshape(t, [1, substeps, *shape[1:]])
-            return tf.transpose(tf.reshape(t, [substeps, *shape]), [1, 0, *range(2, len(shape) + 1)])
+    index = by_device(tf.tile(tf.range(shard.start, shard.stop), [substeps]))
 
-        return tf.nest.map_structure(split, batch)
+    def one_dispatch(steps, x):
+        x = augmented(x, seed, steps, shard) if augmented else x
+        return {"x": by_device(x), "index": index}
 
-    steps = tf.data.Dataset.zip((tf.data.Dataset.range(start, stop), source.stream(seed, start, stop, shard)))
-    dataset = steps.map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(substeps, drop_remainder=True).map(by_device).prefetch(2)
-    return dataset.as_numpy_iterator()
+    stream = source.stream(seed, start, stop, shard, substeps)
+    dataset = tf.data.Dataset.zip((sources.dispatches(start, stop, substeps), stream))
+    return _Iterator(dataset.map(one_dispatch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2))
+
+
+class _Iterator:
+    """A dataset's elements as numpy arrays. May be left unfinished when Python exits.
+
+    TensorFlow's own iterator, if it goes last of all, waits for ever for Python code that cannot run any more.
+    """
+
+    def __init__(self, dataset: tf.data.Dataset):
+        self._held = [dataset.as_numpy_iterator()]
+        weakref.finalize(self, self._held.clear)  # also at exit, before anything is taken down
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self._held[0])

@@ -8,22 +8,28 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from sintrovae_jax.data.images import read_format
+from sintrovae_jax.images import read_format
 from sintrovae_jax.parallel import Shard
 
 _STREAM = 2**61  # keeps these draws apart from those that make examples
 
 
 def from_config(data) -> Callable | None:
-    """What `config.data` asks for as a function (x, seed, step, shard) -> x, or None for no augmentation."""
+    """What `config.data` asks for as a function (x, seed, steps, shard) -> x, or None for no augmentation.
+
+    x: this process's part of the batches of these steps (one, or a vector of them), one after the other.
+    """
     if not (data.translate or data.hue or data.flip):
         return None
     fill = read_format(data).fill
 
-    def augment(x, seed: int, step: tf.Tensor, shard: Shard):
-        stateless = tf.stack([tf.cast(seed, tf.int64), step + _STREAM])
-        # Drawn for the whole global batch and cut, so that it does not matter how many processes share it.
-        u = tf.random.stateless_uniform([shard.batch_size, 4], stateless)[shard.start : shard.stop]
+    def augment(x, seed: int, steps: tf.Tensor, shard: Shard):
+        def draws(step):
+            stateless = tf.stack([tf.cast(seed, tf.int64), step + _STREAM])
+            # Drawn for the whole global batch and cut, so that it does not matter how many processes share it.
+            return tf.random.stateless_uniform([shard.batch_size, 4], stateless)[shard.start : shard.stop]
+
+        u = tf.reshape(tf.map_fn(draws, tf.reshape(steps, [-1]), fn_output_signature=tf.float32), [len(x), 4])
         by = tf.cast(tf.floor(u[:, :2] * (2 * data.translate + 1)), tf.int32) - data.translate
         mirrored = u[:, 3] < (0.5 if data.flip else 0.0)
         # A flip may as well come before the hue is turned, which looks at single pixels.

@@ -13,12 +13,23 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from sintrovae_jax.data import images
-from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, chosen, decoded, labelled, shrink
+from sintrovae_jax import images
+from sintrovae_jax.data.sources import (
+    AT_ONCE,
+    Arrays,
+    Pyramid,
+    as_float,
+    chosen,
+    decoded,
+    dispatches,
+    labelled,
+    shrink,
+)
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.files import is_remote
+from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard
+from sintrovae_jax.readers import Readers
 
 log = logging.getLogger(__name__)
 _NAMED = 20  # damaged files that the warning names; results.json has them all
@@ -64,8 +75,10 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
         log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), some, more)
     if in_memory:
         return Arrays(*(np.stack([found[name] for name in part]) for part in (train, test)), skipped)
+    path = path if is_remote(path) else os.path.abspath(path)  # wherever Python goes
     look = functools.partial(_size_and_time, path)
-    return Files(load, train, test, form, skipped, threads, look, memory_bytes)
+    read, at_once = _by_threads(load) if is_remote(path) else _by_processes(path, form)
+    return Files(read, train, test, form, skipped, at_once, look, memory_bytes)
 
 
 def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
@@ -160,11 +173,33 @@ def _try(function: Callable, name: str) -> tuple:
 
 def _try_all(function: Callable, names: list[str], threads: int) -> tuple[dict, dict]:
     """{name: result} and {name: why it failed}, both in the order of `names`."""
-    # Threads serve: Pillow decodes and resizes outside of Python's lock.
+    # Threads serve, for once and at the start: pictures are decoded and resized outside of Python's lock.
     with ThreadPoolExecutor(threads) as pool:
         results = dict(zip(names, pool.map(functools.partial(_try, function), names), strict=True))
     found = {name: result for name, (result, problem) in results.items() if problem is None}
     return found, {name: problem for name, (_, problem) in results.items() if problem is not None}
+
+
+def _by_processes(path: str, form: Format) -> tuple[Callable, int]:
+    """(names, array to fill with their pictures) -> {place: what is wrong with one}; and how many it reads at once."""
+    readers = Readers(form)
+    return lambda names, x: readers.read([os.path.join(path, name) for name in names], x), readers.count
+
+
+def _by_threads(load: Callable) -> tuple[Callable, int]:
+    """The same, for files that are mostly waited for."""
+    pool = ThreadPoolExecutor(_REMOTE_THREADS)
+
+    def read(names, x):
+        wrong = {}
+        for i, (result, problem) in enumerate(pool.map(functools.partial(_try, load), names)):
+            if problem is None:
+                x[i] = result
+            else:
+                wrong[i] = problem
+        return wrong
+
+    return read, _REMOTE_THREADS
 
 
 def split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]:
@@ -186,80 +221,94 @@ class Files:
     """Pictures decoded as training goes, in a new seeded order every epoch.
 
     One that fails is replaced by the next, so that the order of the others, and what a resumed run sees, stay the same.
+
+    read: (names, array to fill [their count, *form.shape]) -> {place: what is wrong with a picture}; of several threads
+    at once. at_once: pictures that it reads at once. look: name -> what is another for another content.
     """
 
     labels, factors = None, None
 
     def __init__(
         self,
-        load: Callable[[str], np.ndarray],
+        read: Callable[[list[str], np.ndarray], dict[int, str]],
         train: list[str],
         test: list[str],
         form: Format,
         skipped: dict,
-        threads: int,
+        at_once: int,
         look: Callable[[str], tuple],
         memory_bytes: float = 0.0,
     ):
-        self._load, self._look, self._train, self._test, self._form = load, look, train, test, form
+        self._read, self._look, self._train, self._test, self._form = read, look, train, test, form
         self.at = Pyramid(self, form, len(train) + len(test), memory_bytes, self._arrays).at
         self.skipped, self._lock = skipped, threading.Lock()
-        self.count, self._threads = len(train), threads
+        self.count, self._at_once = len(train), at_once
 
-    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
-        order = tf.data.Dataset.range(start, stop).map(lambda step: chosen(seed, step, len(self._train), shard))
-        return decoded(order, self._sound, shard.stop - shard.start, self._form.shape, self._threads)
+    def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
+        order = dispatches(start, stop, substeps).map(lambda steps: chosen(seed, steps, len(self._train), shard))
+        count = substeps * (shard.stop - shard.start)
+        return decoded(order, self._replaced, count, self._form.shape, self._at_once)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Another text for other names, sizes or times of files, another split or format."""
-        files = [_try_all(self._look, names, self._threads)[0] for names in (self._train, self._test)]
+        files = [_try_all(self._look, names, self._at_once)[0] for names in (self._train, self._test)]
         return hashlib.sha256(repr((files, self._form)).encode("utf-8", "surrogateescape")).hexdigest()
 
     def train(self, size: int) -> Iterator[np.ndarray]:
         order = np.random.default_rng(0).permutation(len(self._train))
-        for start in range(0, len(order), size):
-            names = [self._train[i] for i in order[start : start + size]]
-            found = self._sound_ones(self._load, names)
-            if found:
-                yield np.stack(list(found.values()))
+        return self._pieces([self._train[i] for i in order], size)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
-        names, found = iter(self._test), {}
-        while len(found) < n and (some := list(itertools.islice(names, n - len(found)))):
-            found |= self._sound_ones(self._load, some)
-        if not found:
+        names, found = iter(self._test), []
+        while (missing := n - sum(map(len, found))) and (some := list(itertools.islice(names, missing))):
+            found.append(self._sound(some))
+        if not sum(map(len, found)):
             raise UserError("none of the test pictures can be read")
-        return as_float(np.stack(list(found.values())))
+        return as_float(np.concatenate(found))
 
     def _arrays(self, size: int) -> Arrays:
         parts = []
         for names in (self._train, self._test):
-            found = self._sound_ones(lambda name: shrink(self._load(name), size).numpy(), names)
-            if not found:
+            pieces = [shrink(x, size) for x in self._pieces(names, AT_ONCE)]
+            if not pieces:
                 raise UserError("not one picture can be read any more")
-            parts.append(np.stack(list(found.values())))
+            parts.append(np.concatenate(pieces))
         return Arrays(*parts, self.skipped)
 
-    def _sound_ones(self, load: Callable, names: list[str]) -> dict:
-        """{name: what `load` makes of it}, without those that fail, which are noted as skipped."""
-        found, skipped = _try_all(load, names, self._threads)
-        self._skip(skipped)
-        return found
+    def _pieces(self, names: list[str], size: int) -> Iterator[np.ndarray]:
+        """Their sound pictures, in arrays of at most `size`."""
+        for start in range(0, len(names), size):
+            x = self._sound(names[start : start + size])
+            if len(x):
+                yield x
 
-    def _sound(self, index: int) -> np.ndarray:
-        for i in range(len(self._train)):
-            name = self._train[(index + i) % len(self._train)]
-            x, problem = _try(self._load, name)
-            if problem is None:
-                return x
-            self._skip({name: problem})
+    def _sound(self, names: list[str]) -> np.ndarray:
+        """Their pictures, without those that cannot be read, which are noted as skipped."""
+        x = np.empty((len(names), *self._form.shape), np.uint8)
+        bad = self._skip(names, self._read(names, x))
+        return np.delete(x, bad, axis=0) if bad else x
+
+    def _replaced(self, indices: np.ndarray, x: np.ndarray) -> None:
+        """The training pictures of these indices into x; in the place of one that cannot be read, the next one."""
+        names = [self._train[i] for i in indices]
+        for place in self._skip(names, self._read(names, x)):
+            x[place] = self._next(indices[place])
+
+    def _next(self, index: int) -> np.ndarray:
+        """The first sound training picture after this one."""
+        for i in range(1, len(self._train)):
+            found = self._sound([self._train[(index + i) % len(self._train)]])
+            if len(found):
+                return found[0]
         raise UserError("not one picture can be read any more")
 
-    def _skip(self, skipped: dict) -> None:
+    def _skip(self, names: list[str], wrong: dict[int, str]) -> list[int]:
+        """Notes these places' names as skipped. Returns the places."""
         with self._lock:
-            new = {name: reason for name, reason in skipped.items() if name not in self.skipped}
+            new = {names[i]: why for i, why in wrong.items() if names[i] not in self.skipped}
             self.skipped |= new
         for name, reason in new.items():
             log.warning("skipped a damaged file: %s (%s)", name, reason)
+        return list(wrong)

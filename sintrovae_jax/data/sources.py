@@ -2,8 +2,10 @@
 
 A source has
 
-    stream(seed, start, stop, shard)   a tf.data.Dataset over the steps [start, stop): each element is this process's
-                                       part [shard's examples, *shape] of that step's batch, uint8 images or float32
+    stream(seed, start, stop, shard, substeps=1)
+                                       a tf.data.Dataset over the steps [start, stop): each element is this process's
+                                       part of the batches of `substeps` steps, one after the other, [substeps × shard's
+                                       examples, *shape], uint8 images or float32
     test(n, seed)                      float32 numpy array [n, *shape] (or all there are) that training never sees
     train(size)                        images only: iterates over the training images, each once, not augmented, in an
                                        order with no meaning, in uint8 or float32 numpy arrays of at most `size`
@@ -23,7 +25,6 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -31,16 +32,17 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from sintrovae_jax.data import images
+from sintrovae_jax import images
 from sintrovae_jax.data.densities import DENSITIES
-from sintrovae_jax.data.images import Format
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard, first_line
 
 log = logging.getLogger(__name__)
 # Keeps evaluation's stream of fresh points apart from training's, whose stateless seeds are (seed, step).
 _TEST_STREAM = 2**62
-_AT_ONCE = 256  # images that are averaged down in one piece
+_ALIGNMENT = 64  # bytes
+AT_ONCE = 256  # images that are averaged down in one piece
 
 
 class Factors(NamedTuple):
@@ -110,10 +112,10 @@ class Shrunk:
     def train(self, size: int) -> Iterator[np.ndarray]:
         return (shrink(x, self._size).numpy() for x in self._source.train(size))
 
-    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
+    def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
         if self._cached:
-            return self._cached().at(self._size).stream(seed, start, stop, shard)
-        stream = self._source.stream(seed, start, stop, shard)
+            return self._cached().at(self._size).stream(seed, start, stop, shard, substeps)
+        stream = self._source.stream(seed, start, stop, shard, substeps)
         return stream.map(lambda x: shrink(x, self._size), num_parallel_calls=tf.data.AUTOTUNE)
 
     def test(self, n: int, seed: int) -> np.ndarray:
@@ -123,38 +125,54 @@ class Shrunk:
         return self._source.at(size)
 
 
-def chosen(seed: int, step: tf.Tensor, count: int, shard: Shard) -> tf.Tensor:
-    """Which of `count` examples are this process's part of a step's batch. An epoch visits each once, newly shuffled.
+def dispatches(start: int, stop: int, substeps: int) -> tf.data.Dataset:
+    """The steps [start, stop), `substeps` at a time; a rest is left out."""
+    return tf.data.Dataset.range(start, stop).batch(substeps, drop_remainder=True)
+
+
+def joined(steps: tf.data.Dataset, substeps: int) -> tf.data.Dataset:
+    """Elements [part, ...] of one step each -> [substeps × part, ...], one after the other; a rest is left out."""
+    return steps.batch(substeps, drop_remainder=True).map(lambda x: tf.reshape(x, [-1, *x.shape[2:]]))
+
+
+def chosen(seed: int, steps: tf.Tensor, count: int, shard: Shard) -> tf.Tensor:
+    """Which of `count` examples are this process's part of the steps' batches, one after the other. An epoch visits
+    each once, newly shuffled.
 
     A pseudo-random permutation computed index by index: no shuffle buffer, nothing to restore.
     """
-    position = step * shard.batch_size + tf.range(shard.start, shard.stop, dtype=tf.int64)
+    first = tf.reshape(steps, [-1, 1]) * shard.batch_size
+    position = tf.reshape(first + tf.range(shard.start, shard.stop, dtype=tf.int64), [-1])
     epoch, place = position // count, position % count
     seeds = tf.stack([tf.fill(tf.shape(epoch), tf.cast(seed, tf.int64)), epoch, tf.zeros_like(epoch)], 1)
     seeds = tf.cast(tf.math.floormod(seeds, 2**31), tf.int32)
     return tf.random_index_shuffle(place, seeds, tf.fill(tf.shape(place), tf.constant(count - 1, tf.int64)))
 
 
-def decoded(steps: tf.data.Dataset, load: Callable, count: int, shape: tuple[int, ...], threads: int):
-    """Steps, each [count] of what `load` makes a picture of -> their pictures, each uint8 [count, *shape]."""
-    # Threads serve: Pillow decodes and resizes outside of Python's lock.
-    pool = ThreadPoolExecutor(threads)
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty array of bytes that begins where TensorFlow takes it for a tensor as it is; others it copies."""
+    size = math.prod(shape)
+    x = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -x.ctypes.data % _ALIGNMENT
+    return x[first : first + size].reshape(shape)
+
+
+def decoded(dataset: tf.data.Dataset, read: Callable, count: int, shape: tuple[int, ...], at_once: int):
+    """Elements of `count` of what tells a picture each -> their pictures, each uint8 [count, *shape].
+
+    read: (count of those, array to fill). at_once: pictures that it reads at once.
+    """
 
     def all_of(items):
-        x = np.empty((count, *shape), np.uint8)
-
-        def put(first):
-            for place in range(first, count, threads):
-                x[place] = load(items[place])
-
-        list(pool.map(put, range(min(count, threads))))
+        x = _aligned((count, *shape))
+        read(items, x)
         return x
 
-    def one_step(items):
-        # One call for all pictures of a step: a call for each costs as much as half a decoding.
+    def one_call(items):
+        # One call for as many pictures as there are: a call for each costs as much as half a decoding.
         return tf.ensure_shape(tf.numpy_function(all_of, [items], tf.uint8), (count, *shape))
 
-    return steps.map(one_step, num_parallel_calls=1 + math.ceil(threads / count))  # so many steps at once
+    return dataset.map(one_call, num_parallel_calls=1 + math.ceil(at_once / count))
 
 
 class Density:
@@ -165,13 +183,14 @@ class Density:
     def __init__(self, name: str):
         self._sample = DENSITIES[name]
 
-    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
+    def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
         def one_step(step):
             # The whole global batch is drawn and cut, so that it does not depend on how many processes share it.
             whole = self._sample(shard.batch_size, tf.stack([tf.cast(seed, tf.int64), step]))
             return whole[shard.start : shard.stop]
 
-        return tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
+        steps = tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
+        return joined(steps, substeps)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         return self._sample(n, tf.constant([seed, _TEST_STREAM], tf.int64)).numpy()
@@ -221,11 +240,11 @@ class Arrays:
     def _view(self) -> np.ndarray:
         return np.asarray(memoryview(self._train))  # `.numpy()` would copy the whole set
 
-    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
-        def one_step(step):
-            return tf.gather(self._train, chosen(seed, step, int(self._train.shape[0]), shard))
+    def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
+        def one_dispatch(steps):
+            return tf.gather(self._train, chosen(seed, steps, int(self._train.shape[0]), shard))
 
-        return tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
+        return dispatches(start, stop, substeps).map(one_dispatch, num_parallel_calls=tf.data.AUTOTUNE)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
@@ -234,7 +253,7 @@ class Arrays:
     def at(self, size: int) -> "Arrays":
         if size not in self._smaller:
             train, test = (
-                np.concatenate([shrink(part, size) for part in np.array_split(x, -(-len(x) // _AT_ONCE))])
+                np.concatenate([shrink(part, size) for part in np.array_split(x, -(-len(x) // AT_ONCE))])
                 for x in (self._view, self._test)
             )
             self._smaller[size] = Arrays(train, test, self.skipped, self._classes, self._contents)

@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 from matplotlib import colors
 
-from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Factors, Shrunk, as_float, chosen
+from sintrovae_jax.data.sources import Factors, Shrunk, as_float, chosen, dispatches
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard
 
 SHAPES = ("triangle", "dart", "house", "drop", "heart", "bell")
@@ -168,14 +168,14 @@ class Sprites:
         """The classes: training images have no class that test images have."""
         return self.factors.train[0], self.factors.test[0]
 
-    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
+    def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
         classes, contents = self._classes[0], self._contents[0]
 
-        def one_step(step):
-            which = chosen(seed, step, self.count, shard)
+        def one_dispatch(steps):
+            which = chosen(seed, steps, self.count, shard)
             return self._draw(tf.gather(classes, which // len(contents)), tf.gather(contents, which % len(contents)))
 
-        return tf.data.Dataset.range(start, stop).map(one_step, num_parallel_calls=tf.data.AUTOTUNE)
+        return dispatches(start, stop, substeps).map(one_dispatch, num_parallel_calls=tf.data.AUTOTUNE)
 
     def train(self, size: int) -> Iterator[np.ndarray]:
         return (self._draw(*some).numpy() for some in _pieces(*self.factors.train, size))

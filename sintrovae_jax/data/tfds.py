@@ -15,11 +15,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
-from sintrovae_jax.data import images
-from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, decoded, shrink
+from sintrovae_jax import images
+from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, decoded, joined, shrink
 from sintrovae_jax.errors import Interrupted, UserError
+from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard, first_line
+from sintrovae_jax.readers import Readers
 
 log = logging.getLogger(__name__)
 _READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)  # files one after another
@@ -170,7 +171,7 @@ class Stream:
 
     def __init__(self, builder, train: str, test: str, form: Format, shuffle_buffer: int, memory_bytes=0.0):
         self._builder, self._train, self._test = builder, train, test
-        self._form, self._shuffle_buffer = form, shuffle_buffer
+        self._form, self._shuffle_buffer, self._readers = form, shuffle_buffer, Readers(form)
         count = sum(builder.info.splits[split].num_examples for split in (train, test))
         self.count = builder.info.splits[train].num_examples
 
@@ -184,7 +185,7 @@ class Stream:
         for part in _encoded(self._builder, self._train).batch(size).as_numpy_iterator():
             yield _decode_all(part, functools.partial(images.decode, form=self._form))
 
-    def stream(self, seed: int, start: int, stop: int, shard: Shard) -> tf.data.Dataset:
+    def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
         steps = self.count // shard.batch_size  # of an epoch
         if not steps:
             raise UserError(f"a batch of {shard.batch_size} is more than the examples of {self._builder.name}")
@@ -203,8 +204,12 @@ class Stream:
             return tf.data.Dataset.zip(tuple(orders)).map(lambda *examples: tf.stack(examples))
 
         batches = tf.data.Dataset.range(start // steps, -(-stop // steps)).flat_map(one_epoch).take(stop - start)
-        load = functools.partial(images.decode, form=self._form)
-        return decoded(batches, load, len(lanes), self._form.shape, os.cpu_count() or 1)
+
+        def read(files, x):
+            for problem in self._readers.read(files.tolist(), x).values():
+                raise ValueError(f"{self._builder.info.full_name} holds a picture that cannot be read: {problem}")
+
+        return decoded(joined(batches, substeps), read, substeps * len(lanes), self._form.shape, self._readers.count)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
