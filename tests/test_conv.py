@@ -276,11 +276,12 @@ SHAPE, BATCH, Z = (8, 8, 3), 4, 3
 HYPER = dict.fromkeys(step.Hyper._fields, 1.0) | {"learning_rate": 1e-3, "alpha": 2.0, "scale": 1 / 192}
 
 
+@functools.cache
 def three_steps(dtype=None, remat=False, **objective):
     """The state and terms after three adversarial steps of a tiny network, and its state before them."""
     nets = conv.Encoder((8, 8), Z, dtype, remat), conv.Decoder((8, 8), SHAPE, "linear", dtype, remat)
     networks = state.Networks(*nets, optax.scale_by_adam(), optax.scale_by_adam())
-    first = state.create(networks, 0, SHAPE, Z)
+    first = jax.jit(lambda: state.create(networks, 0, SHAPE, Z))()
     x = np.random.default_rng(0).integers(0, 256, (1, 3, BATCH, *SHAPE)).astype(np.uint8)
     index = np.tile(np.arange(BATCH, dtype=np.int32), (1, 3, 1))
     hypers = jax.tree.map(lambda v: np.full((1, 3), v, np.float32), step.Hyper(**HYPER))

@@ -626,7 +626,7 @@ def test_training_on_a_hostile_folder_names_what_it_skipped(hostile, tmp_path):
         f"--config.data.source=folder:{hostile}",
         "--config.data.image_size=16",
         "--config.data.memory_gib=1e-9",
-        "--config.model.channels=(8,8)",
+        "--config.model.channels=(8,)",
         "--config.model.z_dim=4",
         "--config.train.batch_size=4",
         "--config.train.steps=10",

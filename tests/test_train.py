@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import FULL, TINY, free_port, is_free, metrics, run, start
+from forks import Process
 from tensorboard.backend.event_processing import event_accumulator
 
 from sintrovae_jax import checkpoint, config, inference, step
@@ -85,12 +86,13 @@ def by_slurm(recipe, workdir, *args):
         "SLURM_NTASKS": "2",
     }
     tasks = [job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
-    return [start(recipe, workdir, *args, env=task, devices=2) for task in tasks]
+    line = ["--config", f"configs/{recipe}.py", "--workdir", str(workdir), *args]
+    return [Process(line, devices=2, **task) for task in tasks]
 
 
 def test_the_devices_do_not_change_the_run(tmp_path):
     """One device, and 2 processes of 2 devices, give the same losses; for points see test_pods.py."""
-    args = [*TINY, *SMALL, "--config.train.steps=50", "--config.objective.num_vae=20"]
+    args = [*TINY, *SMALL, "--config.train.steps=30", "--config.objective.num_vae=10"]
     args += ["--config.train.substeps=1", "--config.log.every=1", "--config.checkpoint.every=25"]
     # Adam moves a weight whose gradient is all rounding as far as any other, and BatchNorm's deep networks amplify
     # that: the first steps agree to 1e-7, the fiftieth would to 1e-2. What is not rounding differs from the first.
@@ -99,7 +101,7 @@ def test_the_devices_do_not_change_the_run(tmp_path):
     together(by_slurm("digits", tmp_path / "pair", *args))
 
     wanted = metrics(tmp_path / "one")
-    assert len(wanted) == 50
+    assert len(wanted) == 30
     same_terms(metrics(tmp_path / "pair"), wanted, "pair")
     # A checkpoint does not tell how many devices wrote it.
     shapes = [jax.tree.map(np.shape, final_state(tmp_path / name)) for name in ("one", "pair")]
@@ -114,7 +116,13 @@ def same_terms(got: list[dict], wanted: list[dict], name: str):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7, err_msg=f"{name}: {k}")
 
 
-SMALL = ["--config.data.image_size=8", "--config.data.translate=1", "--config.data.flip=True"]  # of the digits
+# Of the digits: small images, augmented, and one block less.
+SMALL = [
+    "--config.data.image_size=8",
+    "--config.data.translate=1",
+    "--config.data.flip=True",
+    "--config.model.channels=(8,)",
+]
 LONG = [*TINY, *SMALL, "--config.train.steps=600", "--config.objective.num_vae=100"]
 MLP = "--config.model.family=mlp"  # where it does not matter: it compiles faster
 
@@ -138,15 +146,15 @@ def start_and_wait(recipe, workdir, *args, until: int):
 
 
 def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path):
-    short = "--config.train.steps=300"
-    run("digits", tmp_path / "whole", *LONG, short)
-    process = start_and_wait("digits", tmp_path / "killed", short, until=random.randrange(30, 200))
+    short = ["--config.train.steps=200", "--config.objective.num_vae=50"]
+    run("digits", tmp_path / "whole", *LONG, *short)
+    process = start_and_wait("digits", tmp_path / "killed", *short, until=random.randrange(30, 120))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
-    assert "resuming from step" in run("digits", tmp_path / "killed", *LONG, short)
+    assert "resuming from step" in run("digits", tmp_path / "killed", *LONG, *short)
     a, b = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
-    assert int(a.step) == 300
+    assert int(a.step) == 200
     jax.tree.map(np.testing.assert_array_equal, a, b)
     steps = [row["step"] for row in metrics(tmp_path / "killed")]
     assert steps == [row["step"] for row in metrics(tmp_path / "whole")], "rows repeat or are missing"

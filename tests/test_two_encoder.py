@@ -155,7 +155,7 @@ def test_the_class_code_only_scales_and_shifts_channels(networks):
 def trained_on(settings, source):
     """The parameters after three steps."""
     networks, objective, create = step.from_config(settings)
-    first = jax.tree.map(lambda a: a[None], (create(), step.hypers_at(settings, np.arange(3))))
+    first = jax.tree.map(lambda a: a[None], (jax.jit(create)(), step.hypers_at(settings, np.arange(3))))
     shard = parallel.Shard(4, 0, 1, 4)
     (batch,) = data.batches(source, settings.data, seed=0, start=0, stop=3, substeps=3, shard=shard)
     assert set(batch) == {"x", "index"}
