@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 
 import numpy as np
 
@@ -172,15 +173,10 @@ def serve(connection: Connection, memory: int) -> None:
         wrong = {}
         for i, item in enumerate(connection.recv()):
             try:
-                pixels[i] = images.decode(item if isinstance(item, bytes) else _contents(item), form)
+                pixels[i] = images.decode(item if isinstance(item, bytes) else Path(item).read_bytes(), form)
             except (ValueError, OSError) as error:
                 wrong[i] = " ".join(str(error).split())
         connection.send(wrong)
-
-
-def _contents(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 if __name__ == "__main__":

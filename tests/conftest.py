@@ -42,14 +42,17 @@ def environment(devices: int = 1, **extra) -> dict:
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | extra
 
 
-def start(recipe: str, workdir: Path | None, *args: str, devices: int = 1, env: dict | None = None, module: str = MAIN):
+def start(
+    recipe: str, workdir: Path | None, *args: str, devices: int = 1, env: dict | None = None, module: str = MAIN, **late
+):
     """Starts the command line; stdout and stderr are one pipe.
 
     With an environment or a module of its own, as users do; else forked, which is the same and seconds faster.
+    late: environment of a forked one (see `Process`).
     """
     args = ["--config", f"configs/{recipe}.py", *(["--workdir", str(workdir)] if workdir else []), *args]
     if env is None and module == MAIN:
-        return Process(args, devices)
+        return Process(args, devices, **late)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     line = [sys.executable, "-m", module, *args]
     return subprocess.Popen(line, cwd=ROOT, env=environment(devices, **(env or {})), **pipes)

@@ -134,14 +134,14 @@ def test_a_notice_to_stop_is_not_for_them(reader):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_what_reaches_one_as_it_starts_loses_nothing(monkeypatch, how):
-    started, start = [], readers._start
+def test_what_reaches_one_as_it_starts_loses_nothing(monkeypatch, started, how):
+    start = readers._start
 
     def struck(*handles):
-        started.append(start(*handles))
+        process = start(*handles)
         if len(started) < 3:
-            started[-1].send_signal(how)
-        return started[-1]
+            process.send_signal(how)
+        return process
 
     monkeypatch.setattr(readers, "_start", struck)
     x = nothing(4)
@@ -173,7 +173,6 @@ def test_they_end_when_nobody_needs_them():
 
 _PARENT = """
 import sys, time
-import numpy as np
 from test_readers import FORM, Readers, encoded, nothing, running
 r = Readers(FORM, 2)
 r.read([encoded(0), encoded(1)], nothing(2))

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from conftest import FULL, TINY, free_port, is_free, metrics, run, start
-from forks import Process
 from tensorboard.backend.event_processing import event_accumulator
 
 from sintrovae_jax import checkpoint, config, inference, step
@@ -86,8 +85,7 @@ def by_slurm(recipe, workdir, *args):
         "SLURM_NTASKS": "2",
     }
     tasks = [job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
-    line = ["--config", f"configs/{recipe}.py", "--workdir", str(workdir), *args]
-    return [Process(line, devices=2, **task) for task in tasks]
+    return [start(recipe, workdir, *args, devices=2, **task) for task in tasks]
 
 
 def test_the_devices_do_not_change_the_run(tmp_path):

@@ -29,7 +29,7 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.files import is_remote
 from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard
-from sintrovae_jax.readers import Readers
+from sintrovae_jax.readers import Readers, cores
 
 log = logging.getLogger(__name__)
 _NAMED = 20  # damaged files that the warning names; results.json has them all
@@ -44,7 +44,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
     replaced by the next sound one. Raises `UserError` where there is no folder or not one picture in it.
     """
     names = listing(path)
-    threads = _REMOTE_THREADS if is_remote(path) else os.cpu_count() or 1
+    threads = _REMOTE_THREADS if is_remote(path) else cores()
     in_memory = len(names) * np.prod(form.shape) <= memory_bytes
     log.info("%s %d pictures in %s", "reading" if in_memory else "looking through", len(names), path)
 
@@ -97,7 +97,7 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
     def load(name):
         return images.decode(_read(path, name), form)
 
-    found, skipped = _try_all(load, names, os.cpu_count() or 1)
+    found, skipped = _try_all(load, names, cores())
     if skipped:
         name, reason = next(iter(skipped.items()))
         raise UserError(

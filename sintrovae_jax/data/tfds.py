@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import functools
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, decoded, joine
 from sintrovae_jax.errors import Interrupted, UserError
 from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard, first_line
-from sintrovae_jax.readers import Readers
+from sintrovae_jax.readers import Readers, cores
 
 log = logging.getLogger(__name__)
 _READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)  # files one after another
@@ -155,7 +154,7 @@ def _numbered(builder, split, features: tuple[str, ...]) -> np.ndarray:
 
 
 def _decode_all(files, decode) -> np.ndarray:
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         return np.stack(list(pool.map(decode, files)))
 
 
