@@ -3,7 +3,7 @@
     python -m sintrovae_jax.bench --config configs/rings.py [--config.key=value ...] [--dispatches N]
     python -m sintrovae_jax.bench --data --config configs/cifar10.py ...
 
-Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae): num_vae is set to 0. With
+Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae), whatever num_vae is. With
 --data it times the input pipeline alone instead, from files to host arrays that are ready for the devices.
 """
 
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from sintrovae_jax import cli, models, parallel, step
+from sintrovae_jax import cli, models, parallel, reconstruction, schedule, train_step
 from sintrovae_jax import config as configs
 
 _DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
@@ -34,21 +34,21 @@ def synthetic(config, shard: parallel.Shard) -> dict:
 
 def measure(config, dispatches: int) -> dict:
     """Compiles and times the step. Returns the figures of the JSON line; None where the backend does not tell."""
-    config.objective.num_vae = 0
     shard = parallel.shard(config.train.batch_size)
-    networks, objective, create = step.from_config(config)
+    networks, static, create = train_step.from_config(config)
     on_devices = parallel.replicate(jax.device_get(jax.jit(create)()))
     batches = parallel.split(synthetic(config, shard))
-    hypers = parallel.replicate(step.hypers_at(config, np.arange(config.train.substeps)))
-    train_step, key = step.on_devices(networks, objective), parallel.seed_key(config.seed)
+    hypers = parallel.replicate(schedule.hypers_at(config, np.arange(config.train.substeps)))
+    step, key = train_step.on_devices(networks, static), parallel.seed_key(config.seed)
+    weights = parallel.replicate(reconstruction.weights(config.objective))
     began = time.perf_counter()
-    compiled = train_step.lower(on_devices, batches, hypers, key).compile()
+    compiled = step.lower(on_devices, batches, hypers, key, weights).compile()
     compile_seconds = time.perf_counter() - began
 
     seconds = []
     for _ in range(1 + dispatches):  # the first warms up
         began = time.perf_counter()
-        on_devices, terms = compiled(on_devices, batches, hypers, key)
+        on_devices, terms = compiled(on_devices, batches, hypers, key, weights)
         jax.block_until_ready((on_devices, terms))
         seconds.append(time.perf_counter() - began)
     steps_per_second = config.train.substeps / statistics.median(seconds[1:])
