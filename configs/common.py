@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
     config.objective.gamma = 1.0
     config.objective.gamma_r = 0.0
     config.objective.scale = placeholder(float)  # default: 1 / (dimensions of an example)
-    config.objective.num_vae = 0  # first steps that train a plain VAE
+    config.objective.num_vae = 0  # first steps that train a plain VAE, in the scale of the objective that follows
     config.objective.target_period = 0  # bootstrap: steps between refreshes of the target decoder; 0: no target
     config.objective.prior_std = 1.0
     config.objective.kl_weights = ()  # one per latent dimension; empty: all 1
@@ -95,8 +95,8 @@ def get_config() -> ConfigDict:
     config.eval.every = 0  # evaluation during training; 0: at the end only
     config.eval.evaluators = ()  # density, latents, fid, kid, precision_recall, likelihood, ood, transfer; in any order
     config.eval.batch_size = 256  # what fits the device; no figure depends on it
-    # BatchNorm's averages that evaluation and pictures use: 'running', or 'standing': estimated anew from
-    # `standing_batches` training batches of real images (encoder) and of prior samples (decoder).
+    # BatchNorm's averages that evaluation and pictures use, kept apart for decoded posterior and prior samples:
+    # 'running', or 'standing': estimated anew from `standing_batches` training batches and as many of prior samples.
     config.eval.batch_norm = "running"
     config.eval.standing_batches = 100
     config.eval.truncation = 1.0  # style, --mode sample: how far styles stay from their average; 1: no truncation

@@ -44,32 +44,48 @@ def test_terms_are_float32_even_for_bfloat16_arrays():
         assert term.dtype == jnp.float32
 
 
+HYPER = objectives.Hyper(
+    beta_rec=0.5,
+    beta_kl=2.0,
+    beta_neg=3.0,
+    gamma=3.0,
+    gamma_r=0.2,
+    alpha=2.0,
+    scale=0.1,
+    intro_alpha=0.25,
+    margin=5.0,
+    learning_rate=1.0,
+    decoder_ratio=1.0,
+    ema=0.0,
+)
+TERMS = objectives.Terms(
+    rec_real=np.array([2.0, 4.0]),
+    kl_real=np.array([1.0, 2.0]),
+    rec_recon=np.array([9.0, 11.0]),
+    kl_recon=np.array([1.0, 9.0]),
+    rec_fake=np.array([20.0, 24.0]),
+    kl_fake=np.array([4.0, 4.0]),
+)
+REAL = 0.1 * (0.5 * 3 + 2.0 * 1.5)
+
+
 def test_the_exponential_is_taken_per_example_then_averaged():
-    elbo = np.array([-1.0, -5.0])
-    got = objectives.soft_intro_encoder(np.array([-2.0, -4.0]), [elbo, elbo - 1], 0.5, 2.0)
-    wanted = 0.5 * 3 + 0.25 * (np.exp(elbo).mean() + np.exp(elbo - 1).mean())
-    assert float(got) == pytest.approx(wanted, rel=1e-6)
+    exponents = [0.5 * 9 + 3 * 1, 0.5 * 11 + 3 * 9], [0.5 * 20 + 3 * 4, 0.5 * 24 + 3 * 4]
+    wanted = REAL + 0.5 * np.exp(-2 * 0.1 * np.array(exponents)).mean()
+    assert float(objectives.soft_intro_encoder(TERMS, HYPER)) == pytest.approx(wanted, rel=1e-6)
+    assert float(objectives.soft_intro_real(TERMS, HYPER)) == pytest.approx(REAL, rel=1e-6)
 
 
 def test_decoder_objective_by_hand():
-    got = objectives.soft_intro_decoder(
-        np.array([2.0, 4.0]),
-        [np.array([1.0, 3.0]), np.array([5.0, 7.0])],
-        [np.array([10.0, 10.0]), np.array([20.0, 20.0])],
-        scale=0.1,
-        beta_rec=0.5,
-        beta_kl=2.0,
-        gamma=3.0,
-        gamma_r=0.2,
-    )
-    assert float(got) == pytest.approx(0.1 * (0.5 * 3 + 3 * (2 * (2 + 6) / 2 + 0.2 * 0.5 * 15)), rel=1e-6)
+    wanted = 0.1 * (0.5 * 3 + 3 * (2 * (5 + 4) / 2 + 0.2 * 0.5 * (10 + 22) / 2))
+    assert float(objectives.soft_intro_decoder(TERMS, HYPER)) == pytest.approx(wanted, rel=1e-6)
+    without = TERMS._replace(rec_recon=0.0, rec_fake=0.0)  # which is what a step with γ_r = 0 leaves out
+    assert float(objectives.soft_intro_decoder(without, HYPER)) == pytest.approx(0.1 * (1.5 + 3 * 9), rel=1e-6)
 
 
 def test_intro_objectives_by_hand():
-    kls = [np.array([1.0, 9.0]), np.array([4.0, 4.0])]
-    encoder = objectives.intro_encoder(
-        np.array([3.0]), np.array([2.0]), kls, beta_rec=0.5, intro_alpha=0.25, margin=5.0
-    )
-    assert float(encoder) == pytest.approx(0.5 * 3 + 2 + 0.25 * ((4 + 0) / 2 + 1))
-    decoder = objectives.intro_decoder(np.array([3.0]), kls, beta_rec=0.5, intro_alpha=0.25)
-    assert float(decoder) == pytest.approx(0.5 * 3 + 0.25 * (5 + 4))
+    real = 0.5 * 3 + 1.5
+    assert float(objectives.intro_real(TERMS, HYPER)) == pytest.approx(real)
+    hinge = (4 + 0) / 2 + 1
+    assert float(objectives.intro_encoder(TERMS, HYPER)) == pytest.approx(real + 0.25 * hinge)
+    assert float(objectives.intro_decoder(TERMS, HYPER)) == pytest.approx(0.5 * 3 + 0.25 * (5 + 4))

@@ -1,6 +1,7 @@
 """BatchNorm at evaluation: standing statistics, the averaged networks, and that the batch does not matter."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,23 +52,32 @@ def test_averages_are_those_of_the_batches(model):
     images = batches(5, 8)
     got = standing.estimate(model, images, jax.random.key(0)).variables
     mean, var = first_norm_by_hand(model.variables["encoder"]["params"]["conv"]["kernel"], images)
-    np.testing.assert_allclose(got["encoder"]["batch_stats"]["norm"]["mean"], mean, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(got["encoder"]["batch_stats"]["norm"]["var"], var, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got["encoder"]["batch_stats"]["norm"]["mean"][0], mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got["encoder"]["batch_stats"]["norm"]["var"][0], var, rtol=1e-4, atol=1e-6)
     for name in ("encoder", "decoder"):
         jax.tree.map(np.testing.assert_array_equal, got[name]["params"], model.variables[name]["params"])
     old = model.variables["decoder"]["batch_stats"]["last"]["norm1"]["mean"]
     assert np.abs(got["decoder"]["batch_stats"]["last"]["norm1"]["mean"] - old).max() > 1e-3
 
 
-def test_the_decoder_sees_the_prior(model):
+@pytest.mark.parametrize("role", ["prior", "posterior"])
+def test_the_decoder_has_averages_for_what_it_decodes(model, role):
     """With one batch, evaluation with its averages is what training mode makes of that batch."""
-    z = model.prior(jax.random.fold_in(jax.random.key(5), 0), 64)
-    scored = standing.estimate(model, batches(1, 64), jax.random.key(5))
-    variables = model.variables["decoder"]
-    in_training, _ = jax.vmap(
-        lambda z: model.decoder.apply(variables, z, train=True, mutable=["batch_stats"]), axis_name="devices"
-    )(z[None])
-    np.testing.assert_allclose(scored.decode(z), in_training[0], rtol=1e-3, atol=1e-4)
+    prior_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(5), 0))
+    images = batches(1, 64)
+
+    def in_training(network, inputs):
+        module, variables = getattr(model, network), model.variables[network]
+        run = functools.partial(module.apply, variables, train=True, mutable=["batch_stats"])
+        return jax.tree.map(lambda y: y[0], jax.vmap(run, axis_name="devices")(inputs[None])[0])
+
+    posterior = in_training("encoder", jnp.asarray(images[0], jnp.float32) / 255)
+    z = model.prior(prior_key, 64)
+    z = z if role == "prior" else posterior.sample(jax.random.normal(noise_key, z.shape))
+    scored = standing.estimate(model, images, jax.random.key(5))
+    np.testing.assert_allclose(scored.decode(z, role=role), in_training("decoder", z), rtol=1e-3, atol=1e-4)
+    other = "prior" if role == "posterior" else "posterior"
+    assert np.abs(scored.decode(z, role=other) - in_training("decoder", z)).max() > 1e-3
 
 
 @pytest.mark.parametrize("batch_norm", ["running", "standing"])

@@ -472,6 +472,7 @@ def test_lengths_follow_the_batches_for_fewer_devices(name):
             for config in (whole, settings)
         ]
         assert examples[1] == pytest.approx(examples[0], rel=1e-3)
-        assert settings.objective.num_vae * sizes[0] == pytest.approx(whole.objective.num_vae * 512, rel=0.01)
+        vae = settings.objective.num_vae * sizes[0]  # of whole dispatches
+        assert vae == pytest.approx(whole.objective.num_vae * 512, rel=0.05)
     with pytest.raises(UserError, match="published for 8, 4, 2, 1 devices, not 3"):
         configs.read_recipe(f"configs/{name}.py:3")

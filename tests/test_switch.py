@@ -1,0 +1,75 @@
+"""The switch from the VAE phase to the adversarial one: the size of the updates, and when it comes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sintrovae_jax import objectives, parallel, train_state, train_step
+from sintrovae_jax.models import mlp
+
+SHAPE, Z, BATCH = (8, 8, 1), 3, 32
+HYPER = objectives.Hyper(
+    beta_rec=1.0,
+    beta_kl=0.5,
+    beta_neg=20.0,
+    gamma=1.0,
+    gamma_r=0.0,
+    alpha=2.0,
+    scale=1 / 64,
+    intro_alpha=0.25,
+    margin=10.0,
+    learning_rate=1e-3,
+    decoder_ratio=1.0,
+    ema=0.0,
+)
+
+
+def data(steps):
+    """Images of a smooth family with three factors, and a little noise."""
+    rng = np.random.default_rng(0)
+    row, column = np.mgrid[:8, :8] / 7
+    a, b, c = rng.random((3, steps, BATCH, 1, 1))
+    x = np.exp(-8 * ((row - a) ** 2 + (column - b) ** 2)) * (0.5 + c / 2) + 0.05 * rng.normal(size=(steps, BATCH, 8, 8))
+    return {"x": jnp.asarray(x[..., None], jnp.float32), "index": jnp.tile(jnp.arange(BATCH), (steps, 1))}
+
+
+def sizes(name, vae, state, networks, first, steps):
+    """The mean norm of each network's updates over so many steps, and the state after them."""
+    batches = jax.tree.map(lambda a: a[first : first + steps], data(400))
+    hypers = jax.tree.map(lambda v: jnp.full(steps, v), HYPER)
+    step = functools.partial(train_step.train_step, networks, train_step.Static(name=name, vae=vae))
+    run = jax.jit(jax.vmap(step, (0, 0, 0, None), axis_name=parallel.AXIS))
+
+    def dispatch(state, some):
+        leading = jax.tree.map(lambda a: a[None], (state, *jax.tree.map(lambda a: a[some], (batches, hypers))))
+        return jax.tree.map(lambda a: a[0], run(*leading, jax.random.key(0))[0])
+
+    norms = []
+    if steps > 20:  # a warm-up, of which nothing is wanted
+        return None, dispatch(state, slice(None))
+    for i in range(steps):
+        after = dispatch(state, slice(i, i + 1))
+        moved = jax.tree.map(jnp.subtract, after.variables, state.variables)
+        norms.append([float(optax.global_norm(moved[network]["params"])) for network in ("encoder", "decoder")])
+        state = after
+    return np.mean(norms, 0), state
+
+
+@pytest.mark.parametrize("name", ["soft_intro", "intro"])
+def test_updates_are_of_one_size_before_and_after_the_switch(name):
+    """Adam divides by the root of what the VAE phase's gradients were, for thousands of steps after it."""
+    networks = train_state.Networks(
+        mlp.Encoder((32,), Z), mlp.Decoder((32,), SHAPE), optax.scale_by_adam(), optax.scale_by_adam()
+    )
+    state = train_state.create(networks, 0, SHAPE, Z)
+    _, state = sizes(name, True, state, networks, 0, 300)
+    before, state = sizes(name, True, state, networks, 300, 20)
+    after, _ = sizes(name, False, state, networks, 320, 20)
+    assert (before > 1e-4).all()
+    ratio = after / before  # without the scale in both phases, about 1/64
+    assert (ratio > 1 / 3).all()
+    assert (ratio < 5).all()
