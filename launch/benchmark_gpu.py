@@ -79,9 +79,10 @@ def cases() -> list[Case]:
         Case("cifar10-graphs-bfloat16", graphs=True, dtype="bfloat16"),
         Case("celebahq-plain-up", substeps=1, plain_up=True, **long),
         Case("celebahq-apart", substeps=1, apart=True, **long),
-        Case("celebahq-graphs", graphs=True, **long),
+        Case("celebahq-graphs", substeps=1, graphs=True, **long),
         Case("cifar10-graphs-substeps1", graphs=True, substeps=1),
         Case("cifar10-gamma_r", gamma_r=1e-8),
+        Case("celebahq-substeps10", **long),
     ]
 
 
@@ -112,6 +113,7 @@ def time_ours(case: Case, tiny: bool, turn: Callable) -> dict:
     config = recipe(case, tiny)
     prepared = bench.prepare(config, apart if case.apart else lambda networks: networks)
     flops = costs.flops(costs.jaxpr_of(prepared.function, *prepared.arguments))
+    tf32 = case.dtype == "float32" and tensor_float()
     turn()
     began = time.perf_counter()
     compiled = prepared.lowered.compile()
@@ -122,7 +124,7 @@ def time_ours(case: Case, tiny: bool, turn: Callable) -> dict:
     figures = speed([each / steps for each in seconds], config.train.batch_size)
     figures |= {"compile_seconds": compile_seconds, "device": device, "xla": bench.cost(compiled)}
     figures |= bench.memory(compiled) | {"flops_per_step": flops, "bytes_per_step": costs.moved(compiled.as_text())}
-    return figures | roofline(figures, device, case.dtype, tensor_float())
+    return figures | roofline(figures, device, case.dtype, tf32)
 
 
 def speed(seconds: list[float], batch: int) -> dict:
@@ -156,13 +158,17 @@ def roofline(figures: dict, device: str, dtype: str, tf32: bool) -> dict:
 
 
 def tensor_float() -> bool:
-    """Whether float32 products are TF32's: with 10 bits of mantissa they are off by 1e-4, by 1e-6 with 23."""
+    """Whether float32 convolutions are TF32's: with 10 bits of mantissa they are off by 1e-4, by 1e-6 with 23."""
     import jax
     import numpy as np
 
-    a, b = np.random.default_rng(0).random((2, 256, 256), np.float32)
-    exact = a.astype(np.float64) @ b.astype(np.float64)
-    return bool(np.abs(np.asarray(jax.numpy.asarray(a) @ b) / exact - 1).max() > 1e-5)
+    rng = np.random.default_rng(0)
+    x, kernel = rng.random((64, 8, 8, 32), np.float32), rng.random((3, 3, 32, 64), np.float32)
+    layout = ("NHWC", "HWIO", "NHWC")
+    out = jax.jit(lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout))
+    corner = np.asarray(out(x, kernel))[:, 0, 0]
+    exact = x[:, :3, :3].reshape(64, -1).astype(np.float64) @ kernel.reshape(-1, 64)
+    return bool(np.abs(corner / exact - 1).max() > 1e-5)
 
 
 def upsample_then_convolve() -> None:
@@ -316,11 +322,12 @@ class Running:
 def surroundings(tiny: bool, graphs: bool, cache: str) -> dict:
     """The environment of a case.
 
-    No memory is taken beforehand, as two processes are on the GPU; what XLA has found out about its kernels is kept
-    for the next case.
+    One GPU is seen. No memory is taken beforehand, as two processes are on it; what XLA has found out about its kernels
+    is kept for the next case.
     """
     out = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
     out["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    out["CUDA_VISIBLE_DEVICES"] = out.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if cache:
         out.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
         out.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -494,7 +501,7 @@ def explanations(found: dict) -> list[str]:
     tf32 = found["machine"].get("tf32")
     return [
         "cifar10 is batch 32 in 10 substeps a dispatch, celebahq batch 8 in 1, both float32, unless the name says"
-        " otherwise; graphs: convolutions and loops in CUDA graphs too, and 10 substeps.",
+        " otherwise; graphs: convolutions and loops in CUDA graphs too.",
         f"A sample is {STEPS} steps, the time the median of samples; data stays on the GPU.",
         f"float32 of jax is computed as {'TF32' if tf32 else 'float32'}, and the roofline's peak is that type's.",
         "Roofline: the larger of FLOPs at the peak and bytes at the memory's bandwidth, divided by the time. FLOPs are"
