@@ -38,7 +38,7 @@ def get_config(devices: str, source: str, *, count: int, epochs_per_level: int, 
     config.growth.steps = tuple(steps)
     config.growth.beta_neg = (2048.0, 2048.0, 2048.0, 1024.0, 512.0, 512.0, 512.0)
     config.growth.ema_images = 10_000.0
-    config.objective.num_vae = round(count / sizes[0])  # the first epoch
+    config.objective.num_vae = round(count / sizes[0] / SUBSTEPS) * SUBSTEPS  # the first epoch
     config.optimizer.milestones = ()
     last_epochs = 300 - epochs_per_level * (len(steps) - 1)
     config.train.steps = sum(steps[:-1]) + round(last_epochs * count / sizes[-1] / SUBSTEPS) * SUBSTEPS

@@ -3,7 +3,7 @@
     python -m sintrovae_jax.bench --config configs/rings.py [--config.key=value ...] [--dispatches N]
     python -m sintrovae_jax.bench --data --config configs/cifar10.py ...
 
-Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae): num_vae is set to 0. With
+Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae), whatever num_vae is. With
 --data it times the input pipeline alone instead, from files to host arrays that are ready for the devices.
 """
 
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from sintrovae_jax import cli, models, parallel, step
+from sintrovae_jax import cli, models, parallel, reconstruction, schedule, train_step
 from sintrovae_jax import config as configs
 
 _DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
@@ -36,7 +36,7 @@ def synthetic(config, shard: parallel.Shard) -> dict:
 
 
 class Step(NamedTuple):
-    """A recipe's step before it is compiled, and what it is called with: state, batches, hypers and key."""
+    """A recipe's step before it is compiled, and what it is called with: state, batches, hypers, key and weights."""
 
     function: Callable
     lowered: Any
@@ -45,15 +45,15 @@ class Step(NamedTuple):
 
 def prepare(config, alter: Callable = lambda networks: networks) -> Step:
     """Makes state and batches and lowers the step. alter: networks that the step is to use in place of the recipe's."""
-    config.objective.num_vae = 0
     shard = parallel.shard(config.train.batch_size)
-    networks, objective, create = step.from_config(config)
+    networks, static, create = train_step.from_config(config)
     on_devices = parallel.replicate(jax.device_get(jax.jit(create)()))
     batches = parallel.split(synthetic(config, shard))
-    hypers = parallel.replicate(step.hypers_at(config, np.arange(config.train.substeps)))
-    arguments = (on_devices, batches, hypers, parallel.seed_key(config.seed))
-    train_step = step.on_devices(alter(networks), objective)
-    return Step(train_step, train_step.lower(*arguments), arguments)
+    hypers = parallel.replicate(schedule.hypers_at(config, np.arange(config.train.substeps)))
+    weights = parallel.replicate(reconstruction.weights(config.objective))
+    arguments = (on_devices, batches, hypers, parallel.seed_key(config.seed), weights)
+    step = train_step.on_devices(alter(networks), static)
+    return Step(step, step.lower(*arguments), arguments)
 
 
 def times(compiled, arguments: tuple, samples: int, each: int = 1, limit: float = math.inf) -> list[float]:

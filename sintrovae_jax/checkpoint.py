@@ -16,7 +16,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from sintrovae_jax import files, parallel
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.state import NetworkState, TrainState
+from sintrovae_jax.train_state import NetworkState, TrainState
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sintrovae_jax import files, models, objectives, parallel, perceptual, step
+from sintrovae_jax import files, models, objectives, parallel, perceptual
 from sintrovae_jax.errors import UserError
 
 # Keys that may change between two commands on one workdir: they do not touch the parameters that training reaches.
@@ -100,7 +100,7 @@ def check_keys(config: ConfigDict, keys: list[str]) -> None:
 
 
 _CHOICES = {
-    "objective.name": tuple(step.TERMS),
+    "objective.name": tuple(objectives.OBJECTIVES),
     "objective.reconstruction": (*objectives.RECONSTRUCTION_ERRORS, "perceptual"),
     "model.output": ("linear", "sigmoid"),
     "checkpoint.best_mode": ("min", "max"),
@@ -131,7 +131,10 @@ _ABOVE_0 = (
     *("data.memory_gib", "objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate"),
     *("optimizer.decoder_ratio", "eval.observation_std"),
 )
-_DISPATCHES = ("train.steps", "log.every", "log.figures_every", "checkpoint.every", "eval.every")
+_DISPATCHES = (
+    *("train.steps", "objective.num_vae"),
+    *("log.every", "log.figures_every", "checkpoint.every", "eval.every"),
+)
 
 
 def _is_colour(value) -> bool:

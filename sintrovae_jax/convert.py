@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sintrovae_jax import checkpoint, cli, files, inference, official, parallel, pth, state, step
+from sintrovae_jax import checkpoint, cli, files, inference, official, parallel, pth, train_state, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -129,20 +129,20 @@ def _step(config, file: Official) -> int:
     return min(math.ceil(grown / substeps) * substeps, last)
 
 
-def fresh_state(config, variables: dict, at: int) -> state.TrainState:
+def fresh_state(config, variables: dict, at: int) -> train_state.TrainState:
     """A training state of these variables (`official.from_official`) at a step, with fresh optimisers, on the host."""
-    networks = step.from_config(config)[0]
+    networks = train_step.from_config(config)[0]
 
     def network(name):
         stats = dict(variables[name])
-        return state.NetworkState(params=stats.pop("params"), stats=stats, opt_state=None)
+        return train_state.NetworkState(params=stats.pop("params"), stats=stats, opt_state=None)
 
     copies = {name: variables.get(name) for name in ("target", "ema")}
-    host = state.TrainState(np.asarray(at, np.int32), network("encoder"), network("decoder"), **copies)
-    return state.reset_optimizers(networks, host)
+    host = train_state.TrainState(np.asarray(at, np.int32), network("encoder"), network("decoder"), **copies)
+    return train_state.reset_optimizers(networks, host)
 
 
-def _save(config, host: state.TrainState, workdir: Path) -> None:
+def _save(config, host: train_state.TrainState, workdir: Path) -> None:
     with contextlib.closing(checkpoint.Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
         checkpoints.save(host)
     configs.write(config, workdir)
@@ -158,7 +158,7 @@ def to_torch(path, target: Path) -> int:
     workdir, at = inference.locate(path)
     config = inference.config_of(workdir, path)
     official.table(config)  # whether the release has such networks
-    abstract = jax.eval_shape(step.from_config(config)[2])
+    abstract = jax.eval_shape(train_step.from_config(config)[2])
     copies = [name for name in ("target", "ema") if getattr(abstract, name) is not None]
     with inference.opened(config, workdir, at) as (checkpoints, at):
         try:

@@ -9,7 +9,7 @@ figures are of this step.
 import contextlib
 import sys
 
-from sintrovae_jax import checkpoint, cli, files, inference, parallel, results, step
+from sintrovae_jax import checkpoint, cli, files, inference, parallel, results, train_state
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -24,7 +24,7 @@ def export(path, target, at: int | str | None = None) -> int:
     with files.new_folder(target) as folder:
         try:
             with contextlib.closing(checkpoint.Checkpoints(folder)) as checkpoints:
-                checkpoints.save_networks(model.step, model.variables, ema=step.has_ema(model.config))
+                checkpoints.save_networks(model.step, model.variables, ema=train_state.has_ema(model.config))
         except Exception as error:  # whatever Orbax and its storage layers raise where they cannot write
             raise UserError(f"cannot write to {target}: {parallel.first_line(error)}") from error
         configs.write(model.config, folder)

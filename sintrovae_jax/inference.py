@@ -16,16 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, files, growth, likelihood, models, parallel, state, step
+from sintrovae_jax import checkpoint, files, likelihood, models, parallel, schedule, train_state, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Posterior, Stage, style
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("method",))
-def _apply(module: nn.Module, level, variables, inputs, keys=None, blend=1.0, *, method=None):
-    """level, blend, keys: of networks that grow (`models`)."""
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("role", "method"))
+def _apply(module: nn.Module, level, variables, inputs, keys=None, blend=1.0, *, role=None, method=None):
+    """level, blend, keys: of networks that grow; role: of decoders (`models`)."""
     options = {} if level is None else {"stage": Stage(level, blend)}
+    options |= {} if role is None else {"role": role}
     options |= {} if keys is None else {"keys": keys}
     options |= {"train": False} if method is None else {"method": method}
     return module.apply(variables, inputs, **options)
@@ -34,7 +35,8 @@ def _apply(module: nn.Module, level, variables, inputs, keys=None, blend=1.0, *,
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _importance_weighted(encoder, decoder, level, variables, x, keys, samples, std, prior_std, blend):
     def decode(z, noise):
-        return _apply(decoder, level, variables["decoder"], z, None if level is None else noise, blend)
+        keys = None if level is None else noise
+        return _apply(decoder, level, variables["decoder"], z, keys, blend, role="posterior")
 
     posterior = _apply(encoder, level, variables["encoder"], x, None, blend)
     return likelihood.importance_weighted(decode, x, posterior, keys, samples, std=std, prior_std=prior_std)
@@ -72,7 +74,8 @@ class Model:
     """A trained encoder and decoder. Arrays in, arrays out; x is float32 [N, *shape], N above 0, images in [0, 1].
 
     What is decoded is not clipped: images of most models overshoot [0, 1] a little. BatchNorm uses the averages of the
-    checkpoint, its running ones.
+    checkpoint, its running ones: those of prior samples in `sample`, those of posterior samples in all that begins with
+    images.
 
     Long inputs go through in chunks of `config.eval.batch_size`; every call compiles once per shape.
     """
@@ -94,14 +97,16 @@ class Model:
         """x [N, *shape] -> the posterior's mean and logvar, [N, Z] each. Raises `UserError` for another shape."""
         return self._in_chunks("encoder", self._examples(x))
 
-    def decode(self, z, noise: Noise = True) -> jax.Array:
+    def decode(self, z, noise: Noise = True, role: str = "posterior") -> jax.Array:
         """z [N, Z] -> x̂ [N, *shape]. Not clipped. Raises `UserError` for another number of latent dimensions.
 
+        role: where z is from, 'posterior' or 'prior'. BatchNorm has averages of its own for each; a model without it
+        decodes both alike.
         noise: whether a style-based decoder adds its noise, always the same to image i, or is in its deterministic
         mode; or the numbers [N] of the noises that the images get.
         """
         z = self._latents(z)
-        return self._in_chunks("decoder", z, self._keys(len(z), noise))
+        return self._in_chunks("decoder", z, self._keys(len(z), noise), role=role)
 
     def styles(self, z, truncation: float = 1.0) -> jax.Array:
         """Style-based models: z [N, Z] -> the styles of every layer [N, layers, Z], to be mixed and synthesised.
@@ -153,12 +158,12 @@ class Model:
         with jax.ensure_compile_time_eval():  # also if the first call is within somebody's jit
             return parallel.on_local_devices(self.variables)
 
-    def _in_chunks(self, network: str, inputs, keys=None, method=None):
+    def _in_chunks(self, network: str, inputs, keys=None, **static):
         module, variables = getattr(self, network), self._on_devices[network]
-        level, blend = (None, 1.0) if self.stage is None or method == "style" else self.stage
+        level, blend = (None, 1.0) if self.stage is None or static.get("method") == "style" else self.stage
 
         def apply(chunk, keys):
-            return _apply(module, level, variables, chunk, keys, blend, method=method)
+            return _apply(module, level, variables, chunk, keys, blend, **static)
 
         return parallel.in_chunks(apply, self.config.eval.batch_size, inputs, keys)
 
@@ -175,7 +180,7 @@ class Model:
         truncation: of style-based models, see `styles`.
         """
         z = self.prior(key, n)
-        return self.decode(z) if truncation == 1 else self.synthesize(self.styles(z, truncation))
+        return self.decode(z, role="prior") if truncation == 1 else self.synthesize(self.styles(z, truncation))
 
     def importance_weighted(self, x, samples: int = 1000, std: float | None = None, key=0) -> likelihood.Estimate:
         """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `likelihood.importance_weighted` says.
@@ -256,10 +261,10 @@ class Model:
             raise UserError(f"styles and truncation are of style-based models, not of {self._family}")
 
 
-def from_state(config: ConfigDict, networks: state.Networks, host_state: state.TrainState) -> Model:
+def from_state(config: ConfigDict, networks: train_state.Networks, host_state: train_state.TrainState) -> Model:
     """The model of a training state without device axis (`parallel.unreplicate`)."""
     step = int(host_state.step)
-    stage = growth.stage_at(config, step)
+    stage = schedule.stage_at(config, step)
     return Model(config, step, networks.encoder, networks.decoder, host_state.best_variables, stage)
 
 
@@ -372,7 +377,7 @@ def _chosen(config, checkpoints, workdir, step) -> int:
 
 
 def _read(config, workdir, which, ema) -> Model:
-    networks, _, create = step.from_config(config)
+    networks, _, create = train_step.from_config(config)
     abstract = jax.eval_shape(create)
     with opened(config, workdir, which) as (checkpoints, chosen):
         try:
@@ -385,4 +390,4 @@ def _read(config, workdir, which, ema) -> Model:
             reason = parallel.first_line(error)
             raise UserError(f"checkpoint {chosen} of {workdir} cannot be read ({reason}){hint}") from error
     variables = jax.tree.map(np.asarray, variables)
-    return Model(config, chosen, networks.encoder, networks.decoder, variables, growth.stage_at(config, chosen))
+    return Model(config, chosen, networks.encoder, networks.decoder, variables, schedule.stage_at(config, chosen))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from sintrovae_jax import cli, evaluators, files, growth, inference, logs, parallel, plan, step
+from sintrovae_jax import cli, evaluators, files, inference, logs, parallel, plan, reconstruction, schedule, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -43,9 +43,9 @@ def run(mode: str, config, workdir: Path) -> None:
     logs.setup(parallel.is_main())
     configs.refuse_other(config, workdir)
     if mode == "train":
-        growth.shards(config)
-        step.from_config(config)  # whether there is such a network
-        step.reconstruction_error(config.objective)  # whether its weights are there, if it has some
+        schedule.shards(config)
+        train_step.from_config(config)  # whether there is such a network
+        reconstruction.weights(config.objective)  # whether its weights are there, if it has some
         files.writable(workdir)
         from sintrovae_jax import train
 

@@ -1,12 +1,15 @@
 """The objectives of Soft-IntroVAE, VAE and IntroVAE: arrays in, arrays out.
 
-Formulas: Soft-IntroVAE (Daniel & Tamar, CVPR 2021, arXiv 2012.13253) and IntroVAE (Huang et al., NeurIPS 2018), as
-gathered in reference.md, section 1. Every term is one number per example (shape [B]), *summed* over
-the example's dimensions and computed in float32 whatever the networks compute in; only the last step averages over
-the batch. The functions named after a network return that network's loss, a scalar to minimise.
+Soft-IntroVAE: Daniel & Tamar, CVPR 2021, arXiv 2012.13253. IntroVAE: Huang et al., NeurIPS 2018, arXiv 1807.06358.
+
+A training step computes `Terms` of a batch x and of what the decoder makes, recon = D(z) with z ~ q(z|x) and
+fake = D(z_p) with z_p from the prior. An objective is two functions of these terms, one for each network, in the table
+`OBJECTIVES`. Every term is one number per example (shape [B]), *summed* over the example's dimensions and computed in
+float32 whatever the networks compute in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,61 +72,111 @@ def kl_gap(kl_real: float, kl_fake: float, kl_recon: float) -> float:
     return min(kl_fake, kl_recon) - kl_real
 
 
-def elbo(rec: jax.Array, kl: jax.Array, beta_rec, beta_kl) -> jax.Array:
-    """The (β-weighted) evidence lower bound per example: -(β_rec·rec + β_kl·kl). [B] in, [B] out."""
-    return -(beta_rec * rec + beta_kl * kl)
+class Hyper(NamedTuple):
+    """What a schedule may change: traced scalars, so that changing one compiles nothing."""
+
+    beta_rec: Any
+    beta_kl: Any
+    beta_neg: Any
+    gamma: Any
+    gamma_r: Any
+    alpha: Any
+    scale: Any  # s
+    intro_alpha: Any
+    margin: Any
+    learning_rate: Any  # of the encoder
+    decoder_ratio: Any  # the decoder's learning rate, divided by the encoder's
+    ema: Any
+    blend: Any = 1.0  # how much of the level has been blended in, for networks that grow
 
 
-def exp_elbo(elbo: jax.Array, scale, alpha) -> jax.Array:
-    """exp(α·s·ELBO) / α per example: what the encoder pushes down on generated images. [B] in, [B] out."""
-    return jnp.exp(alpha * scale * elbo) / alpha
+class Terms(NamedTuple):
+    """What every objective is made of, [B] each; in nats, and in units of squared error for mse.
 
-
-def vae(elbo_real: jax.Array) -> jax.Array:
-    """The VAE's loss, for both networks: -ELBO, not scaled. elbo_real: [B]. Returns a scalar."""
-    return -elbo_real.mean()
-
-
-def soft_intro_encoder(elbo_real: jax.Array, elbos_generated: Sequence[jax.Array], scale, alpha) -> jax.Array:
-    """L_E: raise the ELBO of real data, push down exp(ELBO) of generated data.
-
-    elbo_real: [B], with β_kl. elbos_generated: those of reconstructions and samples, each [B], with β_neg. Returns a
-    scalar.
+    rec: the reconstruction error of an image, decoded from a sample of its posterior. kl: KL(posterior || prior). Those
+    that a network's loss does not depend on may be left at 0.
     """
-    repulsion = sum(exp_elbo(e, scale, alpha).mean() for e in elbos_generated) / len(elbos_generated)
-    return -scale * elbo_real.mean() + repulsion
+
+    rec_real: Any = 0.0
+    kl_real: Any = 0.0
+    rec_recon: Any = 0.0
+    kl_recon: Any = 0.0
+    rec_fake: Any = 0.0
+    kl_fake: Any = 0.0
 
 
-def soft_intro_decoder(
-    rec_real: jax.Array,
-    kls_generated: Sequence[jax.Array],
-    recs_generated: Sequence[jax.Array],
-    *,
-    scale,
-    beta_rec,
-    beta_kl,
-    gamma,
-    gamma_r,
-) -> jax.Array:
-    """L_D: reconstruct real data, raise the ELBO of generated data.
+def exp_elbo(rec: jax.Array, kl: jax.Array, h: Hyper) -> jax.Array:
+    """(1/α)·exp(-α·s·[β_rec·rec + β_neg·kl]): what the encoder pushes down on generated images. [B] in, [B] out."""
+    return jnp.exp(-h.alpha * h.scale * (h.beta_rec * rec + h.beta_neg * kl)) / h.alpha
 
-    rec_real: [B]. kls_generated, recs_generated: KL and re-reconstruction errors [B] of reconstructions and samples;
-    recs_generated may be empty, which is γ_r = 0. Returns a scalar.
+
+def soft_intro_real(t: Terms, h: Hyper) -> jax.Array:
+    """s·[β_rec·rec(x) + β_kl·kl(x)], the negative ELBO of real data. Returns a scalar."""
+    return jnp.mean(h.scale * (h.beta_rec * t.rec_real + h.beta_kl * t.kl_real))
+
+
+def soft_intro_encoder(t: Terms, h: Hyper) -> jax.Array:
+    """L_E = s·[β_rec·rec(x) + β_kl·kl(x)] + (1/α)·mean of exp(-α·s·[β_rec·rec(y) + β_neg·kl(y)]), y in {recon, fake}.
+
+    Raises the ELBO of real data, pushes down exp(ELBO) of generated data. Returns a scalar.
     """
-    attraction = beta_kl * sum(k.mean() for k in kls_generated) / len(kls_generated)
-    if recs_generated:
-        attraction += gamma_r * beta_rec * sum(r.mean() for r in recs_generated) / len(recs_generated)
-    return scale * (beta_rec * rec_real.mean() + gamma * attraction)
+    exp_recon, exp_fake = exp_elbo(t.rec_recon, t.kl_recon, h), exp_elbo(t.rec_fake, t.kl_fake, h)
+    return soft_intro_real(t, h) + jnp.mean((exp_recon + exp_fake) / 2)
 
 
-def intro_encoder(
-    rec_real: jax.Array, kl_real: jax.Array, kls_generated: Sequence[jax.Array], *, beta_rec, intro_alpha, margin
-) -> jax.Array:
-    """IntroVAE's encoder: β_rec·rec + kl + α_h·Σ_y max(0, m - kl(y)). All [B]. Returns a scalar."""
-    hinge = sum(jnp.maximum(0.0, margin - k).mean() for k in kls_generated)
-    return beta_rec * rec_real.mean() + kl_real.mean() + intro_alpha * hinge
+def soft_intro_decoder(t: Terms, h: Hyper) -> jax.Array:
+    """L_D = s·[β_rec·rec(x) + γ·(β_kl·mean(kl(recon), kl(fake)) + γ_r·β_rec·mean(rec(recon), rec(fake)))].
+
+    Reconstructs real data, raises the ELBO of generated data. Returns a scalar.
+    """
+    kl, rec = (t.kl_recon + t.kl_fake) / 2, (t.rec_recon + t.rec_fake) / 2
+    return jnp.mean(h.scale * (h.beta_rec * t.rec_real + h.gamma * (h.beta_kl * kl + h.gamma_r * h.beta_rec * rec)))
 
 
-def intro_decoder(rec_real: jax.Array, kls_generated: Sequence[jax.Array], *, beta_rec, intro_alpha) -> jax.Array:
-    """IntroVAE's decoder ("generator"): β_rec·rec + α_h·Σ_y kl(y). All [B]. Returns a scalar."""
-    return beta_rec * rec_real.mean() + intro_alpha * sum(k.mean() for k in kls_generated)
+def intro_real(t: Terms, h: Hyper) -> jax.Array:
+    """IntroVAE's terms of real data: β_rec·rec(x) + kl(x). Returns a scalar."""
+    return jnp.mean(h.beta_rec * t.rec_real + t.kl_real)
+
+
+def intro_encoder(t: Terms, h: Hyper) -> jax.Array:
+    """IntroVAE's encoder: β_rec·rec(x) + kl(x) + α_h·Σ max(0, m - kl(y)), y in {recon, fake}. Returns a scalar."""
+    hinge = jnp.maximum(0.0, h.margin - t.kl_recon) + jnp.maximum(0.0, h.margin - t.kl_fake)
+    return intro_real(t, h) + h.intro_alpha * jnp.mean(hinge)
+
+
+def intro_decoder(t: Terms, h: Hyper) -> jax.Array:
+    """IntroVAE's decoder ("generator"): β_rec·rec(x) + α_h·Σ kl(y), y in {recon, fake}. Returns a scalar."""
+    return jnp.mean(h.beta_rec * t.rec_real + h.intro_alpha * (t.kl_recon + t.kl_fake))
+
+
+def _exp_elbos(t: Terms, h: Hyper) -> dict[str, jax.Array]:
+    return {"exp_elbo_recon": exp_elbo(t.rec_recon, t.kl_recon, h), "exp_elbo_fake": exp_elbo(t.rec_fake, t.kl_fake, h)}
+
+
+class Objective(NamedTuple):
+    """Losses to minimise, functions (Terms, Hyper) -> scalar, and what is logged of a step.
+
+    `real` has the terms of real data alone, in the same scale. Both networks minimise it in the VAE phase, so that the
+    gradients, and Adam's second moment, are of one size before and after the switch; and always where there are no
+    losses of their own: that is the VAE.
+    """
+
+    real: Callable
+    encoder: Callable | None = None
+    decoder: Callable | None = None
+    logged: tuple[str, ...] = ("loss_encoder", "loss_decoder", "rec_real", "kl_real")
+    derived: Callable = lambda terms, hyper: {}  # what is logged besides the losses and terms, [B] each
+
+
+_LOGGED = (*Objective(intro_real).logged, "kl_recon", "kl_fake")
+OBJECTIVES = {
+    "soft_intro": Objective(
+        soft_intro_real,
+        soft_intro_encoder,
+        soft_intro_decoder,
+        (*_LOGGED, "rec_recon", "rec_fake", "exp_elbo_recon", "exp_elbo_fake"),
+        _exp_elbos,
+    ),
+    "vae": Objective(soft_intro_real),
+    "intro": Objective(intro_real, intro_encoder, intro_decoder, _LOGGED),
+}

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sintrovae_jax import step
+from sintrovae_jax import train_state, train_step
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.models.layers import ROLES
 
 _FUSED = 128  # pixels: from here up the release doubles the image by a transposed convolution
 AVERAGE = ("decoder", "averages", "style")  # where we keep the average of styles
@@ -46,6 +47,9 @@ DENSE = Layout(np.transpose, np.transpose)
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 # A transposed convolution spreads each pixel by its kernel; as a convolution of the doubled image, it is seen mirrored.
 CONV_UP = Layout(lambda x: x[:, :, ::-1, ::-1].transpose(2, 3, 0, 1), lambda x: x[::-1, ::-1].transpose(2, 3, 0, 1))
+# BatchNorm's averages: one set there, one for each role here.
+AVERAGES = Layout(lambda x: x[None], lambda x: x[0])
+AVERAGES_OF_DECODER = Layout(lambda x: np.stack([x] * len(ROLES)), lambda x: x.mean(0))
 CHANNELS = Layout(np.ravel, lambda x: x.reshape(1, -1, 1, 1))
 IMAGE = Layout(lambda x: x[0].transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)[None])
 
@@ -95,13 +99,14 @@ def _mlp(config) -> Iterator[Entry]:
 
 
 def _norm(name: str, root: tuple, *path: str) -> Iterator[Entry]:
-    for theirs, collection, ours in (
-        ("weight", "params", "scale"),
-        ("bias", "params", "bias"),
-        ("running_mean", "batch_stats", "mean"),
-        ("running_var", "batch_stats", "var"),
+    averages = AVERAGES if root[-1] == "encoder" else AVERAGES_OF_DECODER
+    for theirs, collection, ours, layout in (
+        ("weight", "params", "scale", SAME),
+        ("bias", "params", "bias", SAME),
+        ("running_mean", "batch_stats", "mean", averages),
+        ("running_var", "batch_stats", "var", averages),
     ):
-        yield Entry(f"{name}.{theirs}", (*root, collection, *path, ours), SAME)
+        yield Entry(f"{name}.{theirs}", (*root, collection, *path, ours), layout)
     # PyTorch counts batches for averages without momentum, which these are not.
     yield Entry(f"{name}.num_batches_tracked", value=np.zeros((), np.int64))
 
@@ -157,7 +162,7 @@ def _style(config) -> Iterator[Entry]:
     # Their average style has a row a layer, all equal: it is taken before styles are mixed.
     average = Layout(lambda x: x[0], lambda x: np.tile(x, (layers, 1)))
     yield Entry("dlatent_avg.buff", AVERAGE, average)
-    for suffix, root in (("", ()), ("_s", ("ema",)))[: 1 + step.has_ema(config)]:
+    for suffix, root in (("", ()), ("_s", ("ema",)))[: 1 + train_state.has_ema(config)]:
         yield from _style_encoder(config.model.channels, suffix, (*root, "encoder", "params"))
         yield from _style_decoder(config.model.channels, suffix, (*root, "decoder", "params"))
         yield from _mapping(f"mapping_tl{suffix}", 3, (*root, "encoder", "params"))
@@ -230,7 +235,7 @@ def table(config) -> list[Entry]:
 
 def abstract_variables(config) -> dict:
     """The shapes of our variables, {'encoder', 'decoder', and where the config has them 'target' and 'ema'}."""
-    fresh = jax.eval_shape(step.from_config(config)[2])
+    fresh = jax.eval_shape(train_step.from_config(config)[2])
     copies = {"target": fresh.target, "ema": fresh.ema}
     return fresh.variables | {name: tree for name, tree in copies.items() if tree is not None}
 

@@ -4,11 +4,9 @@ Weights are read from the file that torchvision publishes (`FILE`; torch is need
 the same names and shapes. Nothing is ever downloaded.
 """
 
-import functools
 import io
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -58,17 +56,13 @@ def features(layers: Layers, x: jax.Array) -> list[jax.Array]:
     return [*out, x]
 
 
-def error(layers: Layers) -> Callable:
-    """The loss as a function (x, x̂ [B, H, W, C]) -> [B]: the mean |x - x̂| of pixels, plus that of each of the five
-    features, all times the number of an image's dimensions: so its scale is that of the other errors, which are sums.
+def error(layers: Layers, x: jax.Array, x_hat: jax.Array) -> jax.Array:
+    """The loss of x, x̂ [B, H, W, C], [B]: the mean |x - x̂| of pixels, plus that of each of the five features, all times
+    the number of an image's dimensions: so its scale is that of the other errors, which are sums.
     """
-
-    def perceptual(x: jax.Array, x_hat: jax.Array) -> jax.Array:
-        pairs = [(x, x_hat), *zip(features(layers, x), features(layers, x_hat), strict=True)]
-        means = [jnp.abs(at_least_float32(a) - at_least_float32(b)).mean((1, 2, 3)) for a, b in pairs]
-        return math.prod(x.shape[1:]) * sum(means)
-
-    return perceptual
+    pairs = [(x, x_hat), *zip(features(layers, x), features(layers, x_hat), strict=True)]
+    means = [jnp.abs(at_least_float32(a) - at_least_float32(b)).mean((1, 2, 3)) for a, b in pairs]
+    return math.prod(x.shape[1:]) * sum(means)
 
 
 def find(configured: str) -> Path:
@@ -95,7 +89,6 @@ def find(configured: str) -> Path:
     return path
 
 
-@functools.cache
 def read(path: Path) -> Layers:
     """The layers of a file. Raises `UserError` if it cannot be read, is damaged, or holds something else."""
     load = _npz if path.suffix.lower() == ".npz" else _pth

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import bench, growth, models, parallel, step
+from sintrovae_jax import bench, models, parallel, reconstruction, schedule, train_step
 from sintrovae_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def plan(config, topology: str, level: int | None = None) -> list[Plan]:
     that the recipe does not have, a batch that does not divide, or without the TPU's compiler.
     """
     chip, count, devices = _devices(topology)
-    levels = growth.levels(config)
+    levels = schedule.levels(config)
     if level is not None:
         numbers = [each.number for each in levels]
         if level not in numbers:
@@ -128,10 +128,10 @@ def _devices(topology: str) -> tuple[Chip, int, Sequence | None]:
 
 
 def _of_level(config, level, topology, chip, count, devices) -> Plan:
-    networks, objective, create = step.from_config(config)
-    objective = dataclasses.replace(objective, level=level.number, num_vae=0)  # the adversarial step, if there is one
+    networks, static, create = train_step.from_config(config)
+    static = dataclasses.replace(static, level=level.number)
     lowered = _lower(
-        config, networks, objective, create, level, count if devices else 1, level.batch_size // count, devices
+        config, networks, static, create, level, count if devices else 1, level.batch_size // count, devices
     )
     estimate = not devices and not (chip.gpu and jax.default_backend() == "gpu")
     known = {
@@ -155,7 +155,7 @@ def _of_level(config, level, topology, chip, count, devices) -> Plan:
     return Plan(**known, **_figures(compiled, chip), asked=asked)
 
 
-def _lower(config, networks, objective, create, level, devices_count, per_device, devices):
+def _lower(config, networks, static, create, level, devices_count, per_device, devices):
     """The step, traced and lowered for these devices; its arguments are shapes."""
     substeps = config.train.substeps
 
@@ -169,10 +169,11 @@ def _lower(config, networks, objective, create, level, devices_count, per_device
         "x": jax.ShapeDtypeStruct((substeps, per_device, *shape), pixels),
         "index": jax.ShapeDtypeStruct((substeps, per_device), jnp.int32),
     }
-    hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, step.hypers_at(config, np.arange(substeps))))
-    train_step = step.on_devices(networks, objective, devices)
+    hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, schedule.hypers_at(config, np.arange(substeps))))
+    weights = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, reconstruction.weights(config.objective)))
+    step = train_step.on_devices(networks, static, devices)
     key = jax.eval_shape(lambda: parallel.seed_key(config.seed))
-    return train_step.lower(on_each(jax.eval_shape(create)), on_each(batch), on_each(hypers), key)
+    return step.lower(on_each(jax.eval_shape(create)), on_each(batch), on_each(hypers), key, on_each(weights))
 
 
 def _figures(compiled, chip) -> dict:

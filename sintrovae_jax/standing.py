@@ -1,7 +1,8 @@
-"""Standing statistics: BatchNorm's averages estimated anew for evaluation (reference.md, section 6).
+"""Standing statistics: BatchNorm's averages estimated anew for evaluation.
 
 In training the running averages remember about ten batches. Here each is the plain mean over many batches of what the
-network sees: prior samples for the decoder, real images for the encoder, in batches of the size it was trained with.
+network sees in its role, in batches of the size it was trained with: real images (encoder), samples of their posteriors
+and of the prior (decoder), whose averages are kept apart.
 """
 
 import dataclasses
@@ -13,22 +14,25 @@ import jax.numpy as jnp
 
 from sintrovae_jax import parallel
 from sintrovae_jax.inference import Model
-from sintrovae_jax.models.layers import MOMENTUM
-from sintrovae_jax.step import as_float
+from sintrovae_jax.models.layers import MOMENTUM, ROLES
+from sintrovae_jax.train_step import as_float
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _of_batch(module, variables, inputs):
-    """The mean and variance that every BatchNorm sees in one batch."""
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _of_batches(module, variables, inputs, groups):
+    """What the network makes in training mode of its inputs, `groups` batches as one, and the mean and variance that
+    every BatchNorm sees."""
     nothing = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
 
     def moved(inputs):
-        return module.apply({**variables, "batch_stats": nothing}, inputs, train=True, mutable=["batch_stats"])[1]
+        variables_ = {**variables, "batch_stats": nothing}
+        return module.apply(variables_, inputs, train=True, groups=groups, mutable=["batch_stats"])
 
     # One device, with the axis over which training takes BatchNorm's means. An average that was 0 moves to
     # (1 - momentum) times what the batch has.
-    stats = jax.vmap(moved, axis_name=parallel.AXIS)(inputs[None])["batch_stats"]
-    return jax.tree.map(lambda s: s[0] / (1 - MOMENTUM), stats)
+    out, stats = jax.vmap(moved, axis_name=parallel.AXIS)(inputs[None])
+    first = functools.partial(jax.tree.map, lambda a: a[0])
+    return first(out), jax.tree.map(lambda s: s / (1 - MOMENTUM), first(stats["batch_stats"]))
 
 
 def _mean(trees: Iterable):
@@ -43,15 +47,18 @@ def estimate(model: Model, real: Iterable, key: jax.Array) -> Model:
 
     real: batches of training images [B, *shape], bytes or in [0, 1]; as many batches of prior samples are drawn.
     """
-    real = list(real)
-    inputs = {
-        "encoder": map(as_float, map(jnp.asarray, real)),
-        "decoder": (model.prior(jax.random.fold_in(key, i), len(batch)) for i, batch in enumerate(real)),
-    }
-    modules = {"encoder": model.encoder, "decoder": model.decoder}
-    variables = dict(model.variables)
-    for name, module in modules.items():
-        if "batch_stats" in variables[name]:
-            stats = _mean(_of_batch(module, variables[name], batch) for batch in inputs[name])
-            variables[name] = {**variables[name], "batch_stats": stats}
-    return dataclasses.replace(model, variables=variables)
+    if any("batch_stats" not in model.variables[name] for name in ("encoder", "decoder")):
+        return model
+
+    def of_batch(number, batch):
+        prior_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
+        x = as_float(jnp.asarray(batch))
+        posterior, of_encoder = _of_batches(model.encoder, model.variables["encoder"], x, 1)
+        z = posterior.sample(jax.random.normal(noise_key, posterior.mean.shape))
+        both = jnp.concatenate([z, model.prior(prior_key, len(x))])  # in the order of ROLES
+        _, of_decoder = _of_batches(model.decoder, model.variables["decoder"], both, len(ROLES))
+        return {"encoder": of_encoder, "decoder": of_decoder}
+
+    stats = _mean(of_batch(number, batch) for number, batch in enumerate(real))
+    variables = {name: {**model.variables[name], "batch_stats": stats[name]} for name in stats}
+    return dataclasses.replace(model, variables=model.variables | variables)

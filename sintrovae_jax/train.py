@@ -17,14 +17,15 @@ from sintrovae_jax import (
     data,
     evaluate,
     evaluators,
-    growth,
     inference,
     logs,
     parallel,
     pictures,
+    reconstruction,
     results,
-    state,
-    step,
+    schedule,
+    train_state,
+    train_step,
 )
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
@@ -118,7 +119,7 @@ class Hypers:
         self._config, self._host, self._devices = config, None, None
 
     def at(self, start: int):
-        host = step.hypers_at(self._config, np.arange(start, start + self._config.train.substeps))
+        host = schedule.hypers_at(self._config, np.arange(start, start + self._config.train.substeps))
         if self._host is None or any((a != b).any() for a, b in zip(host, self._host, strict=True)):
             self._host, self._devices = host, parallel.replicate(host)
         return self._devices
@@ -129,7 +130,8 @@ class Run:
 
     def __init__(self, config, workdir: Path):
         self.config, self.workdir = config, workdir
-        self.networks, self.objective, self.create = step.from_config(config)
+        self.networks, self.static, self.create = train_step.from_config(config)
+        self.weights = reconstruction.weights(config.objective)
         self.source = data.build(config.data)
         if parallel.is_main():  # which evaluates
             evaluators.check_data(config, self.source)
@@ -137,7 +139,7 @@ class Run:
         c = config.checkpoint
         self.checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.best, c.best_mode)
 
-    def restore_or_create(self) -> state.TrainState:
+    def restore_or_create(self) -> train_state.TrainState:
         """The newest sound checkpoint, or a fresh state."""
         restored = self.checkpoints.restore(jax.eval_shape(self.create))
         if restored is None:
@@ -145,7 +147,7 @@ class Run:
         log.info("resuming from step %d", restored.step)
         return restored
 
-    def model(self, host: state.TrainState) -> inference.Model:
+    def model(self, host: train_state.TrainState) -> inference.Model:
         """The state's model as it is scored and pictured."""
         return evaluate.prepared(inference.from_state(self.config, self.networks, host), self.source)
 
@@ -174,7 +176,7 @@ def refuse_divergence(config, window: list[tuple[int, dict]]) -> None:
             raise Diverged(f"step {at}: {name} became NaN or infinite; {_advice(config, at)}")
 
 
-def refuse_bad_state(config, host: state.TrainState) -> None:
+def refuse_bad_state(config, host: train_state.TrainState) -> None:
     """Raises `Diverged` if the state holds NaN or infinity, so that no checkpoint ever does."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]:
         if not np.isfinite(leaf).all():
@@ -187,7 +189,7 @@ def train(config, workdir: Path) -> None:
 
     Raises `UserError`, `Diverged` (the last good checkpoint stays) or `Interrupted` (a checkpoint was saved).
     """
-    growth.shards(config)  # whether the batches divide
+    schedule.shards(config)  # whether the batches divide
     run = Run(config, workdir)
     try:
         with Stop().listening() as stop:
@@ -224,33 +226,36 @@ def _train(run, stop):
             metrics.close()
 
 
-def _dispatches(run, host: state.TrainState):
+def _dispatches(run, host: train_state.TrainState):
     """Trains from the host state to the last step, one dispatch at a time, level after level if the networks grow.
 
     Yields (level, step reached, state on the devices, {term: [sum, count, first bad]} on the devices). The state is
     only good until the next dispatch. Nothing here waits for the devices, except to keep `_IN_FLIGHT` dispatches queued
     at most, and between levels.
     """
-    for level in growth.levels(run.config):
+    for level in schedule.levels(run.config):
         first = max(level.start, int(host.step))
         if first < level.stop:
             if level.start and first == level.start:
-                host = state.reset_optimizers(run.networks, host)
+                host = train_state.reset_optimizers(run.networks, host)
             host = yield from _level(run, host, level, first)
 
 
 def _level(run, host, level, first):
     """The dispatches of one level, from step `first` on. Returns the state it ends with, on the host."""
     config, substeps = run.config, run.config.train.substeps
-    num_vae = run.objective.num_vae if level.start < run.objective.num_vae else 0  # 0: a step without the VAE's
-    objective = dataclasses.replace(run.objective, level=level.number, num_vae=num_vae)
-    train_step, key = step.on_devices(run.networks, objective), parallel.seed_key(config.seed)
+    static = dataclasses.replace(run.static, level=level.number)
+    num_vae = config.objective.num_vae if static.objective.encoder else 0
+    vae_step = train_step.on_devices(run.networks, dataclasses.replace(static, vae=True))
+    step, key = train_step.on_devices(run.networks, static), parallel.seed_key(config.seed)
+    weights = parallel.replicate(run.weights)
     steps = {"start": first, "stop": level.stop, "substeps": substeps, "shard": parallel.shard(level.batch_size)}
     source = run.source.at(level.size) if level.size else run.source
     batches = parallel.prefetch(data.batches(source, config.data, seed=config.seed, **steps))
     hypers, devices_state, in_flight = Hypers(config), parallel.replicate(host), collections.deque()
     for start in range(first, level.stop, substeps):
-        devices_state, terms = train_step(devices_state, next(batches), hypers.at(start), key)
+        of_phase = vae_step if start < num_vae else step  # num_vae is a multiple of substeps
+        devices_state, terms = of_phase(devices_state, next(batches), hypers.at(start), key, weights)
         in_flight.append(terms)
         if len(in_flight) > _IN_FLIGHT:
             jax.block_until_ready(in_flight.popleft())
@@ -285,7 +290,7 @@ def _loop(run, host, metrics, clock, stop):
     for level, at, devices_state, terms in _dispatches(run, host):
         pending.append((at - substeps, terms))
         progress.advance(substeps)
-        if at - substeps in (first, level.start):  # compilation is not training
+        if at - substeps in (first, level.start, config.objective.num_vae):  # compilation is not training
             jax.block_until_ready(terms)
             clock.resume()
         else:
@@ -352,7 +357,7 @@ def _draw(run, model, metrics, suffix=""):
 
 
 def _learning_rate(config, at: int) -> dict[str, float]:
-    return {"learning_rate": float(step.hypers_at(config, np.array(at - 1)).learning_rate)}
+    return {"learning_rate": float(schedule.hypers_at(config, np.array(at - 1)).learning_rate)}
 
 
 def _finish(run, model, figures, metrics, clock):
@@ -371,7 +376,7 @@ def _describe(run, host):
 
     for name, network in (("encoder", host.encoder), ("decoder", host.decoder)):
         log.info("%s\n%s", name, parameter_overview.get_parameter_overview(network.params, include_stats=False))
-    for level, shard in zip(growth.levels(run.config), growth.shards(run.config), strict=True):
+    for level, shard in zip(schedule.levels(run.config), schedule.shards(run.config), strict=True):
         log.info(
             "%d %s device(s), batch %d (%d a device), %d steps, %d a dispatch%s",
             jax.device_count(),
@@ -380,5 +385,5 @@ def _describe(run, host):
             shard.per_device,
             level.stop - level.start,
             run.config.train.substeps,
-            f", at {level.size} pixels" if run.objective.level is not None else "",
+            f", at {level.size} pixels" if run.static.level is not None else "",
         )

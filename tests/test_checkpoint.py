@@ -9,16 +9,18 @@ import numpy as np
 import optax
 import pytest
 
-from sintrovae_jax import checkpoint, state
+from sintrovae_jax import checkpoint, train_state
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import mlp
 
-NETWORKS = state.Networks(mlp.Encoder((8,), 2), mlp.Decoder((8,), (2,)), optax.scale_by_adam(), optax.scale_by_adam())
+NETWORKS = train_state.Networks(
+    mlp.Encoder((8,), 2), mlp.Decoder((8,), (2,)), optax.scale_by_adam(), optax.scale_by_adam()
+)
 
 
-def at(step: int) -> state.TrainState:
+def at(step: int) -> train_state.TrainState:
     """A state whose every number tells its step."""
-    fresh = jax.device_get(state.create(NETWORKS, 0, (2,), 2))
+    fresh = jax.device_get(train_state.create(NETWORKS, 0, (2,), 2))
     rng = np.random.default_rng(step)
     filled = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), fresh)
     return filled.replace(step=np.array(step, np.int32))

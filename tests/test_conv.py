@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from scipy.signal import correlate
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import models, parallel, state, step
+from sintrovae_jax import models, objectives, parallel, schedule, train_state, train_step
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, convolution, style
 
@@ -58,7 +58,7 @@ COUNTS |= {"monsters": MONSTERS, "celebahq": FACES, "ffhq": FACES, "celebahq1024
 @pytest.mark.parametrize("name", COUNTS)
 def test_sizes_of_the_published_networks(name):
     settings = recipe(name)
-    networks, _, create = step.from_config(settings)
+    networks, _, create = train_step.from_config(settings)
     fresh = jax.eval_shape(create)
     assert (size(fresh.encoder.params), size(fresh.decoder.params)) == COUNTS[name]
     assert {leaf.dtype.name for leaf in jax.tree.leaves((fresh.encoder.params, fresh.decoder.stats))} == {"float32"}
@@ -224,20 +224,20 @@ def test_gradients_of_a_convolution_are_those_of_jax(kernel_size):
 
 def lowered(settings, level=None):
     """The training step of a recipe on one device, lowered from shapes alone; at a level, where networks grow."""
-    networks, objective, create = step.from_config(settings)
+    networks, static, create = train_step.from_config(settings)
     substeps, batch, shape = settings.train.substeps, settings.train.batch_size, models.data_shape(settings.data)
     if level is not None:
-        objective, shape = dataclasses.replace(objective, level=level), (*[style.resolution(level)] * 2, shape[-1])
+        static, shape = dataclasses.replace(static, level=level), (*[style.resolution(level)] * 2, shape[-1])
 
     def lead(tree, *axes):
         return jax.tree.map(lambda s: jax.ShapeDtypeStruct((*axes, *s.shape), s.dtype), tree)
 
     x = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
     index = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, step.hypers_at(settings, np.arange(substeps))))
-    train_step = step.on_devices(networks, objective)
+    hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, schedule.hypers_at(settings, np.arange(substeps))))
+    step = train_step.on_devices(networks, static)
     batches = lead({"x": x, "index": index}, 1, substeps)
-    return train_step.lower(lead(jax.eval_shape(create), 1), batches, lead(hypers, 1), parallel.seed_key(0))
+    return step.lower(lead(jax.eval_shape(create), 1), batches, lead(hypers, 1), parallel.seed_key(0), ())
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -273,21 +273,21 @@ def test_no_convolution_on_a_cpu_is_left_in_a_layout_without_a_fast_kernel():
 # --- switches ---------------------------------------------------------------------------------------------------------
 
 SHAPE, BATCH, Z = (8, 8, 3), 4, 3
-HYPER = dict.fromkeys(step.Hyper._fields, 1.0) | {"learning_rate": 1e-3, "alpha": 2.0, "scale": 1 / 192}
+HYPER = dict.fromkeys(objectives.Hyper._fields, 1.0) | {"learning_rate": 1e-3, "alpha": 2.0, "scale": 1 / 192}
 
 
 @functools.cache
 def three_steps(dtype=None, remat=False, **objective):
     """The state and terms after three adversarial steps of a tiny network, and its state before them."""
     nets = conv.Encoder((8, 8), Z, dtype, remat), conv.Decoder((8, 8), SHAPE, "linear", dtype, remat)
-    networks = state.Networks(*nets, optax.scale_by_adam(), optax.scale_by_adam())
-    first = jax.jit(lambda: state.create(networks, 0, SHAPE, Z))()
+    networks = train_state.Networks(*nets, optax.scale_by_adam(), optax.scale_by_adam())
+    first = jax.jit(lambda: train_state.create(networks, 0, SHAPE, Z))()
     x = np.random.default_rng(0).integers(0, 256, (1, 3, BATCH, *SHAPE)).astype(np.uint8)
     index = np.tile(np.arange(BATCH, dtype=np.int32), (1, 3, 1))
-    hypers = jax.tree.map(lambda v: np.full((1, 3), v, np.float32), step.Hyper(**HYPER))
+    hypers = jax.tree.map(lambda v: np.full((1, 3), v, np.float32), objectives.Hyper(**HYPER))
     run = jax.jit(
         jax.vmap(
-            functools.partial(step.train_step, networks, step.Objective(**objective)),
+            functools.partial(train_step.train_step, networks, train_step.Static(**objective)),
             (0, 0, 0, None),
             axis_name=parallel.AXIS,
         )

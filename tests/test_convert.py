@@ -16,7 +16,7 @@ import pytest
 from conftest import TINY, run
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sintrovae_jax import checkpoint, convert, growth, inference, models, official, parallel, step
+from sintrovae_jax import checkpoint, convert, inference, models, official, parallel, schedule, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Stage
@@ -272,7 +272,7 @@ def test_a_state_of_the_variables_can_be_saved_and_restored(name, tmp_path):
     config = tiny(name)
     variables = official.from_official(config, theirs.random(SHAPES[name]))
     host = convert.fresh_state(config, variables, 50)
-    create = step.from_config(config)[2]
+    create = train_step.from_config(config)[2]
     fresh = jax.device_get(jax.jit(create)())
     assert jax.tree.structure(host) == jax.tree.structure(fresh)
     jax.tree.map(np.testing.assert_array_equal, host.encoder.opt_state, fresh.encoder.opt_state)
@@ -293,7 +293,7 @@ def test_where_a_run_goes_on():
     assert at(tiny("cifar10"), 200, False) == 0
     config = tiny("digits_style")
     assert at(config, 0, True) == 200 + 1_000 + 1_100
-    assert growth.stage_at(config, 2_300) == Stage(2, 1.0)
+    assert schedule.stage_at(config, 2_300) == Stage(2, 1.0)
     assert at(fused_style(), 0, True) == 0
 
 

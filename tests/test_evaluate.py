@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY, run
 
-from sintrovae_jax import compare, data, evaluate, inference, results, step
+from sintrovae_jax import compare, data, evaluate, inference, results, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features, frechet, inception, kid, likelihood, ood, precision_recall
@@ -80,7 +80,7 @@ def settings(**changed):
 
 def scoring(tmp_path, **changed):
     config = settings(**changed)
-    networks, _, create = step.from_config(config)
+    networks, _, create = train_step.from_config(config)
     return Scoring(inference.from_state(config, networks, create()), data.build(config.data), tmp_path)
 
 
@@ -148,7 +148,7 @@ def test_a_bfloat16_model_is_scored_in_float32(tmp_path):
     np.testing.assert_allclose(rounded, round(float(jnp.bfloat16(0.7)) * 255) / 255, rtol=1e-6)
     config = settings(evaluators=("latents", "fid", "likelihood"), num_scored=10, importance_samples=3)
     config.train.dtype = "bfloat16"
-    networks, _, create = step.from_config(config)
+    networks, _, create = train_step.from_config(config)
     model = inference.from_state(config, networks, create())
     got = evaluate.figures_of(model, data.build(config.data), tmp_path)
     assert all(np.isfinite(v) for v in evaluate.numbers(got).values())
@@ -161,7 +161,7 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     chosen = ("latents", "fid", "precision_recall", "likelihood", "ood")
     small = {"evaluators": chosen, "num_scored": 20, "importance_samples": 3, "bootstrap": 10, "ood_source": "letters"}
     config.eval.update(small | {"cache": str(tmp_path / "cache")})
-    networks, _, create = step.from_config(config)
+    networks, _, create = train_step.from_config(config)
     grown = inference.from_state(config, networks, create())
     model = dataclasses.replace(grown, stage=Stage(1, 0.5))
     source = source_of(model, data.build(config.data))
@@ -280,7 +280,7 @@ def test_a_classifier_needs_labels(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros((40, 16, 16, 1), np.uint8))
     config = settings()
     config.data.source = f"npz:{tmp_path / 'x.npz'}"
-    networks, _, create = step.from_config(config)
+    networks, _, create = train_step.from_config(config)
     unlabelled = Scoring(inference.from_state(config, networks, create()), data.build(config.data), tmp_path)
     with pytest.raises(UserError, match="needs labels to learn"):
         frechet.evaluate(unlabelled)

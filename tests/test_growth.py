@@ -16,7 +16,7 @@ from PIL import Image
 from test_train import final_state, wait_for
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data, growth, inference, modes, step
+from sintrovae_jax import data, inference, modes, schedule
 from sintrovae_jax.data import sources
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import scoring
@@ -43,7 +43,7 @@ TINY = [  # 4×4 for 20 steps, 8×8 from then on, blended in up to step 40
 ]
 
 
-def schedule(**changes):
+def growing(**changes):
     settings = configs.read_recipe("configs/digits_style.py")
     settings.growth.steps, settings.growth.batch_sizes = (20, 40, 60), (16, 8, 4)
     settings.train.steps = 200
@@ -52,35 +52,37 @@ def schedule(**changes):
 
 
 def test_levels_follow_each_other_and_the_last_goes_on():
-    got = [(level.number, level.start, level.stop, level.batch_size, level.size) for level in growth.levels(schedule())]
+    got = [
+        (level.number, level.start, level.stop, level.batch_size, level.size) for level in schedule.levels(growing())
+    ]
     assert got == [(0, 0, 20, 16, 4), (1, 20, 60, 8, 8), (2, 60, 200, 4, 16)]
-    short = growth.levels(schedule(**{"train.steps": 40}))
+    short = schedule.levels(growing(**{"train.steps": 40}))
     assert [(level.start, level.stop) for level in short] == [(0, 20), (20, 40)]
     plain = configs.read_recipe("configs/digits.py")
-    assert [level.number for level in growth.levels(plain)] == [None]
-    at_once = growth.levels(schedule(**{"growth.steps": ()}))
+    assert [level.number for level in schedule.levels(plain)] == [None]
+    at_once = schedule.levels(growing(**{"growth.steps": ()}))
     assert [(level.number, level.start, level.stop, level.grown) for level in at_once] == [(2, 0, 200, 0)]
 
 
 def test_a_level_blends_in_over_its_first_half():
     steps = np.array([0, 19, 20, 30, 40, 59, 60, 75, 90, 199])
     wanted = [1, 1, 0, 0.5, 1, 1, 0, 0.5, 1, 1]
-    for settings in (schedule(), schedule(**{"train.steps": 120})):  # where the run ends does not matter
-        np.testing.assert_allclose(step.hypers_at(settings, steps).blend[:-1], wanted[:-1], atol=1e-7)
-    assert growth.stage_at(schedule(), 31) == Stage(1, 0.5)  # the 31st step was step 30
-    assert growth.stage_at(schedule(), 20) == Stage(0, 1.0)
-    assert growth.stage_at(schedule(), 0) == Stage(0, 1.0)
-    assert growth.stage_at(configs.read_recipe("configs/digits.py"), 7) is None
+    for settings in (growing(), growing(**{"train.steps": 120})):  # where the run ends does not matter
+        np.testing.assert_allclose(schedule.hypers_at(settings, steps).blend[:-1], wanted[:-1], atol=1e-7)
+    assert schedule.stage_at(growing(), 31) == Stage(1, 0.5)  # the 31st step was step 30
+    assert schedule.stage_at(growing(), 20) == Stage(0, 1.0)
+    assert schedule.stage_at(growing(), 0) == Stage(0, 1.0)
+    assert schedule.stage_at(configs.read_recipe("configs/digits.py"), 7) is None
 
 
 def test_every_level_has_its_hyper_parameters():
-    settings = schedule(**{"growth.learning_rates": (0.1, 0.2, 0.3), "growth.beta_neg": (8.0, 4.0, 2.0)})
-    at = step.hypers_at(settings, np.array([0, 19, 20, 59, 60, 199]))
+    settings = growing(**{"growth.learning_rates": (0.1, 0.2, 0.3), "growth.beta_neg": (8.0, 4.0, 2.0)})
+    at = schedule.hypers_at(settings, np.array([0, 19, 20, 59, 60, 199]))
     np.testing.assert_allclose(at.learning_rate, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3])
     np.testing.assert_allclose(at.beta_neg, [8, 8, 4, 4, 2, 2])
     np.testing.assert_allclose(at.ema, 0.5 ** (np.array([16, 16, 8, 8, 4, 4]) / 3_000), rtol=1e-6)
     settings.optimizer.milestones = (30,)
-    rates = step.hypers_at(settings, np.array([0, 19, 20, 59, 60, 199])).learning_rate
+    rates = schedule.hypers_at(settings, np.array([0, 19, 20, 59, 60, 199])).learning_rate
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.2, 0.02, 0.03, 0.03], rtol=1e-6)
 
 

@@ -1,6 +1,5 @@
 """Loading from the workdir alone, in another process, without TensorFlow."""
 
-import dataclasses
 import functools
 import json
 import shutil
@@ -14,7 +13,19 @@ from conftest import FULL, ROOT, TINY, environment, metrics, run
 from PIL import Image
 
 import sintrovae_jax
-from sintrovae_jax import bench, checkpoint, config, data, evaluate, inference, modes, parallel, pictures, step
+from sintrovae_jax import (
+    bench,
+    checkpoint,
+    config,
+    data,
+    evaluate,
+    inference,
+    modes,
+    parallel,
+    pictures,
+    schedule,
+    train_step,
+)
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -68,19 +79,17 @@ def small_digits():
 
 def five_steps(settings):
     """A host state after five adversarial steps, and its networks."""
-    networks, objective, create = step.from_config(settings)
+    networks, static, create = train_step.from_config(settings)
     start = jax.device_get(create())
     batch = next(
         data.batches(
             data.build(settings.data), settings.data, seed=0, start=0, stop=5, substeps=5, shard=Shard(16, 0, 1, 16)
         )
     )
-    hypers = step.hypers_at(settings, np.arange(2000, 2005))
+    hypers = schedule.hypers_at(settings, np.arange(2000, 2005))
     first = jax.tree.map(lambda x: x[None], (start, hypers))
-    train_step = functools.partial(step.train_step, networks, dataclasses.replace(objective, num_vae=0))
-    after, terms = jax.pmap(train_step, parallel.AXIS, in_axes=(0, 0, 0, None))(
-        first[0], batch, first[1], jax.random.key(0)
-    )
+    step = functools.partial(train_step.train_step, networks, static)
+    after, terms = jax.pmap(step, parallel.AXIS, in_axes=(0, 0, 0, None))(first[0], batch, first[1], jax.random.key(0))
     assert float(terms["kl_fake"][0, 1]) == 5
     return parallel.unreplicate(after), networks
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import FULL, TINY, environment, run
 
 import sintrovae_jax
-from sintrovae_jax import checkpoint, config, data, export, inference, state, step
+from sintrovae_jax import checkpoint, config, data, export, inference, train_state, train_step
 from sintrovae_jax.errors import UserError
 
 
@@ -62,9 +62,9 @@ def tiny(workdir, **values):
     return settings
 
 
-def save(workdir, settings, at, figures=None) -> state.TrainState:
+def save(workdir, settings, at, figures=None) -> train_state.TrainState:
     """Saves a state whose numbers say which it is."""
-    host = jax.device_get(step.from_config(settings)[2]())
+    host = jax.device_get(train_step.from_config(settings)[2]())
     moved = jax.tree.map(lambda leaf: leaf + at, host.encoder.params)
     host = host.replace(step=np.int32(at), encoder=host.encoder.replace(params=moved))
     c = settings.checkpoint

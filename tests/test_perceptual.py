@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY, metrics, run
 from scipy.signal import correlate
 
-from sintrovae_jax import perceptual, step
+from sintrovae_jax import perceptual, reconstruction, train_step
 from sintrovae_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -109,9 +109,9 @@ def test_a_run_with_it(tmp_path, weights):
 )
 def test_bad_weights_are_one_line(tmp_path, make, says):
     make(tmp_path / "vgg.npz")
-    objective = step.Objective(reconstruction="perceptual", vgg=str(tmp_path / "vgg.npz"))
+    objective = train_step.Static(reconstruction="perceptual", vgg=str(tmp_path / "vgg.npz"))
     with pytest.raises(UserError) as error:
-        step.reconstruction_error(objective)
+        reconstruction.error(objective)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -9,7 +9,7 @@ import jax
 import pytest
 from conftest import ROOT, environment
 
-from sintrovae_jax import bench, config, plan, step
+from sintrovae_jax import bench, config, plan, train_step
 from sintrovae_jax.errors import UserError
 
 WIDTH, BATCH = 64, 512
@@ -41,7 +41,7 @@ def test_flops_and_memory_of_a_step_for_gpus_are_those_counted_by_hand():
     assert p.flops == pytest.approx(products(BATCH // 4), rel=0.15), (
         "besides products there are activations, Adam, losses"
     )
-    state = jax.eval_shape(step.from_config(small())[2])
+    state = jax.eval_shape(train_step.from_config(small())[2])
     batches = 10 * BATCH // 4 * (2 * 4 + 4)
     kept = batches + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     assert kept <= p.arguments < kept + 4096, "and some scalars"
@@ -148,7 +148,7 @@ def test_a_slice_of_eight_chips():
     assert p["chips"] == 8
     assert not p["estimate"]
     assert p["flops"] == pytest.approx(products(BATCH // 8), rel=0.3), "the TPU pads its products"
-    state = jax.eval_shape(step.from_config(small())[2])
+    state = jax.eval_shape(train_step.from_config(small())[2])
     parameters = [sum(leaf.size for leaf in jax.tree.leaves(n.params)) for n in (state.encoder, state.decoder)]
     # One all-reduce for each network's gradients, and one for the terms of the whole dispatch.
     assert p["collectives"]["all-reduce"][0] == 3

@@ -7,7 +7,7 @@ from matplotlib import colors, path
 from PIL import Image
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data, inference, pictures, step
+from sintrovae_jax import data, inference, pictures, train_step
 from sintrovae_jax.data import sources, sprites
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import transfer
@@ -110,7 +110,7 @@ def test_accuracies_tell_which_code_knows_what():
 
 def test_errors_are_those_of_the_true_pictures(tmp_path):
     settings = recipe(**{"eval.num_samples": 20})
-    networks, _, create = step.from_config(settings)
+    networks, _, create = train_step.from_config(settings)
     model, source = inference.from_state(settings, networks, jax.jit(create)()), data.build(settings.data)
     got = transfer.evaluate(Scoring(model, source, tmp_path))
     x = source.test(20, 0)
@@ -132,7 +132,7 @@ def test_errors_are_those_of_the_true_pictures(tmp_path):
 
 def test_the_table_has_contents_down_the_side_and_classes_along_the_top(tmp_path):
     settings = recipe()
-    networks, _, create = step.from_config(settings)
+    networks, _, create = train_step.from_config(settings)
     model, source = inference.from_state(settings, networks, jax.jit(create)()), data.build(settings.data)
     x = source.test(5, 0)
     pictures.translation(model, x[:3], x[3:], tmp_path / "table.png")

@@ -11,7 +11,7 @@ from scipy.signal import correlate
 from test_conv import recipe, size
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import growth, models, parallel, step
+from sintrovae_jax import models, parallel, schedule, train_step
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Stage, convolution, style
 
@@ -44,7 +44,7 @@ MAPPING = 512 * 513
 
 @pytest.mark.parametrize("name", ["celebahq_style", "ffhq_style"])
 def test_sizes_of_the_published_networks_by_block(name):
-    _, _, create = step.from_config(recipe(name))
+    _, _, create = train_step.from_config(recipe(name))
     fresh = jax.eval_shape(create)
     encoder, decoder = fresh.encoder.params, fresh.decoder.params
     assert tuple(size(encoder[f"block{i}"]) for i in range(7)) == ENCODER_BLOCKS
@@ -64,7 +64,7 @@ def test_the_hyper_parameters_are_the_published_ones():
         assert settings.growth.steps[0] == pytest.approx(epochs * count / 512, abs=5)
         assert settings.growth.steps[6] == pytest.approx(epochs * count / 32, abs=5)
         assert settings.train.steps - ends[5] == pytest.approx((300 - 6 * epochs) * count / 32, abs=5)
-        at = step.hypers_at(settings, np.array([0, ends[2], ends[3], ends[5], settings.train.steps - 1]))
+        at = schedule.hypers_at(settings, np.array([0, ends[2], ends[3], ends[5], settings.train.steps - 1]))
         np.testing.assert_allclose(at.beta_neg, [2048, 1024, 512, 512, 512])
         np.testing.assert_allclose(at.learning_rate[-1], rate)
         np.testing.assert_allclose(at.learning_rate[0], 1.5e-3)
@@ -409,13 +409,15 @@ def a_step(dtype):
     settings.model.channels, settings.model.z_dim, settings.train.dtype = (8, 16), 8, dtype
     settings.data.image_size, settings.growth.steps, settings.growth.batch_sizes = 8, (0, 100), ()
     settings.objective.num_vae = 0
-    networks, objective, create = step.from_config(settings)
+    networks, objective, create = train_step.from_config(settings)
     run = jax.jit(
-        jax.vmap(functools.partial(step.train_step, networks, objective), (0, 0, 0, None), axis_name=parallel.AXIS)
+        jax.vmap(
+            functools.partial(train_step.train_step, networks, objective), (0, 0, 0, None), axis_name=parallel.AXIS
+        )
     )
     x = np.random.default_rng(0).integers(0, 256, (1, 1, 16, 8, 8, 1)).astype(np.uint8)
     batches = {"x": x, "index": np.arange(16, dtype=np.int32)[None, None]}
-    hypers = step.hypers_at(settings, np.array([[20]]))
+    hypers = schedule.hypers_at(settings, np.array([[20]]))
     after, terms = run(jax.tree.map(lambda a: a[None], jax.jit(create)()), batches, hypers, jax.random.key(0))
     return after, {name: float(term[0, 0]) for name, term in terms.items()}
 
@@ -466,7 +468,7 @@ def test_lengths_follow_the_batches_for_fewer_devices(name):
         configs.validate(settings)
         assert settings.growth.batch_sizes == sizes
         examples = [
-            sum(level.batch_size * (level.stop - level.start) for level in growth.levels(config))
+            sum(level.batch_size * (level.stop - level.start) for level in schedule.levels(config))
             for config in (whole, settings)
         ]
         assert examples[1] == pytest.approx(examples[0], rel=1e-3)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sintrovae_jax import objectives, step
+from sintrovae_jax import objectives, reconstruction
 from sintrovae_jax.evaluators.scoring import Scoring
 
 
@@ -13,7 +13,8 @@ def evaluate(scoring: Scoring) -> dict[str, float]:
     """
     model, seed = scoring.model, scoring.seed
     x = scoring.source.test(scoring.num_samples, seed)
-    rec = step.reconstruction_error(model.config.objective)
+    objective = model.config.objective
+    rec = reconstruction.error(objective.reconstruction, reconstruction.weights(objective))
 
     def kl(images):
         return float(np.mean(objectives.kl(*model.encode(images), model.config.objective.prior_std)))

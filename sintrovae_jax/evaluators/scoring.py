@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sintrovae_jax import objectives, step
+from sintrovae_jax import objectives, train_step
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features, figure, names
 from sintrovae_jax.inference import Model
@@ -27,7 +27,7 @@ class _Blended:
         return np.asarray(style.blended_images(self._source.test(n, seed), self._stage))
 
     def train(self, size: int) -> Iterator[np.ndarray]:
-        return (np.asarray(style.blended_images(step.as_float(x), self._stage)) for x in self._source.train(size))
+        return (np.asarray(style.blended_images(train_step.as_float(x), self._stage)) for x in self._source.train(size))
 
 
 def source_of(model: Model, source):
@@ -72,7 +72,7 @@ class Scoring:
         z, size = self.model.prior(self.seed, self.num_samples), self._size
         for start in range(0, len(z), size):
             some = z[start : start + size]
-            yield self.model.decode(some, noise=np.arange(start, start + len(some)))
+            yield self.model.decode(some, noise=np.arange(start, start + len(some)), role="prior")
 
     @functools.cached_property
     def real(self) -> features.Summary:

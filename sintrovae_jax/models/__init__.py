@@ -1,8 +1,10 @@
 """Network families. `build` turns a config into an encoder and a decoder with one shared interface:
 
-    encoder(x [B, *shape], train=...) -> Posterior(mean [B, Z], logvar [B, Z])
-    decoder(z [B, Z], train=...)      -> x̂ [B, *shape]
+    encoder(x [B, *shape], train=..., groups=...)       -> Posterior(mean [B, Z], logvar [B, Z])
+    decoder(z [B, Z], train=..., groups=..., role=...)  -> x̂ [B, *shape]
 
+In training several batches may come as one, of `groups` equal parts, of which BatchNorm normalises each by itself. At
+evaluation `role` ('posterior' or 'prior') says what a decoder decodes, and so which of its running averages are meant.
 A family that grows (`grows`) also takes `stage`, and its decoder `keys` [B] for the noise it adds and `mix`.
 A new family is a module here and a line in `FAMILIES`.
 """

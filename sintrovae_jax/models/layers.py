@@ -8,10 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sintrovae_jax import parallel
+from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import convolve
 from sintrovae_jax.objectives import at_least_float32
 
 MOMENTUM = 0.9  # of BatchNorm's running averages; PyTorch calls it 0.1
+_EPSILON = 1e-5  # of BatchNorm
+ROLES = ("posterior", "prior")  # what a decoder decodes: samples of a posterior, or of the prior
 
 
 class Posterior(NamedTuple):
@@ -30,6 +34,74 @@ class Stage(NamedTuple):
 
     level: int
     blend: Any = 1.0
+
+
+class Statistics(NamedTuple):
+    """What BatchNorm normalises by. Static.
+
+    In training, each of the `groups` batches that are given as one, by itself; in evaluation, the running averages of a
+    role, the encoder's only one or one of `ROLES`.
+    """
+
+    train: bool
+    groups: int = 1
+    roles: int = 1
+    role: int = 0
+
+
+def decoder_statistics(train: bool, groups: int, role: str) -> Statistics:
+    """A decoder's. Raises `UserError` for a role that does not exist."""
+    if role not in ROLES:
+        raise UserError(f"what is decoded is from {' or '.join(ROLES)}, not {role!r}")
+    return Statistics(train, groups, len(ROLES), ROLES.index(role))
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel of x [groups·B, ..., C] over each group (and in training over all devices).
+
+    Running averages of every role are kept apart, mean and var [roles, C], since what a network sees in its roles
+    differs. As many groups as there are roles move each its own averages; one group alone moves all of them, so that a
+    decoder that has decoded nothing but posteriors can still be sampled from. Statistics are float32 at least.
+    """
+
+    statistics: Statistics
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        train, groups, roles, role = self.statistics
+        width = x.shape[-1]
+        averages = [
+            self.variable("batch_stats", name, lambda f=f: f((roles, width), jnp.float32))
+            for name, f in (("mean", jnp.zeros), ("var", jnp.ones))
+        ]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        if train:
+            moments = parallel.pmean(_moments(x, groups))  # one all-reduce for both
+            moments = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0)
+            if self.is_mutable_collection("batch_stats"):
+                for average, moment in zip(averages, moments, strict=True):
+                    average.value = MOMENTUM * average.value + (1 - MOMENTUM) * moment
+        else:
+            moments = tuple(average.value[role : role + 1] for average in averages)
+        return normalized(x, *moments, scale, bias, self.dtype)
+
+
+def _moments(x: jax.Array, groups: int) -> jax.Array:
+    """The means, and the means of squares, of every group's channels: [2, groups, C]."""
+    x = at_least_float32(x.reshape(groups, -1, *x.shape[1:]))
+    axes = tuple(range(1, x.ndim - 1))
+    return jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+
+
+def normalized(x: jax.Array, mean, var, scale, bias, dtype=None) -> jax.Array:
+    """x [groups·B, ..., C] less its mean [groups, C], divided by its standard deviation, then scaled and shifted."""
+    y = x.reshape(len(mean), -1, *x.shape[1:])
+    each = (len(mean), *[1] * (x.ndim - 1), x.shape[-1])
+    factor = (jax.lax.rsqrt(var + _EPSILON) * scale).reshape(each)
+    y = (y - mean.reshape(each)) * factor + bias
+    return y.reshape(x.shape).astype(dtype or x.dtype)
 
 
 def split_posterior(features: jax.Array) -> Posterior:

@@ -17,7 +17,8 @@ class Encoder(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> Posterior:
+    def __call__(self, x: jax.Array, train: bool = False, groups: int = 1) -> Posterior:
+        del train, groups  # nothing here depends on them
         x = x.reshape(x.shape[0], -1)
         for width in self.channels:
             x = nn.relu(Dense(width, self.dtype)(x))
@@ -33,7 +34,8 @@ class Decoder(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, z: jax.Array, train: bool = False, groups: int = 1, role: str = "posterior") -> jax.Array:
+        del train, groups, role
         for width in reversed(self.channels):
             z = nn.relu(Dense(width, self.dtype)(z))
         x = Dense(math.prod(self.shape), self.dtype)(z).reshape(-1, *self.shape)

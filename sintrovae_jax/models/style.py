@@ -201,8 +201,8 @@ class Encoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, stage: Stage | None = None) -> Posterior:
-        del train  # nothing here depends on it
+    def __call__(self, x: jax.Array, train: bool = False, groups: int = 1, stage: Stage | None = None) -> Posterior:
+        del train, groups  # nothing here depends on them
         count = len(self.channels)
         level, blend = stage or Stage(count - 1)
         block = nn.remat(EncoderBlock) if self.remat else EncoderBlock
@@ -267,8 +267,8 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """z [B, z_dim] -> x̂ [B, H, W, C] of the stage's level, not clipped to [0, 1].
 
-    keys: [B], for the noise of every layer; without them decoding is deterministic. mix: whether the styles of some
-    layers come from another latent, drawn by the keys (in training, on prior samples).
+    keys: [B], for the noise of every layer; without them decoding is deterministic. mix: whether in the last group the
+    styles of some layers come from another latent, drawn by the keys (in training, on prior samples).
     """
 
     channels: tuple[int, ...]
@@ -287,15 +287,26 @@ class Decoder(nn.Module):
         self.average = self.variable("averages", "style", jnp.zeros, (self.z_dim,))
 
     def __call__(
-        self, z: jax.Array, train: bool = False, stage: Stage | None = None, keys=None, mix: bool = False
+        self,
+        z: jax.Array,
+        train: bool = False,
+        groups: int = 1,
+        role: str = "posterior",
+        stage: Stage | None = None,
+        keys=None,
+        mix: bool = False,
     ) -> jax.Array:
+        del role  # nothing is normalised by averages
         stage = stage or Stage(len(self.channels) - 1)
         w = self.style(z)
-        if train:
+        if train and self.is_mutable_collection("averages"):
             mean = lax.stop_gradient(parallel.pmean(w.mean(0)))
             self.average.value += _AVERAGE_STEP * (mean - self.average.value)
         styles = jnp.repeat(w[:, None], 2 * (stage.level + 1), axis=1)
-        return self.synthesize(self._mixed(styles, keys) if mix else styles, stage, keys)
+        if mix:
+            *rest, last = jnp.split(styles, groups)
+            styles = jnp.concatenate([*rest, self._mixed(last, keys[-len(last) :])])
+        return self.synthesize(styles, stage, keys)
 
     def style(self, z: jax.Array) -> jax.Array:
         """z [B, Z] -> styles [B, Z], float32."""

@@ -60,8 +60,8 @@ class Encoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> Posterior:
-        del train
+    def __call__(self, x: jax.Array, train: bool = False, groups: int = 1) -> Posterior:
+        del train, groups  # nothing here depends on them
         tower = nn.remat(Tower) if self.remat else Tower
         shared = (self.channels, self.kernel, self.hidden)
         of_class = tower(*shared, self.class_dim, self.dtype, name="class")(x)
@@ -101,8 +101,8 @@ class Decoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
-        del train
+    def __call__(self, z: jax.Array, train: bool = False, groups: int = 1, role: str = "posterior") -> jax.Array:
+        del train, groups, role
         of_class, x = z[:, : self.class_dim], z[:, self.class_dim :]
         blocks, width = len(self.channels) - 1, self.channels[-1]
         height, side = (pixels // 2**blocks for pixels in self.shape[:2])

@@ -1,8 +1,9 @@
-"""The schedule of networks that grow: which level a step belongs to, and what changes with it (reference.md, 4).
+"""What changes with the step: the hyper-parameters, and for networks that grow the level (paper, appendix; ALAE).
 
 Everything is a function of the config and the step, so a resumed run grows as one that was not interrupted.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from sintrovae_jax import models, parallel
 from sintrovae_jax.models import Stage
 from sintrovae_jax.models.style import resolution
+from sintrovae_jax.objectives import Hyper
 
 
 class Level(NamedTuple):
@@ -64,7 +66,19 @@ def blend(level: Level, steps) -> np.ndarray:
     return np.where(np.asarray(steps) < level.grown, 0.5 - 0.5 * np.cos(np.pi * t), 1).astype(np.float32)
 
 
-def hypers(config, steps: np.ndarray) -> dict[str, np.ndarray]:
+def hypers_at(config, steps: np.ndarray) -> Hyper:
+    """The hyper-parameters of the given steps, each a float32 array of their shape."""
+    o, size = config.objective, math.prod(models.data_shape(config.data))
+    passed = sum((steps >= milestone).astype(np.int32) for milestone in config.optimizer.milestones)
+    values = {name: o[name] for name in Hyper._fields if name in o} | {"ema": config.train.ema}
+    values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": config.optimizer.learning_rate}
+    values["decoder_ratio"] = config.optimizer.decoder_ratio
+    values |= _of_levels(config, steps)
+    values["learning_rate"] *= config.optimizer.decay**passed
+    return Hyper(**{name: np.broadcast_to(np.float32(value), steps.shape) for name, value in values.items()})
+
+
+def _of_levels(config, steps: np.ndarray) -> dict[str, np.ndarray]:
     """The hyper-parameters that change with the level, at the given steps."""
     if not models.grows(config.model):
         return {"blend": np.ones(steps.shape, np.float32)}

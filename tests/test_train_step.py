@@ -11,11 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from sintrovae_jax import parallel, state, step
-from sintrovae_jax.models import Posterior, mlp
+from sintrovae_jax import objectives, parallel, train_state, train_step
+from sintrovae_jax.models import Posterior, layers, mlp
 
 Z, SHAPE, BATCH = 2, (3,), 4
-HYPER = step.Hyper(
+HYPER = objectives.Hyper(
     beta_rec=0.7,
     beta_kl=0.4,
     beta_neg=1.3,
@@ -40,8 +40,8 @@ def on_one_device(function, *args):
 def make(objective, output="linear", shape=SHAPE, networks=None):
     """Networks whose 'optimiser' hands back the gradient itself, so that old - new parameters = gradient."""
     encoder, decoder = networks or (mlp.Encoder((5,), Z), mlp.Decoder((5,), shape, output))
-    nets = state.Networks(encoder, decoder, optax.identity(), optax.identity())
-    first = state.create(nets, 3, shape, encoder.z_dim)
+    nets = train_state.Networks(encoder, decoder, optax.identity(), optax.identity())
+    first = train_state.create(nets, 3, shape, encoder.z_dim)
     return (
         nets,
         objective,
@@ -51,7 +51,7 @@ def make(objective, output="linear", shape=SHAPE, networks=None):
 
 def draw(seed=0):
     rng = np.random.default_rng(seed)
-    noise = step.Noise(*(rng.normal(size=(BATCH, Z)) for _ in step.Noise._fields))
+    noise = train_step.Noise(*(rng.normal(size=(BATCH, Z)) for _ in train_step.Noise._fields))
     return rng.uniform(0.1, 0.9, size=(BATCH, *SHAPE)), noise
 
 
@@ -146,7 +146,9 @@ class Reference:
     def vae_loss(self, e, d):
         q = np_posterior(e, self.x)
         rec = self.rec(self.x, self.decode(d, np_sample(q, self.n.real)))
-        return (HYPER.beta_rec * rec + HYPER.beta_kl * self.kl(q)).mean()
+        if self.o.name == "intro":  # whose KL of real data has no weight, and whose loss no scale
+            return (HYPER.beta_rec * rec + self.kl(q)).mean()
+        return HYPER.scale * (HYPER.beta_rec * rec + HYPER.beta_kl * self.kl(q)).mean()
 
 
 def finite_difference(loss, params, step=1e-6):
@@ -172,7 +174,7 @@ def assert_close(got, wanted, rtol=1e-6, atol=1e-8):
 
 
 CASES = [
-    step.Objective(name=name, reconstruction=rec, prior_std=std, kl_weights=weights, use_gamma_r=gamma_r)
+    train_step.Static(name=name, reconstruction=rec, prior_std=std, kl_weights=weights, use_gamma_r=gamma_r)
     for (name, gamma_r), rec, (std, weights) in itertools.product(
         (("soft_intro", False), ("soft_intro", True), ("intro", False)),
         NP_REC,
@@ -201,8 +203,8 @@ def test_both_updates_equal_numpy(objective):
             before = before.replace(target={"params": target})
 
         def both(state_, x, noise):
-            middle, e_terms, decodings = step.encoder_update(nets, objective, state_, x, noise, HYPER)
-            after, d_terms = step.decoder_update(nets, objective, middle, x, noise, HYPER, decodings)
+            middle, e_terms, decodings = train_step.encoder_update(nets, objective, state_, x, noise, HYPER)
+            after, d_terms = train_step.decoder_update(nets, objective, middle, x, noise, HYPER, decodings)
             return middle, after, e_terms, d_terms
 
         middle, after, e_terms, d_terms = on_one_device(both, before, jnp.asarray(x), noise)
@@ -215,14 +217,15 @@ def test_both_updates_equal_numpy(objective):
         assert_close(gradient(middle.decoder, after.decoder), wanted)
 
 
+@pytest.mark.parametrize("name", ["vae", "soft_intro", "intro"])
 @pytest.mark.parametrize("reconstruction", NP_REC)
-def test_vae_update_equals_numpy(reconstruction):
+def test_vae_update_equals_numpy(reconstruction, name):
     with jax.enable_x64(True):
-        objective = step.Objective(name="vae", reconstruction=reconstruction, kl_weights=(0.5, 2.0))
+        objective = train_step.Static(name=name, vae=True, reconstruction=reconstruction, kl_weights=(0.5, 2.0))
         nets, objective, before = make(objective, "sigmoid" if reconstruction == "bce" else "linear")
         x, noise = draw()
         after, terms = on_one_device(
-            functools.partial(step.vae_update, nets, objective), before, jnp.asarray(x), noise, HYPER
+            functools.partial(train_step.vae_update, nets, objective), before, jnp.asarray(x), noise, HYPER
         )
         e0, d0 = jax.device_get((before.encoder.params, before.decoder.params))
         reference = Reference(objective, x, noise, e0, d0)
@@ -242,7 +245,7 @@ class LinearEncoder(nn.Module):
     z_dim: int = 1
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x, train=False, groups=1):
         a = self.param("a", nn.initializers.ones, (x.shape[-1], self.z_dim))
         return Posterior(x @ a, jnp.zeros((x.shape[0], self.z_dim)))
 
@@ -251,20 +254,20 @@ class LinearDecoder(nn.Module):
     """x̂ = w·z."""
 
     @nn.compact
-    def __call__(self, z, train=False):
+    def __call__(self, z, train=False, groups=1):
         return z @ self.param("w", nn.initializers.ones, (z.shape[-1], 2))
 
 
 def linear_state(a, w):
-    nets, objective, first = make(step.Objective(), shape=(2,), networks=(LinearEncoder(), LinearDecoder()))
+    nets, objective, first = make(train_step.Static(), shape=(2,), networks=(LinearEncoder(), LinearDecoder()))
     encoder = first.encoder.replace(params={"a": jnp.array(a, float)})
     decoder = first.decoder.replace(params={"w": jnp.array(w, float)})
     return nets, objective, first.replace(encoder=encoder, decoder=decoder)
 
 
 def noise_of(**values):
-    zeros = dict.fromkeys(step.Noise._fields, np.zeros((1, 1)))
-    return step.Noise(**(zeros | {k: np.array([[v]], float) for k, v in values.items()}))
+    zeros = dict.fromkeys(train_step.Noise._fields, np.zeros((1, 1)))
+    return train_step.Noise(**(zeros | {k: np.array([[v]], float) for k, v in values.items()}))
 
 
 ONLY_REC = HYPER._replace(beta_kl=0.0, beta_neg=0.0, beta_rec=1.0, gamma=1.0, gamma_r=1.0)
@@ -278,7 +281,7 @@ def test_rec_of_recon_is_no_path_from_its_target_to_the_encoder():
     noise = noise_of(recon=0.5)
 
     def update(x):
-        return step.encoder_update(nets, objective, before, x, noise, ONLY_REC)[0]
+        return train_step.encoder_update(nets, objective, before, x, noise, ONLY_REC)[0]
 
     after = on_one_device(update, x)
     np.testing.assert_array_equal(after.encoder.params["a"], 0.0)
@@ -297,8 +300,10 @@ def test_gamma_r_has_no_gradient_through_target_or_latent():
 
     def both(noise):
         # The encoder stays as it is: its update is computed with a learning rate of 0.
-        middle, _, decodings = step.encoder_update(nets, objective, before, x, noise, hyper._replace(learning_rate=0.0))
-        return step.decoder_update(nets, objective, middle, x, noise, hyper, decodings)[0]
+        middle, _, decodings = train_step.encoder_update(
+            nets, objective, before, x, noise, hyper._replace(learning_rate=0.0)
+        )
+        return train_step.decoder_update(nets, objective, middle, x, noise, hyper, decodings)[0]
 
     flat = on_one_device(both, noise_of(recon_again=-z))
     np.testing.assert_array_equal(flat.decoder.params["w"], before.decoder.params["w"])
@@ -307,12 +312,12 @@ def test_gamma_r_has_no_gradient_through_target_or_latent():
 
 
 def test_each_update_leaves_the_other_network_alone():
-    nets, objective, before = make(step.Objective(use_gamma_r=True))
+    nets, objective, before = make(train_step.Static(use_gamma_r=True))
     x, noise = draw()
 
     def both(state_):
-        middle, _, decodings = step.encoder_update(nets, objective, state_, x, noise, HYPER)
-        return middle, step.decoder_update(nets, objective, middle, x, noise, HYPER, decodings)[0]
+        middle, _, decodings = train_step.encoder_update(nets, objective, state_, x, noise, HYPER)
+        return middle, train_step.decoder_update(nets, objective, middle, x, noise, HYPER, decodings)[0]
 
     middle, after = on_one_device(both, before)
     jax.tree.map(np.testing.assert_array_equal, middle.decoder, before.decoder)
@@ -322,14 +327,14 @@ def test_each_update_leaves_the_other_network_alone():
 
 @pytest.mark.parametrize("phase", ["intro", "vae"])
 def test_the_decoder_has_a_learning_rate_of_its_own(phase):
-    nets, objective, before = make(step.Objective())
+    nets, objective, before = make(train_step.Static())
     x, noise = draw()
 
     def update(hyper):
         if phase == "vae":
-            return step.vae_update(nets, objective, before, x, noise, hyper)[0]
-        middle, _, decodings = step.encoder_update(nets, objective, before, x, noise, hyper)
-        return step.decoder_update(nets, objective, middle, x, noise, hyper, decodings)[0]
+            return train_step.vae_update(nets, objective, before, x, noise, hyper)[0]
+        middle, _, decodings = train_step.encoder_update(nets, objective, before, x, noise, hyper)
+        return train_step.decoder_update(nets, objective, middle, x, noise, hyper, decodings)[0]
 
     same, slower = (on_one_device(update, HYPER._replace(decoder_ratio=ratio)) for ratio in (1.0, 0.25))
     jax.tree.map(np.testing.assert_array_equal, slower.encoder, same.encoder)
@@ -338,12 +343,12 @@ def test_the_decoder_has_a_learning_rate_of_its_own(phase):
 
 
 def test_kl_of_generated_images_reaches_the_decoder():
-    nets, objective, before = make(step.Objective())
+    nets, objective, before = make(train_step.Static())
     x, noise = draw()
 
     def update(hyper):
-        middle, _, decodings = step.encoder_update(nets, objective, before, x, noise, hyper)
-        return step.decoder_update(nets, objective, middle, x, noise, hyper, decodings)[0]
+        middle, _, decodings = train_step.encoder_update(nets, objective, before, x, noise, hyper)
+        return train_step.decoder_update(nets, objective, middle, x, noise, hyper, decodings)[0]
 
     only_kl = HYPER._replace(beta_rec=0.0)
     moved = gradient(before.decoder, on_one_device(update, only_kl).decoder)
@@ -356,35 +361,41 @@ def test_kl_of_generated_images_reaches_the_decoder():
 
 
 def dispatch(objective, first, steps, batch_size=8):
-    nets = state.Networks(mlp.Encoder((5,), Z), mlp.Decoder((5,), SHAPE), optax.scale_by_adam(), optax.scale_by_adam())
+    nets = train_state.Networks(
+        mlp.Encoder((5,), Z), mlp.Decoder((5,), SHAPE), optax.scale_by_adam(), optax.scale_by_adam()
+    )
     x = jnp.asarray(np.random.default_rng(0).normal(size=(100, batch_size, *SHAPE))[first : first + steps], jnp.float32)
     batches = {"x": x, "index": jnp.tile(jnp.arange(batch_size), (steps, 1))}
     hypers = jax.tree.map(lambda v: jnp.full(steps, v), HYPER._replace(learning_rate=1e-2))
-    return functools.partial(step.train_step, nets, objective), nets, (batches, hypers, jax.random.key(0))
+    return functools.partial(train_step.train_step, nets, objective), nets, (batches, hypers, jax.random.key(0))
 
 
-def test_num_vae_steps_come_first_and_scanning_changes_nothing():
-    objective = step.Objective(num_vae=3)
-    run, nets, args = dispatch(objective, 0, 6)
-    start = state.create(nets, 0, SHAPE, Z)
+@pytest.mark.parametrize("vae", [False, True])
+def test_scanning_changes_nothing_and_a_step_counts_the_terms_it_has(vae):
+    static = train_step.Static(vae=vae)
+    run, nets, args = dispatch(static, 0, 6)
+    start = train_state.create(nets, 0, SHAPE, Z)
     at_once, terms = on_one_device(run, start, *args)
     assert int(at_once.step) == 6
     counts = {name: int(term[1]) for name, term in terms.items()}
-    assert counts["rec_real"] == 6
-    assert counts["kl_fake"] == counts["exp_elbo_fake"] == 3
+    assert counts["rec_real"] == counts["loss_decoder"] == 6
+    assert counts["kl_fake"] == counts["exp_elbo_fake"] == (0 if vae else 6)
     assert np.isinf(terms["rec_real"][2])
 
     by_two = start
     for first in (0, 2, 4):
-        run, _, args = dispatch(objective, first, 2)
+        run, _, args = dispatch(static, first, 2)
         by_two, _ = on_one_device(run, by_two, *args)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), at_once, by_two)
 
-    run, _, args = dispatch(step.Objective(name="vae"), 0, 3)
-    vae, _ = on_one_device(run, start, *args)
-    run, _, args = dispatch(objective, 0, 3)
-    warm_up, _ = on_one_device(run, start, *args)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), vae, warm_up)
+
+def test_the_vae_phase_is_the_vae():
+    after = []
+    for static in (train_step.Static(vae=True), train_step.Static(name="vae"), train_step.Static(name="vae", vae=True)):
+        run, nets, args = dispatch(static, 0, 3)
+        after.append(on_one_device(run, train_state.create(nets, 0, SHAPE, Z), *args)[0])
+    for other in after[1:]:
+        jax.tree.map(np.testing.assert_array_equal, after[0], other)
 
 
 def one_by_one(objective, start, steps, **hyper):
@@ -398,28 +409,28 @@ def one_by_one(objective, start, steps, **hyper):
 
 
 def test_the_target_decoder_is_the_decoder_of_the_last_refresh():
-    start = state.create(dispatch(step.Objective(), 0, 1)[1], 0, SHAPE, Z, target=True)
+    start = train_state.create(dispatch(train_step.Static(), 0, 1)[1], 0, SHAPE, Z, target=True)
     refreshed = start.decoder.variables
     jax.tree.map(np.testing.assert_array_equal, start.target, refreshed)
-    for now in one_by_one(step.Objective(use_gamma_r=True, target_period=3), start, 8):
+    for now in one_by_one(train_step.Static(use_gamma_r=True, target_period=3), start, 8):
         if int(now.step) % 3 == 0:
             refreshed = now.decoder.variables
         jax.tree.map(np.testing.assert_array_equal, now.target, refreshed)
 
 
 def test_the_vae_phase_uses_the_decoder_itself():
-    run, nets, args = dispatch(step.Objective(num_vae=4, target_period=100), 0, 4)
-    start = state.create(nets, 0, SHAPE, Z)
+    run, nets, args = dispatch(train_step.Static(vae=True, target_period=100), 0, 4)
+    start = train_state.create(nets, 0, SHAPE, Z)
     odd = start.replace(target=jax.tree.map(lambda p: p + 1, start.decoder.variables))
     (with_target, _), (without, _) = (on_one_device(run, s, *args) for s in (odd, start))
     jax.tree.map(np.testing.assert_array_equal, with_target.replace(target=None), without)
 
 
 def test_the_average_is_exponential_and_starts_as_a_copy():
-    start = state.create(dispatch(step.Objective(), 0, 1)[1], 0, SHAPE, Z, ema=True)
+    start = train_state.create(dispatch(train_step.Static(), 0, 1)[1], 0, SHAPE, Z, ema=True)
     wanted = jax.device_get(start.variables)
     jax.tree.map(np.testing.assert_array_equal, start.ema, wanted)
-    for now in one_by_one(step.Objective(), start, 4, ema=0.75):
+    for now in one_by_one(train_step.Static(), start, 4, ema=0.75):
         wanted = jax.tree.map(lambda mean, new: 0.75 * mean + 0.25 * np.asarray(new), wanted, now.variables)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), now.ema, wanted)
     jax.tree.map(np.testing.assert_array_equal, now.best_variables, now.ema)
@@ -428,17 +439,17 @@ def test_the_average_is_exponential_and_starts_as_a_copy():
 
 
 def test_bytes_are_the_same_images_as_floats():
-    run, nets, (batches, hypers, key) = dispatch(step.Objective(), 0, 2)
+    run, nets, (batches, hypers, key) = dispatch(train_step.Static(), 0, 2)
     x = np.random.default_rng(0).integers(0, 256, batches["x"].shape).astype(np.uint8)
-    start = state.create(nets, 0, SHAPE, Z)
+    start = train_state.create(nets, 0, SHAPE, Z)
     after = [on_one_device(run, start, batches | {"x": b}, hypers, key)[0] for b in (x, np.float32(x) / 255)]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *after)
 
 
 def test_the_first_step_that_is_not_finite_is_named():
-    run, nets, (batches, hypers, key) = dispatch(step.Objective(), 0, 4)
+    run, nets, (batches, hypers, key) = dispatch(train_step.Static(), 0, 4)
     batches["x"] = batches["x"].at[2].set(jnp.nan)
-    _, terms = on_one_device(run, state.create(nets, 0, SHAPE, Z), batches, hypers, key)
+    _, terms = on_one_device(run, train_state.create(nets, 0, SHAPE, Z), batches, hypers, key)
     assert float(terms["rec_real"][2]) == 2
 
 
@@ -446,7 +457,7 @@ def test_noise_belongs_to_the_example_not_to_its_place_in_the_shard():
     key = jax.random.key(5)
 
     def draw(at, indices):
-        noise = step.draw_noise(parallel.example_keys(key, jnp.int32(at), indices), 3)
+        noise = train_step.draw_noise(parallel.example_keys(key, jnp.int32(at), indices), 3)
         return noise._replace(keys=jax.random.key_data(noise.keys))
 
     whole, half = draw(7, jnp.arange(8)), draw(7, jnp.arange(4, 8))
@@ -460,53 +471,59 @@ class NormEncoder(nn.Module):
     z_dim: int = Z
 
     @nn.compact
-    def __call__(self, x, train=False):
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=parallel.AXIS if train else None)(x)
+    def __call__(self, x, train=False, groups=1):
+        x = layers.BatchNorm(layers.Statistics(train, groups))(x)
         out = nn.Dense(2 * self.z_dim)(x)
         return Posterior(out[:, : self.z_dim], out[:, self.z_dim :])
 
 
 class NormDecoder(nn.Module):
     @nn.compact
-    def __call__(self, z, train=False):
-        z = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=parallel.AXIS if train else None)(z)
-        return nn.Dense(3)(z)
+    def __call__(self, z, train=False, groups=1, role="posterior"):
+        return nn.Dense(3)(layers.BatchNorm(layers.decoder_statistics(train, groups, role))(z))
 
 
-def test_running_averages_follow_the_passes_that_evaluation_sees():
-    nets = state.Networks(NormEncoder(), NormDecoder(), optax.identity(), optax.identity())
-    before = state.create(nets, 0, SHAPE, Z)
+@pytest.mark.parametrize("phase", ["adversarial", "vae"])
+def test_running_averages_are_kept_apart_by_role(phase):
+    nets = train_state.Networks(NormEncoder(), NormDecoder(), optax.identity(), optax.identity())
+    before = train_state.create(nets, 0, SHAPE, Z)
     x, noise = draw()
     x, noise = jnp.asarray(x, jnp.float32), jax.tree.map(lambda n: jnp.asarray(n, jnp.float32), noise)
-    frozen = HYPER._replace(learning_rate=0.0)
+    frozen, static = HYPER._replace(learning_rate=0.0), train_step.Static()
 
-    def both(state_):
-        middle, _, decodings = step.encoder_update(nets, step.Objective(), state_, x, noise, frozen)
-        return step.decoder_update(nets, step.Objective(), middle, x, noise, frozen, decodings)[0]
+    def update(state_):
+        if phase == "vae":
+            return train_step.vae_update(nets, static, state_, x, noise, frozen)[0]
+        middle, _, decodings = train_step.encoder_update(nets, static, state_, x, noise, frozen)
+        return train_step.decoder_update(nets, static, middle, x, noise, frozen, decodings)[0]
 
-    after = on_one_device(both, before)
+    after = on_one_device(update, before)
     got = after.encoder.stats["batch_stats"]["BatchNorm_0"]
-    np.testing.assert_allclose(got["mean"], 0.1 * x.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(got["var"], 0.9 + 0.1 * x.var(0), rtol=1e-5)
+    np.testing.assert_allclose(got["mean"], [0.1 * x.mean(0)], rtol=1e-5)
+    np.testing.assert_allclose(got["var"], [0.9 + 0.1 * x.var(0)], rtol=1e-5)
 
     normed = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
     dense = before.encoder.params["Dense_0"]
     out = np.asarray(normed @ dense["kernel"] + dense["bias"])
     z = out[:, :Z] + np.exp(out[:, Z:] / 2) * noise.real
-    wanted = 0.1 * (z.mean(0) + noise.prior.mean(0)) / 2
-    np.testing.assert_allclose(after.decoder.stats["batch_stats"]["BatchNorm_0"]["mean"], wanted, rtol=1e-4, atol=1e-6)
+    prior = noise.prior if phase == "adversarial" else z  # nothing else has been decoded
+    got = after.decoder.stats["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(got["mean"], 0.1 * np.stack([z.mean(0), prior.mean(0)]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got["var"], 0.9 + 0.1 * np.stack([z.var(0), prior.var(0)]), rtol=1e-4, atol=1e-6)
+    decoded = [nets.decoder.apply(after.decoder.variables, noise.prior, role=role) for role in ("posterior", "prior")]
+    assert (np.abs(decoded[0] - decoded[1]).max() > 1e-3) == (phase == "adversarial")
 
 
 def test_bfloat16_networks_keep_float32_losses_and_parameters():
-    nets = state.Networks(
+    nets = train_state.Networks(
         mlp.Encoder((16,), Z, jnp.bfloat16), mlp.Decoder((16,), SHAPE, dtype=jnp.bfloat16), *[optax.scale_by_adam()] * 2
     )
-    _, _, args = dispatch(step.Objective(), 0, 2)
-    start = state.create(nets, 0, SHAPE, Z)
-    after, terms = on_one_device(functools.partial(step.train_step, nets, step.Objective()), start, *args)
+    _, _, args = dispatch(train_step.Static(), 0, 2)
+    start = train_state.create(nets, 0, SHAPE, Z)
+    after, terms = on_one_device(functools.partial(train_step.train_step, nets, train_step.Static()), start, *args)
     assert {x.dtype.name for x in jax.tree.leaves((after.encoder.params, terms))} == {"float32"}
-    wide = state.Networks(mlp.Encoder((16,), Z), mlp.Decoder((16,), SHAPE), *[optax.scale_by_adam()] * 2)
-    _, wanted = on_one_device(functools.partial(step.train_step, wide, step.Objective()), start, *args)
+    wide = train_state.Networks(mlp.Encoder((16,), Z), mlp.Decoder((16,), SHAPE), *[optax.scale_by_adam()] * 2)
+    _, wanted = on_one_device(functools.partial(train_step.train_step, wide, train_step.Static()), start, *args)
     for name in ("loss_encoder", "loss_decoder", "rec_real", "kl_real"):
         np.testing.assert_allclose(terms[name][0], wanted[name][0], rtol=0.02)
 
@@ -522,8 +539,8 @@ def test_a_step_costs_what_its_passes_cost():
     """11 decoder and 13 encoder forwards, counted by the compiler; the official order of things costs 19 + 13."""
     batch, channels = 512, (256, 256, 256, 256)
     encoder, decoder = mlp.Encoder(channels, 2), mlp.Decoder(channels, (2,))
-    nets = state.Networks(encoder, decoder, optax.scale_by_adam(), optax.scale_by_adam())
-    abstract = jax.eval_shape(lambda: state.create(nets, 0, (2,), 2))
+    nets = train_state.Networks(encoder, decoder, optax.scale_by_adam(), optax.scale_by_adam())
+    abstract = jax.eval_shape(lambda: train_state.create(nets, 0, (2,), 2))
     x = jax.ShapeDtypeStruct((batch, 2), jnp.float32)
 
     def forward(network, module):
@@ -534,14 +551,14 @@ def test_a_step_costs_what_its_passes_cost():
 
     index = jax.ShapeDtypeStruct((batch,), jnp.int32)
     hyper = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), HYPER)
-    train_step = jax.pmap(
-        functools.partial(step.train_step, nets, step.Objective()),
+    step = jax.pmap(
+        functools.partial(train_step.train_step, nets, train_step.Static()),
         axis_name=parallel.AXIS,
         in_axes=(0, 0, 0, None),
         devices=jax.devices()[:1],
     )
     batches = leading({"x": x, "index": index}, 1, 1)
-    lowered = train_step.lower(leading(abstract, 1), batches, leading(hyper, 1, 1), jax.random.key(0))
+    lowered = step.lower(leading(abstract, 1), batches, leading(hyper, 1, 1), jax.random.key(0))
     passes = 11 * forward(abstract.decoder, decoder) + 13 * forward(abstract.encoder, encoder)
     assert forward(abstract.decoder, decoder) > 2 * batch * 3 * 256 * 256, "the count misses the matrix products"
     assert 0.95 * passes < flops(lowered.compile()) <= 1.05 * passes

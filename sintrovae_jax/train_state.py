@@ -54,6 +54,11 @@ class Networks(NamedTuple):
     decoder_tx: optax.GradientTransformation
 
 
+def has_ema(config) -> bool:
+    """Whether a run of this config has averaged networks."""
+    return config.train.ema > 0 or config.growth.ema_images > 0
+
+
 def apply_gradients(
     network: NetworkState, tx: optax.GradientTransformation, grads, learning_rate, stats
 ) -> NetworkState:

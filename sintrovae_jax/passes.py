@@ -1,0 +1,96 @@
+"""The networks as a training step uses them: in training mode, several batches as one, with the noise of the step."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sintrovae_jax import objectives, reconstruction
+from sintrovae_jax.models import Stage
+from sintrovae_jax.objectives import Hyper
+from sintrovae_jax.train_state import Networks, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """What is static about a step; changing one of these compiles a new one."""
+
+    name: str = "soft_intro"  # of `OBJECTIVES`
+    vae: bool = False  # the step of the VAE phase; always where the objective has no losses for each network
+    reconstruction: str = "mse"
+    prior_std: float = 1.0
+    kl_weights: tuple[float, ...] = ()
+    use_gamma_r: bool = False
+    target_period: int = 0  # bootstrap: steps between refreshes of the target decoder, if the state has one
+    level: int | None = None  # of networks that grow; None: they do not
+
+    @property
+    def objective(self) -> objectives.Objective:
+        return objectives.OBJECTIVES[self.name]
+
+
+class Noise(NamedTuple):
+    """Standard normal noise of one step, each [B, Z], named after what is sampled with it."""
+
+    prior: Any
+    real: Any
+    recon: Any
+    fake: Any
+    recon_again: Any
+    fake_again: Any
+    keys: Any = None  # [B], for the noise that a decoder adds
+
+
+_SAMPLES = Noise._fields[:-1]
+
+
+def draw_noise(keys: jax.Array, z_dim: int) -> Noise:
+    """Noise per example. keys: [B]. Draws that a step does not use cost nothing: the compiler drops them."""
+
+    def draw(number):
+        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), (z_dim,)))(keys)
+
+    return Noise(*(draw(number) for number in range(len(_SAMPLES))), keys)
+
+
+class Passes:
+    """The networks in training mode. A network's `groups` are the batches that it is given as one."""
+
+    def __init__(self, networks: Networks, static: Static, state: TrainState, noise: Noise, hyper: Hyper, weights):
+        self.encoder, self.decoder, self.state, self.static = networks.encoder, networks.decoder, state, static
+        self.rec = reconstruction.error(static.reconstruction, weights)
+        self._noise = noise
+        self._stage = {} if static.level is None else {"stage": Stage(static.level, hyper.blend)}
+
+    def encode(self, params, x, groups: int = 1):
+        """x [groups·B, ...] -> the posterior, and the updated statistics (of one group only)."""
+        return self._apply(self.encoder, params, self.state.encoder.stats, x, groups, keep=groups == 1, **self._stage)
+
+    def decode(self, params, z, samples: Sequence[str], keep: bool = True):
+        """z [groups·B, Z] -> images, and if they are to be kept the updated statistics.
+
+        samples: a name of `Noise` a group, that its z was sampled with. It keeps apart what a decoder that adds noise
+        of its own draws.
+        """
+        options = self._stage and self._stage | {"keys": self._keys(samples), "mix": samples[-1] == "prior"}
+        return self._apply(self.decoder, params, self.state.decoder.stats, z, len(samples), keep=keep, **options)
+
+    def decode_again(self, params, z, samples: Sequence[str]):
+        """Decodes latents of already decoded images: bootstrap's target decoder does it, where there is one."""
+        target = self.state.target
+        return self.decode(params if target is None else target["params"], z, samples, keep=False)[0]
+
+    def kl(self, posterior):
+        weights = self.static.kl_weights or None
+        return objectives.kl(posterior.mean, posterior.logvar, self.static.prior_std, weights)
+
+    def _keys(self, samples):
+        numbers = (len(_SAMPLES) + _SAMPLES.index(name) for name in samples)
+        return jnp.concatenate([jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(self._noise.keys) for n in numbers])
+
+    @staticmethod
+    def _apply(module, params, stats, inputs, groups, keep, **options):
+        variables, mutable = {"params": params, **stats}, list(stats) if keep else []
+        return module.apply(variables, inputs, train=True, groups=groups, mutable=mutable, **options)

@@ -1,0 +1,22 @@
+"""The reconstruction error that a config names, with the weights that it may need."""
+
+import functools
+from collections.abc import Callable
+
+from sintrovae_jax import objectives, perceptual
+
+
+def weights(objective):
+    """The arrays that the error of `config.objective` needs: VGG-16's for the perceptual one, () for all others.
+
+    A step takes them as an argument: read once, before anything is traced, and no constant of the compiled program.
+    Raises `UserError` if they are not there.
+    """
+    return perceptual.read(perceptual.find(objective.vgg)) if objective.reconstruction == "perceptual" else ()
+
+
+def error(name: str, weights=()) -> Callable:
+    """The function (x, x̂ [B, ...]) -> [B] of this name (`config.objective.reconstruction`)."""
+    if name == "perceptual":
+        return functools.partial(perceptual.error, weights)
+    return objectives.RECONSTRUCTION_ERRORS[name]

@@ -1,0 +1,224 @@
+"""One training step per device: the encoder's update, then the decoder's against the new encoder.
+
+Read it beside the paper. With x a real batch and z_p prior noise,
+
+    fake = D(z_p)      z ~ q(z|x)      recon = D(z)
+
+are decoded once, in `encoder_update`; `jax.vjp` also hands back how to pull a gradient from these images to the
+decoder's parameters, and `decoder_update` uses that instead of decoding again. Reconstructions and samples go through
+the networks together, one batch of 2B in two groups, of which BatchNorm normalises each by itself. Here the terms are
+computed; what is made of them is in `objectives`. Everything is pure and runs under the device axis of `parallel.pmap`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from sintrovae_jax import models, parallel
+from sintrovae_jax.models import Stage, style
+from sintrovae_jax.objectives import Hyper, Terms
+from sintrovae_jax.passes import Noise, Passes, Static, draw_noise
+from sintrovae_jax.train_state import Networks, TrainState, apply_gradients, create, has_ema
+
+
+class Decodings(NamedTuple):
+    """What the encoder's update leaves for the decoder's."""
+
+    images: Any  # recon and fake, [2B, ...]
+    pull: Callable  # their gradient -> those of the decoder's parameters and of the latents
+    stats: Any
+
+
+def _together(a, b):
+    return jnp.concatenate([a, b])
+
+
+def encoder_update(
+    networks: Networks, static: Static, state: TrainState, x, noise: Noise, hyper: Hyper, weights=()
+) -> tuple[TrainState, dict, Decodings]:
+    """Minimises L_E with the decoder frozen. Returns the state with a new encoder, what to log, and the decodings."""
+    net = Passes(networks, static, state, noise, hyper, weights)
+    frozen = state.decoder.params
+    z_p = static.prior_std * noise.prior
+
+    def loss_fn(params):
+        real, stats = net.encode(params, x)
+        z = real.sample(noise.real)
+        decode = functools.partial(net.decode, samples=("real", "prior"))
+        images, pull, decoder_stats = jax.vjp(decode, frozen, _together(z, z_p), has_aux=True)
+        recon, _ = jnp.split(images, 2)
+
+        constant = lax.stop_gradient(images)
+        generated, _ = net.encode(params, constant, groups=2)
+        z_again = generated.sample(_together(noise.recon, noise.fake))
+        again = net.decode_again(frozen, z_again, ("recon", "fake"))
+        rec_recon, rec_fake = jnp.split(net.rec(constant, again), 2)
+        kl_recon, kl_fake = jnp.split(net.kl(generated), 2)
+
+        terms = Terms(net.rec(x, recon), net.kl(real), rec_recon, kl_recon, rec_fake, kl_fake)
+        loss = static.objective.encoder(terms, hyper)
+        logged = terms._asdict() | static.objective.derived(terms, hyper) | {"loss_encoder": loss}
+        return loss, (_means(static, logged), stats, Decodings(images, pull, decoder_stats))
+
+    grads, (logged, stats, decodings) = jax.grad(loss_fn, has_aux=True)(state.encoder.params)
+    encoder = apply_gradients(state.encoder, networks.encoder_tx, parallel.pmean(grads), hyper.learning_rate, stats)
+    return state.replace(encoder=encoder), logged, decodings
+
+
+def decoder_update(
+    networks: Networks,
+    static: Static,
+    state: TrainState,
+    x,
+    noise: Noise,
+    hyper: Hyper,
+    decodings: Decodings,
+    weights=(),
+) -> tuple[TrainState, dict]:
+    """Minimises L_D with the encoder frozen at its just-updated parameters, on the same z_p and z.
+
+    kl(recon) and kl(fake) carry gradient through E into D, by way of the images of `decodings`. In the γ_r term target
+    and latent are constants and its own decoding carries the gradient; with bootstrap's target decoder, which is a
+    constant itself, it is the other way round.
+    """
+    net = Passes(networks, static, state, noise, hyper, weights)
+    frozen = state.encoder.params
+    constant = lax.stop_gradient if state.target is None else lambda a: a
+
+    def loss_fn(params, images):
+        recon, _ = jnp.split(images, 2)
+        generated, _ = net.encode(frozen, images, groups=2)
+        kl_recon, kl_fake = jnp.split(net.kl(generated), 2)
+        terms = Terms(rec_real=net.rec(x, recon), kl_recon=kl_recon, kl_fake=kl_fake)
+        if static.use_gamma_r:
+            z_again = constant(generated.sample(_together(noise.recon_again, noise.fake_again)))
+            again = net.decode_again(params, z_again, ("recon_again", "fake_again"))
+            rec_recon, rec_fake = jnp.split(net.rec(constant(images), again), 2)
+            terms = terms._replace(rec_recon=rec_recon, rec_fake=rec_fake)
+        return static.objective.decoder(terms, hyper)
+
+    loss, (grads, images_grad) = jax.value_and_grad(loss_fn, argnums=(0, 1))(state.decoder.params, decodings.images)
+    # The chain rule: what reaches the images goes on to the parameters that made them.
+    grads = jax.tree.map(jnp.add, grads, decodings.pull(images_grad)[0])
+    rate = hyper.learning_rate * hyper.decoder_ratio
+    decoder = apply_gradients(state.decoder, networks.decoder_tx, parallel.pmean(grads), rate, decodings.stats)
+    return state.replace(decoder=decoder), {"loss_decoder": loss}
+
+
+def vae_update(
+    networks: Networks, static: Static, state: TrainState, x, noise: Noise, hyper: Hyper, weights=()
+) -> tuple[TrainState, dict]:
+    """Both networks minimise the objective's terms of real data: the VAE, and the first `num_vae` steps of a run."""
+    net = Passes(networks, static, state, noise, hyper, weights)
+
+    def loss_fn(params):
+        real, encoder_stats = net.encode(params[0], x)
+        recon, decoder_stats = net.decode(params[1], real.sample(noise.real), ("real",))
+        terms = Terms(rec_real=net.rec(x, recon), kl_real=net.kl(real))
+        loss = static.objective.real(terms, hyper)
+        logged = {"rec_real": terms.rec_real, "kl_real": terms.kl_real, "loss_encoder": loss, "loss_decoder": loss}
+        return loss, (_means(static, logged), encoder_stats, decoder_stats)
+
+    params = (state.encoder.params, state.decoder.params)
+    grads, (logged, encoder_stats, decoder_stats) = jax.grad(loss_fn, has_aux=True)(params)
+    encoder_grads, decoder_grads = parallel.pmean(grads)
+    rate = hyper.learning_rate
+    encoder = apply_gradients(state.encoder, networks.encoder_tx, encoder_grads, rate, encoder_stats)
+    rate *= hyper.decoder_ratio
+    decoder = apply_gradients(state.decoder, networks.decoder_tx, decoder_grads, rate, decoder_stats)
+    return state.replace(encoder=encoder, decoder=decoder), logged
+
+
+def _means(static: Static, values: dict) -> dict:
+    return {name: value.mean() for name, value in values.items() if name in static.objective.logged}
+
+
+def update(
+    networks: Networks, static: Static, state: TrainState, batch: dict, hyper: Hyper, key: jax.Array, weights=()
+):
+    """One step on one batch {'x': [B, ...], 'index': [B]}. Returns the new state and {term: [sum, count]}."""
+    keys = parallel.example_keys(key, state.step, batch["index"])
+    noise = draw_noise(keys, networks.encoder.z_dim)
+    x = as_float(batch["x"])
+    x = x if static.level is None else style.blended_images(x, Stage(static.level, hyper.blend))
+    if static.vae or static.objective.encoder is None:
+        state, logged = vae_update(networks, static, state, x, noise, hyper, weights)
+    else:
+        state, logged, decodings = encoder_update(networks, static, state, x, noise, hyper, weights)
+        state, loss = decoder_update(networks, static, state, x, noise, hyper, decodings, weights)
+        logged |= loss
+    # A term that this step does not have (an adversarial one in the VAE phase) counts 0 times.
+    terms = {t: jnp.stack([logged[t], 1.0]) if t in logged else jnp.zeros(2) for t in static.objective.logged}
+    return _follow(static, state.replace(step=state.step + 1), hyper), terms
+
+
+def as_float(x: jax.Array) -> jax.Array:
+    """Images travel to the devices as bytes, a quarter of the size; networks see [0, 1]. Other types pass."""
+    return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+
+def _follow(static: Static, state: TrainState, hyper: Hyper) -> TrainState:
+    """Moves the copies that follow the networks: bootstrap's target decoder, and the exponential moving average."""
+    target, ema = state.target, state.ema
+    if target is not None:
+        due = state.step % static.target_period == 0
+        target = jax.tree.map(lambda old, new: jnp.where(due, new, old), target, state.decoder.variables)
+    if ema is not None:
+        ema = optax.incremental_update(state.variables, ema, 1 - hyper.ema)
+    return state.replace(target=target, ema=ema)
+
+
+def train_step(
+    networks: Networks, static: Static, state: TrainState, batches: dict, hypers: Hyper, key: jax.Array, weights=()
+):
+    """One dispatch on one device: `substeps` updates, scanned.
+
+    batches: {'x': [substeps, B, ...], 'index': [substeps, B]}; hypers: each [substeps]; weights: of the reconstruction
+    error (`reconstruction.weights`). Returns the new state and {term: [sum, count, first]} over the substeps and
+    devices, where `first` is the first substep at which the term was not finite, or infinity. `on_devices` wraps it.
+    """
+
+    def body(state, inputs):
+        return update(networks, static, state, *inputs, key, weights)
+
+    state, terms = lax.scan(body, state, (batches, hypers))
+
+    def summarise(term):  # [substeps, 2]
+        bad = ~jnp.isfinite(term[:, 0])
+        return jnp.stack([*term.sum(axis=0), jnp.where(bad.any(), bad.argmax().astype(term.dtype), jnp.inf)])
+
+    return state, jax.tree.map(summarise, parallel.pmean(terms))
+
+
+def on_devices(networks: Networks, static: Static, devices: Sequence | None = None) -> Callable:
+    """`train_step` over all devices. Of its arguments (state, batches, hypers, key, weights) only the key has no device
+    axis.
+
+    devices: others, to compile for.
+    """
+    return parallel.pmap(functools.partial(train_step, networks, static), (0, 0, 0, None, 0), devices)
+
+
+def from_config(config) -> tuple[Networks, Static, Callable[[], TrainState]]:
+    """What a config makes static: networks with optimisers, the step, and a function that makes a fresh state."""
+    shape = models.data_shape(config.data)
+    encoder, decoder = models.build(config.model, shape, config.train.dtype)
+    o = config.objective
+    static = Static(
+        name=o.name,
+        reconstruction=o.reconstruction,
+        prior_std=o.prior_std,
+        kl_weights=tuple(o.kl_weights),
+        use_gamma_r=o.gamma_r > 0,
+        target_period=o.target_period,
+        level=len(config.model.channels) - 1 if models.grows(config.model) else None,
+    )
+    tx = models.optimizer(config.model)
+    networks = Networks(encoder, decoder, tx, tx)
+    copies = {"target": o.target_period > 0, "ema": has_ema(config)}
+    return networks, static, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **copies)
