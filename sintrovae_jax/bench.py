@@ -8,8 +8,11 @@ Prints one JSON line. The step is the adversarial one (or the VAE's, for objecti
 """
 
 import json
+import math
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,26 +35,50 @@ def synthetic(config, shard: parallel.Shard) -> dict:
     return {"x": x, "index": np.broadcast_to(index, lead).copy()}
 
 
-def measure(config, dispatches: int) -> dict:
-    """Compiles and times the step. Returns the figures of the JSON line; None where the backend does not tell."""
+class Step(NamedTuple):
+    """A recipe's step before it is compiled, and what it is called with: state, batches, hypers, key and weights."""
+
+    function: Callable
+    lowered: Any
+    arguments: tuple
+
+
+def prepare(config, alter: Callable = lambda networks: networks) -> Step:
+    """Makes state and batches and lowers the step. alter: networks that the step is to use in place of the recipe's."""
     shard = parallel.shard(config.train.batch_size)
     networks, static, create = train_step.from_config(config)
     on_devices = parallel.replicate(jax.device_get(jax.jit(create)()))
     batches = parallel.split(synthetic(config, shard))
     hypers = parallel.replicate(schedule.hypers_at(config, np.arange(config.train.substeps)))
-    step, key = train_step.on_devices(networks, static), parallel.seed_key(config.seed)
     weights = parallel.replicate(reconstruction.weights(config.objective))
-    began = time.perf_counter()
-    compiled = step.lower(on_devices, batches, hypers, key, weights).compile()
-    compile_seconds = time.perf_counter() - began
+    arguments = (on_devices, batches, hypers, parallel.seed_key(config.seed), weights)
+    step = train_step.on_devices(alter(networks), static)
+    return Step(step, step.lower(*arguments), arguments)
 
-    seconds = []
-    for _ in range(1 + dispatches):  # the first warms up
+
+def times(compiled, arguments: tuple, samples: int, each: int = 1, limit: float = math.inf) -> list[float]:
+    """Seconds of dispatches, `each` in a row that nothing waits between; the first sample warms up and is left out.
+
+    limit: seconds after which no sample is begun, but one is there.
+    """
+    on_devices, *rest = arguments
+    seconds, started = [], time.perf_counter()
+    while len(seconds) < 2 or (len(seconds) <= samples and time.perf_counter() - started < limit):
         began = time.perf_counter()
-        on_devices, terms = compiled(on_devices, batches, hypers, key, weights)
+        for _ in range(each):
+            on_devices, terms = compiled(on_devices, *rest)
         jax.block_until_ready((on_devices, terms))
         seconds.append(time.perf_counter() - began)
-    steps_per_second = config.train.substeps / statistics.median(seconds[1:])
+    return seconds[1:]
+
+
+def measure(config, dispatches: int) -> dict:
+    """Compiles and times the step. Returns the figures of the JSON line; None where the backend does not tell."""
+    prepared = prepare(config)
+    began = time.perf_counter()
+    compiled = prepared.lowered.compile()
+    compile_seconds = time.perf_counter() - began
+    steps_per_second = config.train.substeps / statistics.median(times(compiled, prepared.arguments, dispatches))
     return {
         "steps_per_second": steps_per_second,
         "examples_per_second": steps_per_second * config.train.batch_size,

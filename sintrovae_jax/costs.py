@@ -1,0 +1,132 @@
+"""What a compiled step computes and moves, counted without asking the backend.
+
+XLA's own analysis takes a call of a library for opaque: on a GPU, where convolutions are cuDNN's and products cuBLAS's,
+its FLOPs leave out nearly all of the step and its bytes what these calls read and write. Here FLOPs are those of the
+program that goes into the compiler, and bytes those of the program that comes out. Both count a loop's body once.
+"""
+
+import math
+import re
+
+import jax
+import numpy as np
+
+
+def flops(jaxpr) -> float:
+    """The FLOPs of a jaxpr's convolutions and matrix products, without dead code, and without padding as XLA counts.
+
+    What is elementwise is not counted: it is bound by memory. Of branches the dearest counts.
+    """
+    return _flops(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+def _flops(jaxpr, wanted: list[bool]) -> tuple[float, list[bool]]:
+    """Those that the wanted outputs need, and which of the inputs they need."""
+    total, live = 0.0, {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and not _literal(var)}
+    for eqn in reversed(jaxpr.eqns):
+        wanted = [var in live for var in eqn.outvars]
+        if not any(wanted) and not eqn.effects:
+            continue
+        needed = [True] * len(eqn.invars)
+        if inner := [each for value in eqn.params.values() for each in _jaxprs(value)]:
+            counts, needs = zip(*(_inside(eqn, each, wanted) for each in inner), strict=True)
+            total += max(counts) if eqn.primitive.name == "cond" else sum(counts)
+            needed = [any(need) for need in zip(*needs, strict=True)]
+        elif eqn.primitive.name == "conv_general_dilated":
+            total += _convolution(eqn)
+        elif eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            total += 2 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+        live |= {var for var, need in zip(eqn.invars, needed, strict=True) if need and not _literal(var)}
+    return total, [var in live for var in jaxpr.invars]
+
+
+def _inside(eqn, inner, wanted: list[bool]) -> tuple[float, list[bool]]:
+    """As `_flops`, of a jaxpr within an equation; a loop's outputs are all wanted, as they are inputs of the next."""
+    same = len(inner.outvars) == len(wanted) and eqn.primitive.name not in ("scan", "while")
+    total, needed = _flops(inner, wanted if same else [True] * len(inner.outvars))
+    extra = len(eqn.invars) - len(inner.invars)  # the index of a branch comes first
+    return total, [True] * extra + needed if same and extra >= 0 else [True] * len(eqn.invars)
+
+
+def _literal(var) -> bool:
+    return hasattr(var, "val")
+
+
+def _jaxprs(value) -> list:
+    """The jaxprs in a parameter of an equation; rules for derivatives, which are functions still, are none."""
+    if isinstance(value, tuple | list):
+        return [each for item in value for each in _jaxprs(item)]
+    value = getattr(value, "jaxpr", value)
+    return [value] if hasattr(value, "eqns") else []
+
+
+def _convolution(eqn) -> float:
+    params, (x, kernel), out = eqn.params, [var.aval.shape for var in eqn.invars], eqn.outvars[0].aval.shape
+    numbers = params["dimension_numbers"]
+    products = out[numbers.out_spec[0]] * kernel[numbers.rhs_spec[0]] * kernel[numbers.rhs_spec[1]]
+    windows = zip(
+        params["window_strides"], params["padding"], params["lhs_dilation"], params["rhs_dilation"], strict=True
+    )
+    for i, (stride, (pad, _), x_dilation, dilation) in enumerate(windows, 2):
+        sizes = (x[numbers.lhs_spec[i]], kernel[numbers.rhs_spec[i]], out[numbers.out_spec[i]])
+        products *= _hits(*sizes, stride, pad, x_dilation, dilation)
+    return 2 * products
+
+
+def _hits(size: int, kernel: int, out: int, stride: int, pad: int, x_dilation: int, dilation: int) -> int:
+    """How many pairs of a place in the output and one in the kernel meet a value that is there, along one axis."""
+    at = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - pad
+    return int(((at >= 0) & (at <= (size - 1) * x_dilation) & (at % x_dilation == 0)).sum())
+
+
+_BITS = re.compile(r"\d+")
+_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
+_CALLED = re.compile(r"\b(?:body|condition|to_apply|calls|branch_computations)=(\{[^}]*\}|%?[\w.-]+)")
+_NAME = re.compile(r"%?([A-Za-z_][\w.-]*)")
+# They move nothing, or what they move is counted elsewhere.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
+_CONTROL = {"while", "call", "conditional", "async-start"}
+
+
+def moved(program: str) -> float:
+    """Bytes that the kernels of an optimised program (`compiled.as_text()`) read and write, each operand whole."""
+    computations, entry, name = {}, "", ""
+    for line in program.splitlines():
+        if line.startswith(("%", "ENTRY")) and line.endswith("{"):
+            name = _NAME.search(line.removeprefix("ENTRY "))[1]
+            entry = name if line.startswith("ENTRY") else entry
+            computations[name] = []
+        elif name and (found := _INSTRUCTION.match(line)):
+            computations[name].append(found.groups())
+
+    def of(name: str) -> float:
+        sizes = {instruction: _size(kind, opcode) for instruction, kind, opcode, _ in computations.get(name, ())}
+        total = 0.0
+        for instruction, _, opcode, rest in computations.get(name, ()):
+            if opcode in _CONTROL:
+                called = {each for names in _CALLED.findall(rest) for each in _NAME.findall(names)}
+                total += sum(map(of, sorted(called)))
+            elif opcode not in _FREE and not opcode.endswith("-done"):
+                operands = _NAME.findall(rest.split(")", 1)[0])
+                total += sizes[instruction] + sum(sizes.get(operand, 0) for operand in operands)
+        return total
+
+    return of(entry)
+
+
+def _size(kind: str, opcode: str) -> float:
+    """Bytes of an array's or tuple's type as XLA writes it, 'f32[2,3]{1,0}', without a library's scratch memory."""
+    total = 0.0
+    for element, shape in _ARRAY.findall(kind):
+        if opcode == "custom-call" and kind.startswith("(") and element in ("u8", "s8"):
+            continue
+        bits = 8 if element == "pred" else int(_BITS.search(element)[0]) if element != "token" else 0
+        total += bits / 8 * math.prod(int(n) for n in shape.split(",") if n)
+    return total
+
+
+def jaxpr_of(function, *args):
+    """The jaxpr of a function called with these arguments, which may be shapes."""
+    return jax.make_jaxpr(function)(*args).jaxpr
