@@ -1,13 +1,16 @@
 """The perceptual reconstruction error: against scipy's convolutions, and files that are no VGG-16."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY, metrics, run
+from ml_collections import ConfigDict
 from scipy.signal import correlate
 
-from sintrovae_jax import perceptual, reconstruction, train_step
+from sintrovae_jax import perceptual, reconstruction
 from sintrovae_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -76,12 +79,12 @@ def test_the_error_equals_scipys(weights):
 
     wanted = np.abs(x - x_hat).mean()
     wanted += sum(np.abs(a - b).mean() for a, b in zip(one(x[0]), one(x_hat[0]), strict=True))
-    got = jax.jit(perceptual.error(layers))(jnp.asarray(x), jnp.asarray(x_hat))
+    got = jax.jit(perceptual.error)(layers, jnp.asarray(x), jnp.asarray(x_hat))
     np.testing.assert_allclose(got, [wanted * 32 * 32 * 3], rtol=1e-4)
 
 
 def test_grey_is_repeated_and_equal_images_have_no_error(weights):
-    error = jax.jit(perceptual.error(perceptual.read(weights)))
+    error = functools.partial(jax.jit(perceptual.error), perceptual.read(weights))
     x, x_hat = RNG.random((2, 2, 32, 32, 1), np.float32)
     np.testing.assert_allclose(3 * error(x, x_hat), error(x.repeat(3, -1), x_hat.repeat(3, -1)), rtol=1e-4)
     np.testing.assert_array_equal(error(x, x), 0)
@@ -109,9 +112,9 @@ def test_a_run_with_it(tmp_path, weights):
 )
 def test_bad_weights_are_one_line(tmp_path, make, says):
     make(tmp_path / "vgg.npz")
-    objective = train_step.Static(reconstruction="perceptual", vgg=str(tmp_path / "vgg.npz"))
+    objective = ConfigDict({"reconstruction": "perceptual", "vgg": str(tmp_path / "vgg.npz")})
     with pytest.raises(UserError) as error:
-        reconstruction.error(objective)
+        reconstruction.weights(objective)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 

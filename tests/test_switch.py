@@ -14,8 +14,8 @@ from sintrovae_jax.models import mlp
 SHAPE, Z, BATCH = (8, 8, 1), 3, 32
 HYPER = objectives.Hyper(
     beta_rec=1.0,
-    beta_kl=0.5,
-    beta_neg=20.0,
+    beta_kl=1.0,
+    beta_neg=1.0,  # a gentle repulsion, so that the size of the updates is that of the loss
     gamma=1.0,
     gamma_r=0.0,
     alpha=2.0,
@@ -38,7 +38,10 @@ def data(steps):
 
 
 def sizes(name, vae, state, networks, first, steps):
-    """The mean norm of each network's updates over so many steps, and the state after them."""
+    """The mean norm of each network's updates over the last half of so many steps, and the state after them.
+
+    In the first half Adam's first moment still carries what was before.
+    """
     batches = jax.tree.map(lambda a: a[first : first + steps], data(400))
     hypers = jax.tree.map(lambda v: jnp.full(steps, v), HYPER)
     step = functools.partial(train_step.train_step, networks, train_step.Static(name=name, vae=vae))
@@ -56,7 +59,7 @@ def sizes(name, vae, state, networks, first, steps):
         moved = jax.tree.map(jnp.subtract, after.variables, state.variables)
         norms.append([float(optax.global_norm(moved[network]["params"])) for network in ("encoder", "decoder")])
         state = after
-    return np.mean(norms, 0), state
+    return np.mean(norms[steps // 2 :], 0), state
 
 
 @pytest.mark.parametrize("name", ["soft_intro", "intro"])
@@ -71,5 +74,5 @@ def test_updates_are_of_one_size_before_and_after_the_switch(name):
     after, _ = sizes(name, False, state, networks, 320, 20)
     assert (before > 1e-4).all()
     ratio = after / before  # without the scale in both phases, about 1/64
-    assert (ratio > 1 / 3).all()
-    assert (ratio < 5).all()
+    assert (ratio > 1 / 2).all()
+    assert (ratio < 3).all()
