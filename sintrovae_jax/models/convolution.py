@@ -71,13 +71,11 @@ def _transposed(kernel: jax.Array) -> jax.Array:
     return kernel.reshape(k * k, inputs, outputs)[::-1].swapaxes(1, 2).reshape(k, k, outputs, inputs)
 
 
-def _shifts(x: jax.Array, size: int, pad: int, axis: int = 1) -> list[jax.Array]:
-    """What each of a kernel's size² weights sees of x, whose height and width are at `axis` and the next."""
-    frame = [(pad, pad) if i in (axis, axis + 1) else (0, 0) for i in range(x.ndim)]
-    x = jnp.pad(x, frame)
-    height, width = (side - size + 1 for side in x.shape[axis : axis + 2])
-    rows = [lax.slice_in_dim(x, i, i + height, axis=axis) for i in range(size)]
-    return [lax.slice_in_dim(row, j, j + width, axis=axis + 1) for row in rows for j in range(size)]
+def _shifts(x: jax.Array, size: int, pad: int) -> list[jax.Array]:
+    """What each of a kernel's size² weights sees of x [B, H, W, ...]."""
+    x = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad)] + [(0, 0)] * (x.ndim - 3))
+    height, width = (side - size + 1 for side in x.shape[1:3])
+    return [x[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
@@ -85,16 +83,17 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     (_, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
     if inputs == 1:  # one fused loop over the outputs
         return sum(part * k for part, k in zip(_shifts(x, size, pad), kernel.reshape(-1, outputs), strict=True))
-    if outputs == 1:  # all weights' products at once, then they are shifted
-        products = x @ kernel.reshape(-1, inputs).T
-        return sum(part[..., i : i + 1] for i, part in enumerate(_shifts(products, size, pad)))
-    if min(height, width) < size:  # XLA would take the image for the kernel
-        rows = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        across = rows.shape[2] - size + 1
-        rows = jnp.concatenate([rows[:, :, j : j + across] for j in range(size)], -1)
-        down = rows.shape[1] - size + 1
-        return sum(rows[:, i : i + down] @ kernel[i].reshape(-1, outputs) for i in range(size))
+    if outputs == 1 or min(height, width) < size:  # XLA would take the smaller image for the kernel
+        return _products_first(x, kernel, pad)
     return _correlate(x, kernel, pad)
+
+
+def _products_first(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
+    """`_correlate` as one product with all weights of the kernel, of which shifted parts are added up."""
+    (b, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
+    products = x.reshape(-1, inputs) @ kernel.transpose(2, 0, 1, 3).reshape(inputs, -1)
+    parts = _shifts(products.reshape(b, height, width, size * size, outputs), size, pad)
+    return sum(part[..., i, :] for i, part in enumerate(parts))
 
 
 def _kernel_grad_on_cpu(x: jax.Array, grad: jax.Array, pad: int) -> jax.Array:
@@ -115,9 +114,12 @@ def _kernel_grad_on_cpu(x: jax.Array, grad: jax.Array, pad: int) -> jax.Array:
 
 def _few_channels(x: jax.Array, grad: jax.Array, size: int, pad: int) -> jax.Array:
     """The kernel's gradient as one product, of all shifts of an x of few channels."""
-    planes = jnp.stack(_shifts(x.transpose(3, 0, 1, 2), size, pad, axis=2))
-    flat = planes.reshape(size * size * x.shape[-1], -1) @ grad.reshape(-1, grad.shape[-1])
-    return flat.reshape(size, size, x.shape[-1], -1)
+    x = jnp.pad(x.transpose(3, 0, 1, 2), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    height, width = grad.shape[1:3]
+    x = jnp.stack([x[:, :, i : i + height] for i in range(size)])
+    x = jnp.stack([x[..., j : j + width] for j in range(size)], 1)
+    flat = x.reshape(size * size * x.shape[2], -1) @ grad.reshape(-1, grad.shape[-1])
+    return flat.reshape(size, size, x.shape[2], -1)
 
 
 def padded(x: jax.Array) -> jax.Array:
