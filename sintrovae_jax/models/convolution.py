@@ -36,23 +36,21 @@ def _correlate(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
 def correlate(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     """x [B, H, W, in], padded with `pad` zeros on every side, with kernel [k, k, in, out], pad < k, at stride 1.
 
-    The gradients are written out for the CPU: inside a loop, such as the scan over substeps, XLA's CPU compiler (seen
-    in jaxlib 0.10.2) leaves gradient convolutions in a layout that it has no fast kernel for, and a step takes twenty
-    times as long as with them brought into a forward one's layout.
+    On a CPU it is written out, and so are its gradients: XLA's CPU compiler (seen in jaxlib 0.10.2) has fast kernels
+    for many channels in the forward layout alone. Others are two to a hundred times as slow.
     """
-    return _correlate(x, kernel, pad)
+    return lax.platform_dependent(
+        x, kernel, cpu=lambda x, kernel: _on_cpu(x, kernel, pad), default=lambda x, kernel: _correlate(x, kernel, pad)
+    )
 
 
 def _correlate_forward(x, kernel, pad):
-    return _correlate(x, kernel, pad), (x, kernel)
+    return correlate(x, kernel, pad), (x, kernel)
 
 
 def _correlate_backward(pad, inputs, grad):
     def for_cpu(x, kernel, grad):
-        x_grad = _correlate(grad, kernel[::-1, ::-1].swapaxes(2, 3), kernel.shape[0] - 1 - pad)
-        # Of the kernel: images become channels, channels become images, and the gradient is the kernel.
-        kernel_grad = _correlate(x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), pad).transpose(1, 2, 0, 3)
-        return x_grad, kernel_grad
+        return _on_cpu(grad, _transposed(kernel), kernel.shape[0] - 1 - pad), _kernel_grad_on_cpu(x, grad, pad)
 
     def as_usual(x, kernel, grad):
         return jax.vjp(lambda x, kernel: _correlate(x, kernel, pad), x, kernel)[1](grad)
@@ -61,6 +59,67 @@ def _correlate_backward(pad, inputs, grad):
 
 
 correlate.defvjp(_correlate_forward, _correlate_backward)
+
+
+def _transposed(kernel: jax.Array) -> jax.Array:
+    """The kernel of the input's gradient: turned by 180 degrees, inputs and outputs swapped.
+
+    It is turned as one vector, so that XLA does not see a transposed kernel, which it would hand to the convolution as
+    a layout that has no fast kernel.
+    """
+    k, _, inputs, outputs = kernel.shape
+    return kernel.reshape(k * k, inputs, outputs)[::-1].swapaxes(1, 2).reshape(k, k, outputs, inputs)
+
+
+def _shifts(x: jax.Array, size: int, pad: int) -> list[jax.Array]:
+    """What each of a kernel's size² weights sees of x [B, H, W, ...]."""
+    x = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad)] + [(0, 0)] * (x.ndim - 3))
+    height, width = (side - size + 1 for side in x.shape[1:3])
+    return [x[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+
+
+def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
+    """`_correlate`, as products of matrices where XLA's own convolution was measured to be slower."""
+    (_, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
+    if inputs == 1:  # one fused loop over the outputs
+        return sum(part * k for part, k in zip(_shifts(x, size, pad), kernel.reshape(-1, outputs), strict=True))
+    if outputs == 1 or min(height, width) < size:  # XLA would take the smaller image for the kernel
+        return _products_first(x, kernel, pad)
+    return _correlate(x, kernel, pad)
+
+
+def _products_first(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
+    """`_correlate` as one product with all weights of the kernel, of which shifted parts are added up."""
+    (b, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
+    products = x.reshape(-1, inputs) @ kernel.transpose(2, 0, 1, 3).reshape(inputs, -1)
+    parts = _shifts(products.reshape(b, height, width, size * size, outputs), size, pad)
+    return sum(part[..., i, :] for i, part in enumerate(parts))
+
+
+def _kernel_grad_on_cpu(x: jax.Array, grad: jax.Array, pad: int) -> jax.Array:
+    """The gradient of `_correlate` by its kernel, [k, k, in, out]."""
+    inputs, outputs = x.shape[-1], grad.shape[-1]
+    size = x.shape[1] + 2 * pad - grad.shape[1] + 1
+    if inputs <= 3:
+        return _few_channels(x, grad, size, pad)
+    if outputs <= 3:  # the same with the two images swapped, which turns the kernel by 180 degrees
+        return _few_channels(grad, x, size, size - 1 - pad)[::-1, ::-1].swapaxes(2, 3)
+    if max(inputs, outputs) >= 64:
+        flat = grad.reshape(-1, outputs)
+        products = [part.reshape(-1, inputs).T @ flat for part in _shifts(x, size, pad)]
+        return jnp.stack(products).reshape(size, size, inputs, outputs)
+    # Images become channels, channels become images, and the gradient is the kernel.
+    return _correlate(x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), pad).transpose(1, 2, 0, 3)
+
+
+def _few_channels(x: jax.Array, grad: jax.Array, size: int, pad: int) -> jax.Array:
+    """The kernel's gradient as one product, of all shifts of an x of few channels."""
+    x = jnp.pad(x.transpose(3, 0, 1, 2), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    height, width = grad.shape[1:3]
+    x = jnp.stack([x[:, :, i : i + height] for i in range(size)])
+    x = jnp.stack([x[..., j : j + width] for j in range(size)], 1)
+    flat = x.reshape(size * size * x.shape[2], -1) @ grad.reshape(-1, grad.shape[-1])
+    return flat.reshape(size, size, x.shape[2], -1)
 
 
 def padded(x: jax.Array) -> jax.Array:
