@@ -83,7 +83,9 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     (_, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
     if inputs == 1:  # one fused loop over the outputs
         return sum(part * k for part, k in zip(_shifts(x, size, pad), kernel.reshape(-1, outputs), strict=True))
-    if outputs == 1 or min(height, width) < size:  # XLA would take the smaller image for the kernel
+    if outputs == 1:
+        return _to_one_channel(x, kernel, pad)
+    if min(height, width) < size:  # XLA would take the image for the kernel
         return _products_first(x, kernel, pad)
     return _correlate(x, kernel, pad)
 
@@ -96,11 +98,21 @@ def _products_first(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     return sum(part[..., i, :] for i, part in enumerate(parts))
 
 
+def _to_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
+    """The same for one output, whose planes [B, H, W] lie apart: added up along rows, then along columns."""
+    (b, height, width, inputs), size = x.shape, kernel.shape[0]
+    planes = (kernel.reshape(-1, inputs) @ x.reshape(-1, inputs).T).reshape(size, size, b, height, width)
+    planes = jnp.pad(planes, ((0, 0), (0, 0), (0, 0), (pad, pad), (pad, pad)))
+    across, down = (side + 2 * pad - size + 1 for side in (width, height))
+    rows = sum(planes[:, j, ..., j : j + across] for j in range(size))
+    return sum(rows[i, :, i : i + down] for i in range(size))[..., None]
+
+
 def _kernel_grad_on_cpu(x: jax.Array, grad: jax.Array, pad: int) -> jax.Array:
     """The gradient of `_correlate` by its kernel, [k, k, in, out]."""
     inputs, outputs = x.shape[-1], grad.shape[-1]
     size = x.shape[1] + 2 * pad - grad.shape[1] + 1
-    if inputs <= 3:
+    if 1 < inputs <= 3:
         return _few_channels(x, grad, size, pad)
     if outputs <= 3:  # the same with the two images swapped, which turns the kernel by 180 degrees
         return _few_channels(grad, x, size, size - 1 - pad)[::-1, ::-1].swapaxes(2, 3)
