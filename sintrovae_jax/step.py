@@ -347,8 +347,10 @@ def train_step(
 def on_devices(networks: Networks, objective: Objective, devices: Sequence | None = None) -> Callable:
     """`train_step` over all devices. Of its arguments (state, batches, hypers, key) only the key has no device axis.
 
-    devices: others, to compile for.
+    devices: others, to compile for. Where they are TPUs, networks that can compute on pairs of pixels do.
     """
+    if (devices or jax.devices())[0].platform == "tpu":
+        networks = networks._replace(encoder=models.paired(networks.encoder), decoder=models.paired(networks.decoder))
     return parallel.pmap(functools.partial(train_step, networks, objective), (0, 0, 0, None), devices)
 
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from sintrovae_jax import parallel
 from sintrovae_jax.models.convolution import convolve
 from sintrovae_jax.objectives import at_least_float32
 
@@ -50,11 +52,69 @@ def uniform_fan_in(fan_in: int) -> Callable:
 
 def conv(
     features: int, size: int, inputs: int, dtype, name: str, *, bias: bool = False, convolve: Callable = convolve
-) -> nn.Conv:
+) -> nn.Module:
     """A size×size convolution, done by `convolve`, with the published initialisation."""
-    init = uniform_fan_in(size * size * inputs)
-    options = {"use_bias": bias, "kernel_init": init, "bias_init": init, "conv_general_dilated": convolve}
-    return nn.Conv(features, (size, size), dtype=dtype, name=name, **options)
+    return Conv(features, size, inputs, dtype, bias, convolve, name=name)
+
+
+class Conv(nn.Module):
+    """What `conv` makes. As `flax.linen.Conv`, but it knows its inputs' channels, which may come in pairs of pixels."""
+
+    features: int
+    size: int
+    inputs: int
+    dtype: jnp.dtype | None
+    bias: bool
+    convolve: Callable
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = uniform_fan_in(self.size * self.size * self.inputs)
+        kernel = self.param("kernel", init, (self.size, self.size, self.inputs, self.features))
+        bias = self.param("bias", init, (self.features,)) if self.bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = self.convolve(x, kernel)
+        return x if bias is None else x + side_by_side(bias, x)
+
+
+def side_by_side(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Values of the channels [C] as x has them: once, or twice where it is of pairs of pixels."""
+    return jnp.tile(values, x.shape[-1] // len(values))
+
+
+class BatchNorm(nn.Module):
+    """Normalises by the batch, height, width and devices in training, and by running averages in evaluation.
+
+    Statistics are float32. x: [B, H, W, features], or of pairs of pixels [B, H, W/2, 2·features].
+    """
+
+    features: int
+    train: bool
+    dtype: jnp.dtype | None = None
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.features,)
+        means = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        variances = self.variable("batch_stats", "var", jnp.ones, shape)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        mean, var = means.value, variances.value
+        if self.train:
+            mean, var = self._moments(x)
+            if not self.is_initializing():
+                means.value = MOMENTUM * means.value + (1 - MOMENTUM) * mean
+                variances.value = MOMENTUM * variances.value + (1 - MOMENTUM) * var
+        factor = lax.rsqrt(var + self.epsilon) * scale
+        y = (at_least_float32(x) - side_by_side(mean, x)) * side_by_side(factor, x) + side_by_side(bias, x)
+        return y.astype(self.dtype or x.dtype)
+
+    def _moments(self, x):
+        y = at_least_float32(x)
+        both = jnp.stack([y.mean((0, 1, 2)), (y * y).mean((0, 1, 2))])
+        mean, square = parallel.pmean(both.reshape(2, -1, self.features).mean(1))
+        return mean, jnp.maximum(square - mean * mean, 0)
 
 
 class Dense(nn.Module):
