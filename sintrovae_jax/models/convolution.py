@@ -12,20 +12,62 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sintrovae_jax.objectives import at_least_float32
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _LANES = 128  # of a TPU's registers
 
 
 def pool(x: jax.Array) -> jax.Array:
     """Means of 2×2 pixels. [B, H, W, C] -> [B, H/2, W/2, C]."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+    return _sums(x, x.shape[-1], 1 / 4)
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Every pixel as 2×2 equal ones. [B, H, W, C] -> [B, 2H, 2W, C]. One broadcast: two would be written one by one."""
+    """Every pixel as 2×2 equal ones. [B, H, W, C] -> [B, 2H, 2W, C]."""
+    return _copies(x, x.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _sums(x: jax.Array, channels: int, factor: float = 1.0) -> jax.Array:
+    """Of 2×2 pixels, times a factor. x may be of pairs of pixels (below). [B, H, W, C] -> [B, H/2, W/2, channels].
+
+    As sums of slices, and its gradient as one broadcast: XLA makes slices a part of what is computed from them, but
+    writes the large images once more for a reduction, in float32, or for a broadcast of one axis after the other.
+    """
+    paired = x.shape[-1] != channels
+    total = 0.0
+    for i in (0, 1):
+        for j in (0, 1):
+            start, stride = ((0, i, 0, j * channels), (1, 2, 1, 1)) if paired else ((0, i, j, 0), (1, 2, 2, 1))
+            stop = (*x.shape[:3], start[3] + channels)
+            total += at_least_float32(lax.slice(x, start, stop, stride))
+    return (factor * total).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _copies(x: jax.Array, channels: int) -> jax.Array:
+    """The transpose of `_sums`: every pixel as 2×2 equal ones, as pairs where `channels` are twice those of x."""
     b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+    if c == channels:
+        return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+    x = jnp.concatenate([x, x], -1)
+    return jnp.broadcast_to(x[:, :, None], (b, h, 2, w, channels)).reshape(b, 2 * h, w, channels)
+
+
+def _sums_backward(channels, factor, x, grad):
+    del channels
+    return (_copies(factor * grad, x.shape[-1]),)
+
+
+def _copies_backward(channels, x, grad):
+    del channels
+    return (_sums(grad, x.shape[-1]),)
+
+
+# Of what comes in, its channels are all that the gradients need.
+_sums.defvjp(lambda x, *static: (_sums(x, *static), x[:0]), _sums_backward)
+_copies.defvjp(lambda x, *static: (_copies(x, *static), x[:0]), _copies_backward)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
@@ -181,16 +223,12 @@ def single(x: jax.Array, channels: int) -> jax.Array:
 
 def pool_pairs(x: jax.Array) -> jax.Array:
     """`pool` of pairs, to pixels: [B, H, W/2, 2C] -> [B, H/2, W/2, C]."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // 2, 2, w, c).mean(2)
-    return (x[..., : c // 2] + x[..., c // 2 :]) / 2
+    return _sums(x, x.shape[-1] // 2, 1 / 4)
 
 
 def upsample_pairs(x: jax.Array) -> jax.Array:
     """`upsample` of pixels, to pairs: [B, H, W, C] -> [B, 2H, W, 2C]."""
-    b, h, w, c = x.shape
-    x = jnp.concatenate([x, x], -1)
-    return jnp.broadcast_to(x[:, :, None], (b, h, 2, w, 2 * c)).reshape(b, 2 * h, w, 2 * c)
+    return _copies(x, 2 * x.shape[-1])
 
 
 def convolve_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
