@@ -25,8 +25,8 @@ _PRODUCTS = ("convolution", "dot", "conv", "gemm", "matmul")  # opcodes, and par
 _MOVES = {"copy", "copy-start", "slice-start", "transpose", "reshape", "concatenate", "reverse", *_SLICES}
 _OF_FRAMES = (  # the kind that a call on the way to an instruction gives it, by a pattern of file:function
     (r"flax/linen/normalization\.py|:instance_norm|:\w*[nN]orm\b", "normalisation"),
-    (r":(pool|upsample|blur|padded|convolve_\w+|repeat)\b", "resampling"),
-    (r"/(objectives|perceptual)\.py:", "loss"),
+    (r":(_?(pool|upsample|sums|copies|up_by|half_by|convolve_)\w*|blur|padded)\b", "resampling"),
+    (r"/(objectives|perceptual)\.py:(?!at_least_float32)", "loss"),
     (r"/(optax|state)[/.]|:(apply_gradients|_follow)\b", "optimiser"),
 )
 
