@@ -20,6 +20,7 @@ _A = flags.DEFINE_string("a", "", "Interpolate from here, translate this: an ima
 _B = flags.DEFINE_string("b", "", "Interpolate to here, exchange with this.")
 _INTERPOLATION = flags.DEFINE_string("interpolation", "linear", f"One of {', '.join(inference.PATHS)}.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "Plan for these chips: v5e:4x8, h100:8.")
+_EXPLAIN = flags.DEFINE_bool("explain", False, "With a plan, say what moves its bytes.")
 _LEVEL = flags.DEFINE_integer("level", None, "Plan this level only, of networks that grow.")
 
 
@@ -35,7 +36,7 @@ def run(mode: str, config, workdir: Path) -> None:
     if mode == "translate" and config.model.family != "two_encoder":
         raise UserError(f"--mode translate is for model.family=two_encoder, not {config.model.family}")
     if mode == "plan":
-        print(plan.report(plan.plan(config, _TOPOLOGY.value, _LEVEL.value)))
+        print(plan.report(plan.plan(config, _TOPOLOGY.value, _LEVEL.value, _EXPLAIN.value)))
         return
     if mode in ("train", "eval"):
         evaluators.check(config)

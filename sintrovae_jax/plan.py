@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import bench, models, parallel, reconstruction, schedule, train_step
+from sintrovae_jax import bench, explain, hlo, models, parallel, reconstruction, schedule, train_step
 from sintrovae_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class Plan:
     collectives: dict  # {kind: (number, bytes)} of those it makes, {} on one chip
     steps: int  # of the recipe, at this level
     estimate: bool  # compiled for another device than the chip
+    explanation: str = ""  # what moves the bytes, if asked for
 
     @property
     def examples_per_second(self) -> float | None:
@@ -84,11 +85,12 @@ class Plan:
         return self.seconds and self.steps * self.seconds / 3600
 
 
-def plan(config, topology: str, level: int | None = None) -> list[Plan]:
+def plan(config, topology: str, level: int | None = None, explained: bool = False) -> list[Plan]:
     """Plans every level of a recipe, or one; networks that do not grow have one.
 
-    topology: a TPU slice, 'v5e:4x8', or so many GPUs, 'h100:8'. Raises `UserError` for one that does not exist, a level
-    that the recipe does not have, a batch that does not divide, or without the TPU's compiler.
+    topology: a TPU slice, 'v5e:4x8', or so many GPUs, 'h100:8'. explained: say what moves the bytes, too. Raises
+    `UserError` for a topology that does not exist, a level that the recipe does not have, a batch that does not divide,
+    or without the TPU's compiler.
     """
     chip, count, devices = _devices(topology)
     levels = schedule.levels(config)
@@ -101,7 +103,7 @@ def plan(config, topology: str, level: int | None = None) -> list[Plan]:
     for each in levels:
         if each.batch_size % count:
             raise UserError(f"{key}: {each.batch_size} does not divide by the {count} chips of {topology}")
-    return [_of_level(config, each, topology, chip, count, devices) for each in levels]
+    return [_of_level(config, each, topology, chip, count, devices, explained) for each in levels]
 
 
 def _devices(topology: str) -> tuple[Chip, int, Sequence | None]:
@@ -127,7 +129,7 @@ def _devices(topology: str) -> tuple[Chip, int, Sequence | None]:
     return chip, len(devices), devices
 
 
-def _of_level(config, level, topology, chip, count, devices) -> Plan:
+def _of_level(config, level, topology, chip, count, devices, explained) -> Plan:
     networks, static, create = train_step.from_config(config)
     static = dataclasses.replace(static, level=level.number)
     lowered = _lower(
@@ -152,7 +154,9 @@ def _of_level(config, level, topology, chip, count, devices) -> Plan:
         nothing = dict.fromkeys(("arguments", "temporaries", "flops", "bytes", "seconds", "asked"))
         return Plan(**known, **nothing, fits=False, why=_shortage(error), bound="", collectives={})
     asked = len(re.findall(r"stablehlo\.(?:all_reduce|all_gather|reduce_scatter)", lowered.as_text()))
-    return Plan(**known, **_figures(compiled, chip), asked=asked)
+    figures = _figures(compiled, chip)
+    explanation = explain.report(compiled.as_text(), figures["bytes"]) if explained else ""
+    return Plan(**known, **figures, asked=asked, explanation=explanation)
 
 
 def _lower(config, networks, static, create, level, devices_count, per_device, devices):
@@ -204,19 +208,6 @@ def _shortage(error) -> str:
 
 _INSTRUCTION = re.compile(r"= (\(.*?\)|\S+) (" + "|".join(COLLECTIVES) + r")(?:-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-_BYTES = {
-    "pred": 1,
-    "f64": 8,
-    "s64": 8,
-    "u64": 8,
-    "f32": 4,
-    "s32": 4,
-    "u32": 4,
-    "bf16": 2,
-    "f16": 2,
-    "s16": 2,
-    "u16": 2,
-}
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
@@ -228,7 +219,7 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
             if "-start(" in line and len(arrays) > 1 and found[2] != "all-reduce":
                 arrays = arrays[len(arrays) // 2 :]  # what goes in is listed too
             size = sum(
-                _BYTES.get(kind, 1) * int(np.prod([int(n) for n in dims.split(",") if n])) for kind, dims in arrays
+                hlo.BYTES.get(kind, 1) * int(np.prod([int(n) for n in dims.split(",") if n])) for kind, dims in arrays
             )
             number, total = out.get(found[2], (0, 0))
             out[found[2]] = number + 1, total + size
@@ -273,4 +264,7 @@ def report(plans: list[Plan]) -> str:
         lines.append("an estimate: compiled for this machine's CPU, with one chip's share of the batch")
     if len(plans) > 1 and all(p.hours is not None for p in plans):
         lines.append(f"all levels: {sum(p.hours for p in plans):.3g} hours at the roofline")
+    for p in plans:
+        if p.explanation:
+            lines += ["", "" if p.level is None else f"level {p.level}", p.explanation]
     return "\n".join(lines)

@@ -199,8 +199,10 @@ def on_devices(networks: Networks, static: Static, devices: Sequence | None = No
     """`train_step` over all devices. Of its arguments (state, batches, hypers, key, weights) only the key has no device
     axis.
 
-    devices: others, to compile for.
+    devices: others, to compile for. Where they are TPUs, networks that can compute on pairs of pixels do.
     """
+    if (devices or jax.devices())[0].platform == "tpu":
+        networks = networks._replace(encoder=models.paired(networks.encoder), decoder=models.paired(networks.decoder))
     return parallel.pmap(functools.partial(train_step, networks, static), (0, 0, 0, None, 0), devices)
 
 

@@ -17,7 +17,7 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, mlp, style, two_encoder
 from sintrovae_jax.models.layers import Posterior, Stage
 
-__all__ = ["FAMILIES", "Posterior", "Stage", "build", "data_shape", "grows", "optimizer"]
+__all__ = ["FAMILIES", "Posterior", "Stage", "build", "data_shape", "grows", "optimizer", "paired"]
 
 # The type networks compute in; parameters, losses and statistics are float32 either way. None: the inputs' own type.
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -111,6 +111,11 @@ def build(model, shape: tuple[int, ...], dtype: str = "float32") -> tuple[nn.Mod
     if dtype not in DTYPES:
         raise UserError(f"train.dtype={dtype!r} is none of {', '.join(DTYPES)}")
     return FAMILIES[model.family](model, shape, DTYPES[dtype])
+
+
+def paired(network: nn.Module) -> nn.Module:
+    """The same function of the same variables, computed on pairs of pixels (`convolution`) if the family knows how."""
+    return network.clone(paired=True) if hasattr(network, "paired") else network
 
 
 def optimizer(model) -> optax.GradientTransformation:

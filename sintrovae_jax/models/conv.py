@@ -13,7 +13,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sintrovae_jax.models.convolution import convolve, convolve_up, pool, upsample
+from sintrovae_jax.models.convolution import (
+    convolve,
+    convolve_pairs,
+    convolve_up,
+    convolve_up_pairs,
+    pairs,
+    pool,
+    pool_pairs,
+    room_for_two,
+    single,
+    upsample,
+    upsample_pairs,
+)
 from sintrovae_jax.models.layers import (
     BatchNorm,
     Dense,
@@ -31,40 +43,50 @@ class Block(nn.Module):
     """conv3×3 BN LeakyReLU conv3×3 BN, plus the shortcut, LeakyReLU. [B, H, W, in] -> [B, H, W, features].
 
     The shortcut is a 1×1 convolution where `features` is not `in`. double: of the image upsampled first, which the
-    first convolutions do as they go: [B, 2H, 2W, features].
+    first convolutions do as they go: [B, 2H, 2W, features]; with `paired`, as pairs of pixels (`convolution`).
     """
 
     features: int
     statistics: Statistics
     dtype: jnp.dtype | None = None
     double: bool = False
+    paired: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         inputs, width = x.shape[-1], self.features
+        first, second, enlarge = convolve, convolve, lambda x: x
+        if self.double:
+            first, enlarge = (convolve_up_pairs, upsample_pairs) if self.paired else (convolve_up, upsample)
+            second = convolve_pairs if self.paired else convolve
         shortcut = x if inputs == width else conv(width, 1, inputs, self.dtype, "shortcut")(x)
-        shortcut = upsample(shortcut) if self.double else shortcut
-        x = conv(width, 3, inputs, self.dtype, "conv1", convolve=convolve_up if self.double else convolve)(x)
-        x = nn.leaky_relu(BatchNorm(self.statistics, self.dtype, name="norm1")(x), _SLOPE)
-        x = conv(width, 3, width, self.dtype, "conv2")(x)
-        return nn.leaky_relu(BatchNorm(self.statistics, self.dtype, name="norm2")(x) + shortcut, _SLOPE)
+        x = conv(width, 3, inputs, self.dtype, "conv1", convolve=first)(x)
+        x = nn.leaky_relu(BatchNorm(width, self.statistics, self.dtype, name="norm1")(x), _SLOPE)
+        x = conv(width, 3, width, self.dtype, "conv2", convolve=second)(x)
+        return nn.leaky_relu(BatchNorm(width, self.statistics, self.dtype, name="norm2")(x) + enlarge(shortcut), _SLOPE)
 
 
 class Encoder(nn.Module):
-    """x [B, H, W, C] in [0, 1] -> posterior over z [B, z_dim]."""
+    """x [B, H, W, C] in [0, 1] -> posterior over z [B, z_dim].
+
+    paired: whether to compute the layers of full size on pairs of pixels, where their channels leave room for two.
+    """
 
     channels: tuple[int, ...]
     z_dim: int
     dtype: jnp.dtype | None = None
     remat: bool = False
+    paired: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, groups: int = 1) -> Posterior:
         statistics = Statistics(train, groups)
         block = nn.remat(Block) if self.remat else Block
         first, *rest = self.channels
-        x = conv(first, 5, x.shape[-1], self.dtype, "conv")(x)
-        x = pool(nn.leaky_relu(BatchNorm(statistics, self.dtype, name="norm")(x), _SLOPE))
+        paired, channels = self.paired and room_for_two(first), x.shape[-1]
+        x, convolved, pooled = (pairs(x), convolve_pairs, pool_pairs) if paired else (x, convolve, pool)
+        x = conv(first, 5, channels, self.dtype, "conv", convolve=convolved)(x)
+        x = pooled(nn.leaky_relu(BatchNorm(first, statistics, self.dtype, name="norm")(x), _SLOPE))
         for i, features in enumerate(rest):
             x = pool(block(features, statistics, self.dtype, name=f"block{i}")(x))
         x = block(self.channels[-1], statistics, self.dtype, name="last")(x)
@@ -72,13 +94,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z [B, z_dim] -> x̂ [B, *shape]; `output` is 'linear' (not clipped to [0, 1]) or 'sigmoid'."""
+    """z [B, z_dim] -> x̂ [B, *shape]; `output` is 'linear' (not clipped to [0, 1]) or 'sigmoid'. paired: as above."""
 
     channels: tuple[int, ...]
     shape: tuple[int, int, int]
     output: str = "linear"
     dtype: jnp.dtype | None = None
     remat: bool = False
+    paired: bool = False
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool = False, groups: int = 1, role: str = "posterior") -> jax.Array:
@@ -89,6 +112,10 @@ class Decoder(nn.Module):
         x = x.reshape(-1, height, width, self.channels[-1])
         for i, features in enumerate(reversed(self.channels)):
             x = block(features, statistics, self.dtype, double=i > 0, name=f"block{i}")(x)
-        x = block(self.channels[0], statistics, self.dtype, double=True, name="last")(x)
-        x = conv(self.shape[2], 5, x.shape[-1], self.dtype, "conv", bias=True)(x)
+        features = self.channels[0]
+        paired = self.paired and room_for_two(features)
+        x = block(features, statistics, self.dtype, double=True, paired=paired, name="last")(x)
+        convolved = convolve_pairs if paired else convolve
+        x = conv(self.shape[2], 5, features, self.dtype, "conv", bias=True, convolve=convolved)(x)
+        x = single(x, self.shape[2]) if paired else x
         return nn.sigmoid(x) if self.output == "sigmoid" else x

@@ -1,21 +1,73 @@
-"""Convolutions and the resampling that goes with them, of images [B, H, W, C]; fast where XLA alone would not be."""
+"""Convolutions and the resampling that goes with them, of images [B, H, W, C]; fast where XLA alone would not be.
+
+Pairs: [B, H, W/2, 2C] are the same images with every two pixels of a row side by side as one, of twice the channels. A
+TPU keeps channels in lanes of 128 and moves all of them, so that maps of 64 channels are half the bytes as pairs. Their
+convolutions multiply by zeros as well, which are as many as the lanes that would be empty.
+"""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sintrovae_jax.objectives import at_least_float32
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_LANES = 128  # of a TPU's registers
+
 
 def pool(x: jax.Array) -> jax.Array:
     """Means of 2×2 pixels. [B, H, W, C] -> [B, H/2, W/2, C]."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+    return _sums(x, x.shape[-1], 1 / 4)
 
 
 def upsample(x: jax.Array) -> jax.Array:
     """Every pixel as 2×2 equal ones. [B, H, W, C] -> [B, 2H, 2W, C]."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
+    return _copies(x, x.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _sums(x: jax.Array, channels: int, factor: float = 1.0) -> jax.Array:
+    """Of 2×2 pixels, times a factor. x may be of pairs of pixels (below). [B, H, W, C] -> [B, H/2, W/2, channels].
+
+    As sums of slices, and its gradient as one broadcast: XLA makes slices a part of what is computed from them, but
+    writes the large images once more for a reduction, in float32, or for a broadcast of one axis after the other.
+    """
+    paired = x.shape[-1] != channels
+    total = 0.0
+    for i in (0, 1):
+        for j in (0, 1):
+            start, stride = ((0, i, 0, j * channels), (1, 2, 1, 1)) if paired else ((0, i, j, 0), (1, 2, 2, 1))
+            stop = (*x.shape[:3], start[3] + channels)
+            total += at_least_float32(lax.slice(x, start, stop, stride))
+    return (factor * total).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _copies(x: jax.Array, channels: int) -> jax.Array:
+    """The transpose of `_sums`: every pixel as 2×2 equal ones, as pairs where `channels` are twice those of x."""
+    b, h, w, c = x.shape
+    if c == channels:
+        return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+    x = jnp.concatenate([x, x], -1)
+    return jnp.broadcast_to(x[:, :, None], (b, h, 2, w, channels)).reshape(b, 2 * h, w, channels)
+
+
+def _sums_backward(channels, factor, x, grad):
+    del channels
+    return (_copies(factor * grad, x.shape[-1]),)
+
+
+def _copies_backward(channels, x, grad):
+    del channels
+    return (_sums(grad, x.shape[-1]),)
+
+
+# Of what comes in, its channels are all that the gradients need.
+_sums.defvjp(lambda x, *static: (_sums(x, *static), x[:0]), _sums_backward)
+_copies.defvjp(lambda x, *static: (_copies(x, *static), x[:0]), _copies_backward)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
@@ -28,8 +80,7 @@ def convolve(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
 
 
 def _correlate(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad)] * 2, dimension_numbers=layout)
+    return lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad)] * 2, dimension_numbers=_LAYOUT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -145,13 +196,32 @@ def _smoothed(kernel: jax.Array) -> jax.Array:
     return sum(jnp.pad(kernel, shift) for shift in shifts).reshape(2, 2, 2, 2, *kernel.shape[2:])
 
 
-def convolve_up(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """`convolve(upsample(x), kernel)` of a 3×3 kernel, with 4 products a pixel instead of 9.
+def _on_tpus(on_tpus: Callable, elsewhere: Callable) -> Callable:
+    """(x, kernel) -> [B, H, W, out] in one of two ways that give the same, by what it is compiled for.
 
-    Each of the four pixels that come of one sees 2×2 pixels of x, by a 2×2 kernel of its own: that is the fused
-    transposed convolution of the paper's code, without the zeros between its pixels. [B, H, W, in] -> [B, 2H, 2W, out].
+    Both are linear in x and in the kernel, so what a gradient needs is these two, whichever way it is.
     """
-    del args, kwargs  # as `convolve`, where Flax calls it
+
+    @jax.custom_vjp
+    def either(x, kernel):
+        return lax.platform_dependent(x, kernel, tpu=on_tpus, default=elsewhere)
+
+    def pull(way):
+        return lambda x, kernel, grad: jax.vjp(way, x, kernel)[1](grad)
+
+    def backward(inputs, grad):
+        return lax.platform_dependent(*inputs, grad, tpu=pull(on_tpus), default=pull(elsewhere))
+
+    either.defvjp(lambda x, kernel: (either(x, kernel), (x, kernel)), backward)
+    return either
+
+
+def _up_by_zeros(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    kernel = _smoothed(kernel).reshape(4, 4, *kernel.shape[2:])
+    return lax.conv_general_dilated(x, kernel, (1, 1), [(2, 2)] * 2, (2, 2), dimension_numbers=_LAYOUT)
+
+
+def _up_by_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     (b, h, w, _), (*_, inputs, outputs) = x.shape, kernel.shape
     parts = _smoothed(kernel).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, inputs, 4 * outputs)
     y = correlate(padded(x), parts, 0).reshape(b, h + 1, w + 1, 2, 2, outputs)
@@ -160,16 +230,42 @@ def convolve_up(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
     return y.reshape(b, 2 * h, 2 * w, outputs)
 
 
-def convolve_half(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """A 4×4 convolution of stride 2 with one zero around: [B, H, W, in], [4, 4, in, out] -> [B, H/2, W/2, out].
+_up = _on_tpus(_up_by_zeros, _up_by_parts)
 
-    Blocks of 2×2 pixels become one, and the kernel one of 2×2 blocks at stride 1.
+
+def convolve_up(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """`convolve(upsample(x), kernel)` of a 3×3 kernel, with 4 products a pixel instead of 9.
+
+    Each of the four pixels that come of one sees 2×2 pixels of x, by a 2×2 kernel of its own. Where that is done part
+    by part, the parts are put together afterwards, which on a TPU moves many times the bytes of the convolution: there
+    it is the fused transposed convolution of the paper's code, whose zeros between pixels the TPU skips.
+    [B, H, W, in] -> [B, 2H, 2W, out].
     """
     del args, kwargs  # as `convolve`, where Flax calls it
+    return _up(x, kernel)
+
+
+def _half_by_stride(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=_LAYOUT)
+
+
+def _half_by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     (b, h, w, inputs), outputs = x.shape, kernel.shape[-1]
     parts = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * inputs, outputs)
     x = padded(x).reshape(b, h // 2 + 1, 2, w // 2 + 1, 2, inputs)
     return correlate(x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2 + 1, w // 2 + 1, 4 * inputs), parts, 0)
+
+
+_half = _on_tpus(_half_by_stride, _half_by_blocks)
+
+
+def convolve_half(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+    """A 4×4 convolution of stride 2 with one zero around: [B, H, W, in], [4, 4, in, out] -> [B, H/2, W/2, out].
+
+    Blocks of 2×2 pixels become one, and the kernel one of 2×2 blocks at stride 1; on a TPU it is done as it says.
+    """
+    del args, kwargs  # as `convolve`, where Flax calls it
+    return _half(x, kernel)
 
 
 def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -178,3 +274,48 @@ def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
     [B, H, W, in] -> [B, H/2, W/2, out].
     """
     return convolve_half(x, _smoothed(kernel / 4).reshape(4, 4, *kernel.shape[2:]))
+
+
+def room_for_two(channels: int) -> bool:
+    """Whether pairs of pixels of so many channels fill no more of a TPU's lanes than single ones do."""
+    return 2 * channels <= _LANES
+
+
+def pairs(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, H, W/2, 2C]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h, w // 2, 2 * c)
+
+
+def single(x: jax.Array, channels: int) -> jax.Array:
+    """Pairs or not, as [B, H, W, channels]."""
+    return x.reshape(*x.shape[:2], -1, channels)
+
+
+def pool_pairs(x: jax.Array) -> jax.Array:
+    """`pool` of pairs, to pixels: [B, H, W/2, 2C] -> [B, H/2, W/2, C]."""
+    return _sums(x, x.shape[-1] // 2, 1 / 4)
+
+
+def upsample_pairs(x: jax.Array) -> jax.Array:
+    """`upsample` of pixels, to pairs: [B, H, W, C] -> [B, 2H, W, 2C]."""
+    return _copies(x, 2 * x.shape[-1])
+
+
+def convolve_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve` of pairs, to pairs, with a 3×3 or 5×5 kernel: of the pair itself and one on either side."""
+    rows, columns, inputs, outputs = kernel.shape
+    lows = [2 - columns // 2 + i for i in (0, 1)]  # of six pixels, those before what each of the pair sees
+    parts = [jnp.pad(kernel, ((0, 0), (low, 6 - columns - low), (0, 0), (0, 0))) for low in lows]
+    kernel = jnp.stack(parts, 3).reshape(rows, 3, 2 * inputs, 2 * outputs)
+    return lax.conv_general_dilated(x, kernel, (1, 1), [(rows // 2,) * 2, (1, 1)], dimension_numbers=_LAYOUT)
+
+
+def convolve_up_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve_up` of pixels, to pairs: [B, H, W, in] -> [B, 2H, W, 2·out]. A pixel becomes a pair, in two rows."""
+    inputs, outputs = kernel.shape[2:]
+    one, two, three, four = jnp.split(_smoothed(kernel).reshape(4, 4, inputs, outputs), 4, axis=1)
+    zero = jnp.zeros_like(one)
+    parts = [jnp.concatenate(columns, 1) for columns in ((one, three, zero), (zero, two, four))]
+    kernel = jnp.stack(parts, 3).reshape(4, 3, inputs, 2 * outputs)
+    return lax.conv_general_dilated(x, kernel, (1, 1), [(2, 2), (1, 1)], (2, 1), dimension_numbers=_LAYOUT)

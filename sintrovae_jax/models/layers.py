@@ -59,49 +59,51 @@ def decoder_statistics(train: bool, groups: int, role: str) -> Statistics:
 class BatchNorm(nn.Module):
     """Normalises each channel of x [groups·B, ..., C] over each group (and in training over all devices).
 
-    Running averages of every role are kept apart, mean and var [roles, C], since what a network sees in its roles
-    differs. As many groups as there are roles move each its own averages; one group alone moves all of them, so that a
-    decoder that has decoded nothing but posteriors can still be sampled from. Statistics are float32 at least.
+    Running averages of every role are kept apart, mean and var [roles, features], since what a network sees in its
+    roles differs. As many groups as there are roles move each its own averages; one group alone moves all of them, so
+    that a decoder that has decoded nothing but posteriors can still be sampled from. Statistics are float32 at least.
+    C is `features`, or twice that where x is of pairs of pixels (`convolution`).
     """
 
+    features: int
     statistics: Statistics
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         train, groups, roles, role = self.statistics
-        width = x.shape[-1]
         averages = [
-            self.variable("batch_stats", name, lambda f=f: f((roles, width), jnp.float32))
-            for name, f in (("mean", jnp.zeros), ("var", jnp.ones))
+            self.variable("batch_stats", name, start, (roles, self.features), jnp.float32)
+            for name, start in (("mean", jnp.zeros), ("var", jnp.ones))
         ]
-        scale = self.param("scale", nn.initializers.ones, (width,))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
+        scale = self.param("scale", nn.initializers.ones, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if train:
-            moments = parallel.pmean(_moments(x, groups))  # one all-reduce for both
-            moments = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0)
+            mean, square = parallel.pmean(_moments(x, groups, self.features))  # one all-reduce for both
+            moments = mean, jnp.maximum(square - jnp.square(mean), 0)
             if self.is_mutable_collection("batch_stats"):
                 for average, moment in zip(averages, moments, strict=True):
                     average.value = MOMENTUM * average.value + (1 - MOMENTUM) * moment
         else:
             moments = tuple(average.value[role : role + 1] for average in averages)
-        return normalized(x, *moments, scale, bias, self.dtype)
+        return normalized(x, *moments, scale, bias).astype(self.dtype or x.dtype)
 
 
-def _moments(x: jax.Array, groups: int) -> jax.Array:
-    """The means, and the means of squares, of every group's channels: [2, groups, C]."""
+def _moments(x: jax.Array, groups: int, features: int) -> jax.Array:
+    """The means, and the means of squares, of every group's channels: [2, groups, features]."""
     x = at_least_float32(x.reshape(groups, -1, *x.shape[1:]))
     axes = tuple(range(1, x.ndim - 1))
-    return jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+    both = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+    return both.reshape(2, groups, -1, features).mean(2)
 
 
-def normalized(x: jax.Array, mean, var, scale, bias, dtype=None) -> jax.Array:
+def normalized(x: jax.Array, mean, var, scale, bias) -> jax.Array:
     """x [groups·B, ..., C] less its mean [groups, C], divided by its standard deviation, then scaled and shifted."""
     y = x.reshape(len(mean), -1, *x.shape[1:])
     each = (len(mean), *[1] * (x.ndim - 1), x.shape[-1])
-    factor = (jax.lax.rsqrt(var + _EPSILON) * scale).reshape(each)
-    y = (y - mean.reshape(each)) * factor + bias
-    return y.reshape(x.shape).astype(dtype or x.dtype)
+    factor = side_by_side(jax.lax.rsqrt(var + _EPSILON) * scale, x).reshape(each)
+    y = (y - side_by_side(mean, x).reshape(each)) * factor + side_by_side(bias, x)
+    return y.reshape(x.shape)
 
 
 def split_posterior(features: jax.Array) -> Posterior:
@@ -122,11 +124,34 @@ def uniform_fan_in(fan_in: int) -> Callable:
 
 def conv(
     features: int, size: int, inputs: int, dtype, name: str, *, bias: bool = False, convolve: Callable = convolve
-) -> nn.Conv:
+) -> nn.Module:
     """A size×size convolution, done by `convolve`, with the published initialisation."""
-    init = uniform_fan_in(size * size * inputs)
-    options = {"use_bias": bias, "kernel_init": init, "bias_init": init, "conv_general_dilated": convolve}
-    return nn.Conv(features, (size, size), dtype=dtype, name=name, **options)
+    return Conv(features, size, inputs, dtype, bias, convolve, name=name)
+
+
+class Conv(nn.Module):
+    """What `conv` makes. As `flax.linen.Conv`, but it knows its inputs' channels, which may come in pairs of pixels."""
+
+    features: int
+    size: int
+    inputs: int
+    dtype: jnp.dtype | None
+    bias: bool
+    convolve: Callable
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = uniform_fan_in(self.size * self.size * self.inputs)
+        kernel = self.param("kernel", init, (self.size, self.size, self.inputs, self.features))
+        bias = self.param("bias", init, (self.features,)) if self.bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = self.convolve(x, kernel)
+        return x if bias is None else x + side_by_side(bias, x)
+
+
+def side_by_side(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Values of the channels [..., C] as x has them: once, or twice where it is of pairs of pixels."""
+    return jnp.tile(values, x.shape[-1] // values.shape[-1])
 
 
 class Dense(nn.Module):

@@ -1,0 +1,148 @@
+"""What moves the bytes of a compiled program: its heaviest instructions, where they come from, and sums by kind.
+
+    python -m sintrovae_jax.main --config configs/cifar10.py --mode plan --explain --topology v5e:2x4
+
+An instruction moves its operands and its outputs, a fusion those of the fusion as a whole; of an array that it only
+slices, or writes a slice of, the slice alone. The body of a loop counts once, so the sums are of one step.
+
+A TPU lays arrays out in tiles, mostly of 8×128 elements, and pads to whole ones: a map of 64 channels, these innermost,
+is half padding, and is moved with it. And what the compiler keeps in a chip's own fast memory does not move at all,
+although its own sum, which the plan's roofline is made of, counts it. All three numbers are given.
+"""
+
+import re
+from typing import NamedTuple
+
+from sintrovae_jax.hlo import Instruction, Program, Size, sizes
+
+KINDS = ("convolution", "normalisation", "resampling", "loss", "optimiser", "copies and layouts", "collective", "other")
+_HEAVIEST = 20
+_PACKAGE = "sintrovae_jax/"
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
+_CALLS = {"while", "call", "conditional", "async-start"}
+_SLICES = {"slice", "dynamic-slice", "gather"}
+_PRODUCTS = ("convolution", "dot", "conv", "gemm", "matmul")  # opcodes, and parts of what libraries' calls are named
+_MOVES = {"copy", "copy-start", "slice-start", "transpose", "reshape", "concatenate", "reverse", *_SLICES}
+_OF_FRAMES = (  # the kind that a call on the way to an instruction gives it, by a pattern of file:function
+    (r":(\w*[nN]orm\b|normalized|_moments)", "normalisation"),
+    (r":(_?(pool|upsample|sums|copies|up_by|half_by|convolve_)\w*|blur|padded)\b", "resampling"),
+    (r"/(objectives|perceptual)\.py:(?!at_least_float32)", "loss"),
+    (r"/(optax|train_state)[/.]|:(apply_gradients|_follow)\b", "optimiser"),
+)
+
+
+class Moved(NamedTuple):
+    """What one instruction moves, of which kind it is, and the line that it comes from."""
+
+    size: Size
+    kind: str
+    name: str
+    output: str
+    source: str
+    path: str
+
+
+def moved(text: str) -> list[Moved]:
+    """Every instruction of a program that moves anything, the heaviest first."""
+    program, out, seen = Program(text), [], set()
+    waiting = [program.entry]
+    while waiting:
+        if (name := waiting.pop()) in seen:
+            continue
+        seen.add(name)
+        computation = program.computations[name]
+        for instruction in computation.values():
+            if instruction.opcode in _CALLS:
+                waiting += program.called(instruction)
+            elif (size := _traffic(program, computation, instruction)) != Size():
+                out.append(_described(program, instruction, size))
+    return sorted(out, key=lambda each: each.size.padded, reverse=True)
+
+
+def _described(program: Program, instruction: Instruction, size: Size) -> Moved:
+    output = re.sub(r"\{[^}]*\}", "", instruction.type)
+    frames = list(program.frames(instruction))
+    ours = [each for each in frames if _PACKAGE in each[0]] or frames
+    source = f"{ours[0][0].rpartition(_PACKAGE)[2]}:{ours[0][2]}" if ours else "-"
+    return Moved(size, _kind(program, instruction), instruction.name, output, source, instruction.path)
+
+
+def _traffic(program: Program, computation: dict, instruction: Instruction) -> Size:
+    """What an instruction reads and writes."""
+    opcode, output = instruction.opcode, instruction.size
+    operands = [computation[name].size for name in instruction.operands if name in computation]
+    if opcode in _FREE or opcode.endswith("-done"):
+        size = Size()
+    elif opcode == "fusion":
+        size = _of_fusion(program.fused(instruction), output)
+    elif opcode == "slice-start":  # from the main memory to a chip's own: ((source), slice, a word to count with)
+        part = sizes(instruction.type)[1].anywhere
+        size = Size(part, part, 2 * part)
+    elif opcode.endswith("-start") and opcode != "all-reduce-start":
+        size = output  # a tuple of what goes in and what comes out
+    elif opcode in _SLICES:
+        size = output + output
+    elif opcode == "dynamic-update-slice":
+        size = operands[1] + operands[1]
+    else:
+        size = sum(operands, output)
+    return size
+
+
+def _of_fusion(fused: dict, output: Size) -> Size:
+    """The operands and outputs of a fusion, of which it may use, or write in place, only slices."""
+    (root,) = (each for each in fused.values() if each.root)
+    total = fused[root.operands[1]].size if root.opcode == "dynamic-update-slice" else output
+    for parameter in fused.values():
+        if parameter.opcode != "parameter":
+            continue
+        users = [each for each in fused.values() if parameter.name in each.operands]
+        if users and all(each.opcode in _SLICES and each.operands[0] == parameter.name for each in users):
+            total = sum((each.size for each in users), total)
+        elif not (users == [root] and root.opcode == "dynamic-update-slice" and root.operands[0] == parameter.name):
+            total += parameter.size
+    return total
+
+
+def _kind(program: Program, instruction: Instruction) -> str:
+    """One of `KINDS`, by what an instruction does, or else by the calls that it comes from."""
+    opcodes = {instruction.opcode}
+    if instruction.opcode == "fusion":
+        opcodes = {each.opcode for each in program.fused(instruction).values()} - _FREE
+    target = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
+    if opcodes & {*_PRODUCTS} or (target and any(part in target[1].lower() for part in _PRODUCTS)):
+        return "convolution"
+    if opcodes <= _MOVES:
+        return "copies and layouts"
+    if re.match(r"all-|reduce-scatter|collective", instruction.opcode):
+        return "collective"
+    for file, function, _ in program.frames(instruction):
+        for pattern, kind in _OF_FRAMES:
+            if re.search(pattern, f"{file}:{function}"):
+                return kind
+    return "other"
+
+
+def report(text: str, counted: float | None) -> str:
+    """The table that `--explain` prints of a program. counted: the bytes that the compiler itself counts."""
+    everything = moved(text)
+    total = sum((each.size for each in everything), Size())
+    lines = [
+        f"moved: {total.padded / 1e9:.3f} GB, {total.plain / 1e9:.3f} GB of it not padding; "
+        f"with the chip's own memory {total.anywhere / 1e9:.3f} GB"
+    ]
+    if counted:
+        lines[0] += f", where the compiler counts {counted / 1e9:.3f} GB ({total.anywhere / counted - 1:+.1%})"
+    for kind in KINDS:
+        of_kind = [each for each in everything if each.kind == kind]
+        size = sum((each.size for each in of_kind), Size())
+        lines.append(f"{_gigabytes(size)}  {size.padded / max(total.padded, 1):4.0%}  {kind}: {len(of_kind)}")
+    lines.append(f"  padded    plain  the {_HEAVIEST} heaviest: kind, line, what it writes, where it was traced")
+    for each in everything[:_HEAVIEST]:
+        output = each.output if len(each.output) < 70 else each.output[:66] + "...)"
+        lines.append(f"{_gigabytes(each.size)}  {each.kind}  {each.source}  {output}  {each.path[-80:]}")
+    return "\n".join(lines)
+
+
+def _gigabytes(size: Size) -> str:
+    return f"{size.padded / 1e9:8.3g} {size.plain / 1e9:8.3g}"

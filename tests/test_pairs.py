@@ -1,0 +1,94 @@
+"""What is done for TPUs, on pairs of pixels or in another way, against what is done elsewhere."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sintrovae_jax import config, models, parallel, train_step
+from sintrovae_jax.models import conv, convolution
+
+
+def drawn(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+
+
+def with_gradients(function, *inputs):
+    """The output, and the gradients of the inputs for a gradient of the output that is drawn."""
+    y, pull = jax.vjp(function, *inputs)
+    return y, *pull(drawn(*y.shape))
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain", "kernel"),
+    [
+        (lambda x, k: convolution.convolve_pairs(convolution.pairs(x), k), convolution.convolve, (3, 3, 5, 6)),
+        (lambda x, k: convolution.convolve_pairs(convolution.pairs(x), k), convolution.convolve, (5, 5, 5, 6)),
+        (convolution.convolve_up_pairs, convolution.convolve_up, (3, 3, 5, 6)),
+        (convolution._up_by_zeros, convolution._up_by_parts, (3, 3, 5, 6)),
+        (convolution._half_by_stride, convolution._half_by_blocks, (4, 4, 5, 6)),
+        (lambda x, k: convolution.upsample_pairs(x) * k.sum(), lambda x, k: convolution.upsample(x) * k.sum(), (1,)),
+        (
+            lambda x, k: convolution.pool_pairs(convolution.pairs(x)) * k.sum(),
+            lambda x, k: convolution.pool(x) * k.sum(),
+            (1,),
+        ),
+    ],
+)
+def test_both_ways_of_one_function_and_their_gradients(ours, plain, kernel):
+    inputs = drawn(2, 8, 6, 5), drawn(*kernel)
+    got, expected = with_gradients(ours, *inputs), with_gradients(lambda x, k: by_pairs(plain(x, k), ours), *inputs)
+    for a, b in zip(got, expected, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
+def by_pairs(y, ours):
+    """y, in pairs where `ours` gives them."""
+    got = jax.eval_shape(ours, jax.ShapeDtypeStruct((2, 8, 6, 5), jnp.float32), jnp.zeros((3, 3, 5, 6)))
+    return y if got.shape == y.shape else convolution.pairs(y)
+
+
+NETWORKS = {
+    "encoder": (conv.Encoder((4, 6), 3), (2, 16, 16, 3), lambda posterior: posterior.mean + 2 * posterior.logvar),
+    "decoder": (conv.Decoder((4, 6), (16, 16, 3)), (2, 3), lambda x: x),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("train", [True, False])
+def test_networks_on_pairs_are_the_same_functions(name, train):
+    network, shape, read = NETWORKS[name]
+    x = drawn(*shape)
+    variables = network.init(jax.random.key(0), x)
+
+    def passes(network):
+        @functools.partial(jax.vmap, axis_name=parallel.AXIS)
+        def run(x):
+            def function(params, x):
+                y, stats = network.apply({**variables, "params": params}, x, train=train, mutable=["batch_stats"])
+                return read(y), stats
+
+            y, pull, stats = jax.vjp(function, variables["params"], x, has_aux=True)
+            return y, stats, pull(jnp.cos(y))
+
+        return run(jnp.stack([x, 2 * x]))
+
+    assert models.paired(network) != network
+    got, expected = passes(models.paired(network)), passes(network)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
+
+
+def test_wide_layers_are_not_paired():
+    assert convolution.room_for_two(64)
+    assert not convolution.room_for_two(65)
+
+
+def test_a_step_for_a_tpu_is_of_pairs():
+    settings = config.read_recipe("configs/digits.py")
+    settings.model.channels = (4, 8)
+    networks, *_ = train_step.from_config(settings)
+    assert not networks.encoder.paired
+    assert models.paired(networks.encoder).paired
