@@ -1,5 +1,6 @@
 """What the network families share: the posterior, and layers with the published initialisation."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -100,21 +101,58 @@ class BatchNorm(nn.Module):
         variances = self.variable("batch_stats", "var", jnp.ones, shape)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        mean, var = means.value, variances.value
         if self.train:
-            mean, var = self._moments(x)
+            y, mean, var = normalised(x, scale, bias, self.epsilon)
             if not self.is_initializing():
                 means.value = MOMENTUM * means.value + (1 - MOMENTUM) * mean
                 variances.value = MOMENTUM * variances.value + (1 - MOMENTUM) * var
-        factor = lax.rsqrt(var + self.epsilon) * scale
-        y = (at_least_float32(x) - side_by_side(mean, x)) * side_by_side(factor, x) + side_by_side(bias, x)
+        else:
+            y = _scaled(x, means.value, lax.rsqrt(variances.value + self.epsilon) * scale, bias)
         return y.astype(self.dtype or x.dtype)
 
-    def _moments(self, x):
-        y = at_least_float32(x)
-        both = jnp.stack([y.mean((0, 1, 2)), (y * y).mean((0, 1, 2))])
-        mean, square = parallel.pmean(both.reshape(2, -1, self.features).mean(1))
-        return mean, jnp.maximum(square - mean * mean, 0)
+
+def _scaled(x, mean, factor, bias):
+    y = (at_least_float32(x) - side_by_side(mean, x)) * side_by_side(factor, x) + side_by_side(bias, x)
+    return y.astype(x.dtype)
+
+
+def _means(x, weights, features):
+    """Means over the batch, height, width and devices, of x times each of the weights. Returns [weights, features]."""
+    both = jnp.stack([(x * weight).mean((0, 1, 2)) for weight in weights])
+    return parallel.pmean(both.reshape(len(weights), -1, features).mean(1))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalised(x, scale, bias, epsilon):
+    """x normalised by its batch's statistics, which are returned too and carry no gradient.
+
+    The gradient is written out so that it is computed from x as it is, not from copies of it in float32.
+    """
+    return _normalised(x, scale, bias, epsilon)[0]
+
+
+def _normalised(x, scale, bias, epsilon):
+    y = at_least_float32(x)
+    mean, square = _means(y, (1.0, y), len(scale))
+    var = jnp.maximum(square - mean * mean, 0)
+    rstd = lax.rsqrt(var + epsilon)
+    return (_scaled(x, mean, rstd * scale, bias), mean, var), (x, scale, mean, rstd)
+
+
+def _normalised_backward(epsilon, saved, grads):
+    del epsilon
+    x, scale, mean, rstd = saved
+    grad = at_least_float32(grads[0])
+    unit = (at_least_float32(x) - side_by_side(mean, x)) * side_by_side(rstd, x)
+    sums = jnp.stack([grad.sum((0, 1, 2)), (grad * unit).sum((0, 1, 2))]).reshape(2, -1, len(scale)).sum(1)
+    count = x.size // len(scale)
+    means = parallel.pmean(sums) / count
+    of_bias, of_scale = (side_by_side(each, x) for each in means)
+    x_grad = side_by_side(rstd * scale, x) * (grad - of_bias - unit * of_scale)
+    return x_grad.astype(x.dtype), sums[1], sums[0]
+
+
+normalised.defvjp(_normalised, _normalised_backward)
 
 
 class Dense(nn.Module):
