@@ -25,7 +25,7 @@ def get_config():
     config.objective.beta_kl = 0.1
     config.objective.beta_rec = 1.0
     config.objective.beta_neg = 28.0
-    config.objective.num_vae = 2_200  # into the last level: 4×4 pixels say too little of a digit for a posterior
+    config.objective.num_vae = 200  # the level of 4×4 pixels, which say too little of a digit for an adversary
     config.optimizer.learning_rate = 4e-3
     config.optimizer.milestones = (2_900,)
     config.train.steps = 3_350

@@ -2,13 +2,14 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sintrovae_jax import config, models, parallel, train_step
-from sintrovae_jax.models import conv, convolution
+from sintrovae_jax import models, parallel
+from sintrovae_jax.models import conv, convolution, layers
 
 
 def drawn(*shape: int) -> jax.Array:
@@ -86,9 +87,28 @@ def test_wide_layers_are_not_paired():
     assert not convolution.room_for_two(65)
 
 
-def test_a_step_for_a_tpu_is_of_pairs():
-    settings = config.read_recipe("configs/digits.py")
-    settings.model.channels = (4, 8)
-    networks, *_ = train_step.from_config(settings)
-    assert not networks.encoder.paired
-    assert models.paired(networks.encoder).paired
+@pytest.mark.parametrize("paired", [False, True])
+def test_batchnorm_is_that_of_flax_with_its_gradients(paired):
+    x, grad = 2 * drawn(2, 3, 4, 4, 6) + 1, drawn(2, 3, 4, 4, 6)
+    params = {"scale": drawn(6), "bias": drawn(6)[::-1]}
+    stats = {"batch_stats": {"mean": drawn(6), "var": drawn(6) ** 2}}
+    as_flax = nn.BatchNorm(False, momentum=layers.MOMENTUM, epsilon=1e-5, axis_name=parallel.AXIS)
+
+    def passes(module, stats, *inputs):
+        @functools.partial(jax.vmap, axis_name=parallel.AXIS)
+        def run(x, grad):
+            function = lambda p, x: module.apply({"params": p, **stats}, x, mutable=["batch_stats"])  # noqa: E731
+            y, pull, new = jax.vjp(function, params, x, has_aux=True)
+            of_params, of_x = pull(grad)
+            return y.reshape(grad.shape), new, of_params, of_x
+
+        return run(*inputs)
+
+    shape = (2, 3, 4, 2, 12) if paired else x.shape
+    ours = layers.BatchNorm(6, layers.Statistics(train=True))
+    y, new, of_params, of_x = passes(
+        ours, jax.tree.map(lambda a: a[None], stats), x.reshape(shape), grad.reshape(shape)
+    )
+    got = y.reshape(x.shape), jax.tree.map(lambda a: a[:, 0], new), of_params, of_x.reshape(x.shape)
+    wanted = passes(as_flax, stats, x, grad)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), got, wanted)

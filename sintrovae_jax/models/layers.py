@@ -1,5 +1,6 @@
 """What the network families share: the posterior, and layers with the published initialisation."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from sintrovae_jax import parallel
 from sintrovae_jax.errors import UserError
@@ -79,31 +81,63 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (self.features,))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if train:
-            mean, square = parallel.pmean(_moments(x, groups, self.features))  # one all-reduce for both
-            moments = mean, jnp.maximum(square - jnp.square(mean), 0)
+            y, *moments = batch_normalized(x, scale, bias, groups)
             if self.is_mutable_collection("batch_stats"):
                 for average, moment in zip(averages, moments, strict=True):
                     average.value = MOMENTUM * average.value + (1 - MOMENTUM) * moment
         else:
-            moments = tuple(average.value[role : role + 1] for average in averages)
-        return normalized(x, *moments, scale, bias).astype(self.dtype or x.dtype)
+            mean, var = (average.value[role : role + 1] for average in averages)
+            y = _scaled(x, mean, lax.rsqrt(var + _EPSILON) * scale, bias)
+        return y.astype(self.dtype or x.dtype)
 
 
-def _moments(x: jax.Array, groups: int, features: int) -> jax.Array:
-    """The means, and the means of squares, of every group's channels: [2, groups, features]."""
-    x = at_least_float32(x.reshape(groups, -1, *x.shape[1:]))
-    axes = tuple(range(1, x.ndim - 1))
-    both = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
-    return both.reshape(2, groups, -1, features).mean(2)
+def _in_groups(x: jax.Array, groups: int) -> jax.Array:
+    return at_least_float32(x).reshape(groups, -1, *x.shape[1:])
 
 
-def normalized(x: jax.Array, mean, var, scale, bias) -> jax.Array:
-    """x [groups·B, ..., C] less its mean [groups, C], divided by its standard deviation, then scaled and shifted."""
-    y = x.reshape(len(mean), -1, *x.shape[1:])
-    each = (len(mean), *[1] * (x.ndim - 1), x.shape[-1])
-    factor = side_by_side(jax.lax.rsqrt(var + _EPSILON) * scale, x).reshape(each)
-    y = (y - side_by_side(mean, x).reshape(each)) * factor + side_by_side(bias, x)
-    return y.reshape(x.shape)
+def _of_groups(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Values of each group's channels [groups, features], to be broadcast over x [groups, B, ..., C]."""
+    return side_by_side(values, x).reshape(len(x), *[1] * (x.ndim - 2), x.shape[-1])
+
+
+def _scaled(x, mean, factor, bias):
+    y = _in_groups(x, len(mean))
+    y = (y - _of_groups(mean, y)) * _of_groups(factor, y) + side_by_side(bias, x)
+    return y.reshape(x.shape).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_normalized(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int):
+    """x [groups·B, ..., C] normalised by each group's own mean and variance [groups, features], which are returned too
+    and carry no gradient.
+
+    The gradient is written out so that it is computed from x as it is, not from copies of it in float32.
+    """
+    return _forward(x, scale, bias, groups)[0]
+
+
+def _forward(x, scale, bias, groups):
+    y = _in_groups(x, groups)
+    axes = tuple(range(1, y.ndim - 1))
+    both = jnp.stack([y.mean(axes), jnp.square(y).mean(axes)]).reshape(2, groups, -1, len(scale)).mean(2)
+    mean, square = parallel.pmean(both)  # one all-reduce for both
+    var = jnp.maximum(square - jnp.square(mean), 0)
+    rstd = lax.rsqrt(var + _EPSILON)
+    return (_scaled(x, mean, rstd * scale, bias), mean, var), (x, scale, mean, rstd)
+
+
+def _backward(groups, saved, grads):
+    x, scale, mean, rstd = saved
+    y, grad = _in_groups(x, groups), _in_groups(grads[0], groups)
+    axes = tuple(range(1, y.ndim - 1))
+    unit = (y - _of_groups(mean, y)) * _of_groups(rstd, y)
+    sums = jnp.stack([grad.sum(axes), (grad * unit).sum(axes)]).reshape(2, groups, -1, len(scale)).sum(2)
+    of_bias, of_scale = parallel.pmean(sums) * (len(scale) * groups / x.size)
+    y_grad = _of_groups(rstd * scale, y) * (grad - _of_groups(of_bias, y) - unit * _of_groups(of_scale, y))
+    return y_grad.reshape(x.shape).astype(x.dtype), sums[1].sum(0), sums[0].sum(0)
+
+
+batch_normalized.defvjp(_forward, _backward)
 
 
 def split_posterior(features: jax.Array) -> Posterior:
