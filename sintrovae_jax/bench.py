@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from sintrovae_jax import cli, models, parallel, reconstruction, schedule, train_step
+from sintrovae_jax import cli, models, parallel, reconstruction, schedule, train_state, train_step
 from sintrovae_jax import config as configs
 
 _DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
@@ -47,7 +47,7 @@ def prepare(config, alter: Callable = lambda networks: networks) -> Step:
     """Makes state and batches and lowers the step. alter: networks that the step is to use in place of the recipe's."""
     shard = parallel.shard(config.train.batch_size)
     networks, static, create = train_step.from_config(config)
-    on_devices = parallel.replicate(jax.device_get(jax.jit(create)()))
+    on_devices = parallel.replicate(train_state.initial(create))
     batches = parallel.split(synthetic(config, shard))
     hypers = parallel.replicate(schedule.hypers_at(config, np.arange(config.train.substeps)))
     weights = parallel.replicate(reconstruction.weights(config.objective))

@@ -143,7 +143,7 @@ class Run:
         """The newest sound checkpoint, or a fresh state."""
         restored = self.checkpoints.restore(jax.eval_shape(self.create))
         if restored is None:
-            return jax.device_get(jax.jit(self.create)())
+            return train_state.initial(self.create)
         log.info("resuming from step %d", restored.step)
         return restored
 

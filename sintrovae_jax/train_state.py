@@ -1,5 +1,6 @@
 """The training state, its creation, and the two optimisers."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -66,6 +67,15 @@ def apply_gradients(
     updates, opt_state = tx.update(grads, network.opt_state, network.params)
     params = optax.apply_updates(network.params, jax.tree.map(lambda u: -learning_rate * u, updates))
     return NetworkState(params=params, stats=stats, opt_state=opt_state)
+
+
+def initial(create: Callable[[], TrainState]) -> TrainState:
+    """The state that `create` makes, as numpy arrays.
+
+    On a CPU it is compiled without optimisations: it runs once, and they take almost as long as those of the step.
+    """
+    options = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
+    return jax.device_get(jax.jit(create).lower().compile(compiler_options=options)())
 
 
 def reset_optimizers(networks: Networks, state: TrainState) -> TrainState:
