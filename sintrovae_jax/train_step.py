@@ -195,14 +195,20 @@ def train_step(
     return state, jax.tree.map(summarise, parallel.pmean(terms))
 
 
+def suited(networks: Networks, devices: Sequence) -> Networks:
+    """The networks as these devices compute them best: on TPUs on pairs of pixels, where the family knows how."""
+    if devices[0].platform != "tpu":
+        return networks
+    return networks._replace(encoder=models.paired(networks.encoder), decoder=models.paired(networks.decoder))
+
+
 def on_devices(networks: Networks, static: Static, devices: Sequence | None = None) -> Callable:
     """`train_step` over all devices. Of its arguments (state, batches, hypers, key, weights) only the key has no device
     axis.
 
-    devices: others, to compile for. Where they are TPUs, networks that can compute on pairs of pixels do.
+    devices: others, to compile for.
     """
-    if (devices or jax.devices())[0].platform == "tpu":
-        networks = networks._replace(encoder=models.paired(networks.encoder), decoder=models.paired(networks.decoder))
+    networks = suited(networks, devices or jax.devices())
     return parallel.pmap(functools.partial(train_step, networks, static), (0, 0, 0, None, 0), devices)
 
 

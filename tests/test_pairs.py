@@ -1,6 +1,7 @@
 """What is done for TPUs, on pairs of pixels or in another way, against what is done elsewhere."""
 
 import functools
+import types
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sintrovae_jax import models, parallel
+from sintrovae_jax import config, models, parallel, train_step
 from sintrovae_jax.models import conv, convolution, layers
 
 
@@ -112,3 +113,13 @@ def test_batchnorm_is_that_of_flax_with_its_gradients(paired):
     got = y.reshape(x.shape), jax.tree.map(lambda a: a[:, 0], new), of_params, of_x.reshape(x.shape)
     wanted = passes(as_flax, stats, x, grad)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), got, wanted)
+
+
+def test_tpus_are_given_pairs_and_others_are_not():
+    settings = config.read_recipe("configs/digits.py")
+    networks, *_ = train_step.from_config(settings)
+    assert train_step.suited(networks, jax.devices()) == networks
+    for_tpus = train_step.suited(networks, [types.SimpleNamespace(platform="tpu")])
+    assert for_tpus.encoder.paired
+    assert for_tpus.decoder.paired
+    assert (for_tpus.encoder_tx, for_tpus.decoder_tx) == (networks.encoder_tx, networks.decoder_tx)
