@@ -24,7 +24,7 @@ _SLICES = {"slice", "dynamic-slice", "gather"}
 _PRODUCTS = ("convolution", "dot", "conv", "gemm", "matmul")  # opcodes, and parts of what libraries' calls are named
 _MOVES = {"copy", "copy-start", "slice-start", "transpose", "reshape", "concatenate", "reverse", *_SLICES}
 _OF_FRAMES = (  # the kind that a call on the way to an instruction gives it, by a pattern of file:function
-    (r":(\w*[nN]orm\b|normalized|_moments)", "normalisation"),
+    (r"flax/linen/normalization\.py|:\w*[nN]orm(alized)?\b|/layers\.py:_(forward|backward|scaled)\b", "normalisation"),
     (r":(_?(pool|upsample|sums|copies|up_by|half_by|convolve_)\w*|blur|padded)\b", "resampling"),
     (r"/(objectives|perceptual)\.py:(?!at_least_float32)", "loss"),
     (r"/(optax|train_state)[/.]|:(apply_gradients|_follow)\b", "optimiser"),
