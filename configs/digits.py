@@ -2,11 +2,11 @@
 
     python -m sintrovae_jax.main --config configs/digits.py
 
-Expect figures/samples.png to show sharp digits, most of which a person can read, rec_error 1.46 and kl_gap -0.10 on test
-images, and with eval.features=classifier a frechet_classifier of 1.26 (2026-11-26). The README has how the values were
-searched for, three seeds, and a VAE beside them. Longer was no better: 9,600 steps at half the learning rate, the drop at
-8,000, gave frechet_classifier 2.85, precision 0.63 and recall 0.75 (one seed); kl_gap on training batches rose to 2.1 after
-the drop.
+Expect figures/samples.png to show sharp digits, most of which a person can read, rec_error 1.46 and kl_gap -0.10 on
+test images, and with eval.features=classifier a frechet_classifier of 1.26 (2026-11-26). The README has how the
+values were searched for, three seeds, and a VAE beside them. Longer was no better: 9,600 steps at half the learning
+rate, the drop at 8,000, gave frechet_classifier 2.85, precision 0.63 and recall 0.75 (one seed); kl_gap on training
+batches rose to 2.1 after the drop.
 """
 
 from configs import common

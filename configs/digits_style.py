@@ -3,10 +3,11 @@
     python -m sintrovae_jax.main --config configs/digits_style.py
 
 It grows after 200 and 1,200 steps. figures/resolutions.png shows reconstructions at every size, figures/mixing.png
-which layers carry what. Of twenty settings of learning rate, beta_kl, beta_neg and num_vae, trained at once on an H100 for
-3,250 steps with one seed each, this one had precision 0.67, recall 0.19, frechet_classifier 11.0, rec_error 6.1 and kl_gap
-3.9 on test images, and the most legible samples; num_vae=1_200 8.3, but strokes beside the digits; a VAE 38 (2026-11-26).
-pretrained:digits_style is older: num_vae=2_200, before the VAE phase was scaled like the adversarial one.
+which layers carry what. Of twenty settings of learning rate, beta_kl, beta_neg and num_vae, trained at once on an
+H100 for 3,250 steps with one seed each, this one had precision 0.67, recall 0.19, frechet_classifier 11.0, rec_error
+6.1 and kl_gap 3.9 on test images, and the most legible samples; num_vae=1_200 8.3, but strokes beside the digits; a
+VAE 38 (2026-11-26). pretrained:digits_style is older: num_vae=2_200, before the VAE phase was scaled like the
+adversarial one.
 """
 
 from configs import common
