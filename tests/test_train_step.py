@@ -472,7 +472,7 @@ class NormEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False, groups=1):
-        x = layers.BatchNorm(layers.Statistics(train, groups))(x)
+        x = layers.BatchNorm(x.shape[-1], layers.Statistics(train, groups))(x)
         out = nn.Dense(2 * self.z_dim)(x)
         return Posterior(out[:, : self.z_dim], out[:, self.z_dim :])
 
@@ -480,7 +480,7 @@ class NormEncoder(nn.Module):
 class NormDecoder(nn.Module):
     @nn.compact
     def __call__(self, z, train=False, groups=1, role="posterior"):
-        return nn.Dense(3)(layers.BatchNorm(layers.decoder_statistics(train, groups, role))(z))
+        return nn.Dense(3)(layers.BatchNorm(z.shape[-1], layers.decoder_statistics(train, groups, role))(z))
 
 
 @pytest.mark.parametrize("phase", ["adversarial", "vae"])
