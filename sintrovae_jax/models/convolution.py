@@ -33,15 +33,25 @@ def _sums(x: jax.Array, channels: int, factor: float = 1.0) -> jax.Array:
     """Of 2×2 pixels, times a factor. x may be of pairs of pixels (below). [B, H, W, C] -> [B, H/2, W/2, channels].
 
     As sums of slices, and its gradient as one broadcast: XLA makes slices a part of what is computed from them, but
-    writes the large images once more for a reduction, in float32, or for a broadcast of one axis after the other.
+    writes the large images once more for a reduction, in float32, or for a broadcast of one axis after the other. On a
+    CPU it is a reduction, because XLA would compute what is sliced once for each slice there.
     """
+
+    def of_slices(x):
+        total = 0.0
+        for i in (0, 1):
+            for j in (0, 1):
+                start, stride = ((0, i, 0, j * channels), (1, 2, 1, 1)) if paired else ((0, i, j, 0), (1, 2, 2, 1))
+                stop = (*x.shape[:3], start[3] + channels)
+                total += at_least_float32(lax.slice(x, start, stop, stride))
+        return total
+
+    def reduced(x):
+        b, h, w, c = x.shape
+        return at_least_float32(x).reshape(b, h // 2, 2, w // 2, 2, c).sum((2, 4))
+
     paired = x.shape[-1] != channels
-    total = 0.0
-    for i in (0, 1):
-        for j in (0, 1):
-            start, stride = ((0, i, 0, j * channels), (1, 2, 1, 1)) if paired else ((0, i, j, 0), (1, 2, 2, 1))
-            stop = (*x.shape[:3], start[3] + channels)
-            total += at_least_float32(lax.slice(x, start, stop, stride))
+    total = of_slices(x) if paired else lax.platform_dependent(x, cpu=reduced, default=of_slices)
     return (factor * total).astype(x.dtype)
 
 
@@ -132,13 +142,30 @@ def _shifts(x: jax.Array, size: int, pad: int) -> list[jax.Array]:
 def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     """`_correlate`, as products of matrices where XLA's own convolution was measured to be slower."""
     (_, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
-    if inputs == 1:  # one fused loop over the outputs
-        return sum(part * k for part, k in zip(_shifts(x, size, pad), kernel.reshape(-1, outputs), strict=True))
+    if inputs == 1:
+        return _of_one_channel(x, kernel, pad)
     if outputs == 1:
         return _to_one_channel(x, kernel, pad)
     if min(height, width) < size:  # XLA would take the image for the kernel
         return _products_first(x, kernel, pad)
     return _correlate(x, kernel, pad)
+
+
+def _of_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
+    """`_correlate` of one input, as one fused loop over the outputs.
+
+    Half of the images after the other, because XLA never fuses a loop of several turns with what follows: it would
+    compute the sum anew in each of its uses, such as BatchNorm's mean, variance, output and gradient.
+    """
+
+    def summed(x):
+        weights = kernel.reshape(-1, kernel.shape[-1])
+        return sum(part * k for part, k in zip(_shifts(x, kernel.shape[0], pad), weights, strict=True))
+
+    if len(x) % 2:
+        return summed(x)
+    y = lax.map(summed, x.reshape(2, -1, *x.shape[1:]))
+    return y.reshape(-1, *y.shape[2:])
 
 
 def _products_first(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
