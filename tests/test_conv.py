@@ -234,15 +234,19 @@ def equal_with_gradients(function, x, kernel, pad):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
-# Each way of `convolution._on_cpu` and of its gradients, besides images of odd size and smaller than the kernel.
+# Each way of `convolution._on_cpu` and of its gradients, besides images of odd size and smaller than the kernel, and an
+# odd number of them.
 CHANNELS = [(1, 1), (1, 16), (3, 16), (16, 1), (16, 3), (16, 16), (64, 16), (3, 64)]
+SOME = [(1, 16), (16, 3), (16, 16)]
+CASES = [(size, sides, channels) for size, sides in ((3, (7, 5)), (5, (9, 6))) for channels in CHANNELS]
+CASES += [(size, sides, channels) for size, sides in ((1, (7, 5)), (3, (2, 2)), (7, (8, 3))) for channels in SOME]
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize(("kernel_size", "sides"), [(1, (7, 5)), (3, (7, 5)), (3, (2, 2)), (5, (9, 6)), (7, (8, 3))])
+@pytest.mark.parametrize(("kernel_size", "sides", "channels"), CASES)
 def test_a_convolution_and_its_gradients_are_those_of_jax(kernel_size, sides, channels):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(3, *sides, channels[0])).astype(np.float32)
+    images = 3 if kernel_size == 3 else 4
+    x = rng.normal(size=(images, *sides, channels[0])).astype(np.float32)
     kernel = rng.normal(size=(kernel_size, kernel_size, *channels)).astype(np.float32)
     equal_with_gradients(jax.jit(convolution.convolve), x, kernel, kernel_size // 2)
 

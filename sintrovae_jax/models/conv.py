@@ -28,10 +28,10 @@ from sintrovae_jax.models.convolution import (
 )
 from sintrovae_jax.models.layers import (
     BatchNorm,
+    Conv,
     Dense,
     Posterior,
     Statistics,
-    conv,
     decoder_statistics,
     split_posterior,
 )
@@ -59,10 +59,10 @@ class Block(nn.Module):
         if self.double:
             first, enlarge = (convolve_up_pairs, upsample_pairs) if self.paired else (convolve_up, upsample)
             second = convolve_pairs if self.paired else convolve
-        shortcut = x if inputs == width else conv(width, 1, inputs, self.dtype, "shortcut")(x)
-        x = conv(width, 3, inputs, self.dtype, "conv1", convolve=first)(x)
+        shortcut = x if inputs == width else Conv(width, 1, inputs, self.dtype, name="shortcut")(x)
+        x = Conv(width, 3, inputs, self.dtype, convolve=first, name="conv1")(x)
         x = nn.leaky_relu(BatchNorm(width, self.statistics, self.dtype, name="norm1")(x), _SLOPE)
-        x = conv(width, 3, width, self.dtype, "conv2", convolve=second)(x)
+        x = Conv(width, 3, width, self.dtype, convolve=second, name="conv2")(x)
         return nn.leaky_relu(BatchNorm(width, self.statistics, self.dtype, name="norm2")(x) + enlarge(shortcut), _SLOPE)
 
 
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
         first, *rest = self.channels
         paired, channels = self.paired and room_for_two(first), x.shape[-1]
         x, convolved, pooled = (pairs(x), convolve_pairs, pool_pairs) if paired else (x, convolve, pool)
-        x = conv(first, 5, channels, self.dtype, "conv", convolve=convolved)(x)
+        x = Conv(first, 5, channels, self.dtype, convolve=convolved, name="conv")(x)
         x = pooled(nn.leaky_relu(BatchNorm(first, statistics, self.dtype, name="norm")(x), _SLOPE))
         for i, features in enumerate(rest):
             x = pool(block(features, statistics, self.dtype, name=f"block{i}")(x))
@@ -116,6 +116,6 @@ class Decoder(nn.Module):
         paired = self.paired and room_for_two(features)
         x = block(features, statistics, self.dtype, double=True, paired=paired, name="last")(x)
         convolved = convolve_pairs if paired else convolve
-        x = conv(self.shape[2], 5, features, self.dtype, "conv", bias=True, convolve=convolved)(x)
+        x = Conv(self.shape[2], 5, features, self.dtype, bias=True, convolve=convolved, name="conv")(x)
         x = single(x, self.shape[2]) if paired else x
         return nn.sigmoid(x) if self.output == "sigmoid" else x

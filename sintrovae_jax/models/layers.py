@@ -156,22 +156,18 @@ def uniform_fan_in(fan_in: int) -> Callable:
     return init
 
 
-def conv(
-    features: int, size: int, inputs: int, dtype, name: str, *, bias: bool = False, convolve: Callable = convolve
-) -> nn.Module:
-    """A size×size convolution, done by `convolve`, with the published initialisation."""
-    return Conv(features, size, inputs, dtype, bias, convolve, name=name)
-
-
 class Conv(nn.Module):
-    """What `conv` makes. As `flax.linen.Conv`, but it knows its inputs' channels, which may come in pairs of pixels."""
+    """A size×size convolution, done by `convolve`, with the published initialisation.
+
+    As `flax.linen.Conv`, but it is told its inputs' channels, which may come in pairs of pixels.
+    """
 
     features: int
     size: int
     inputs: int
-    dtype: jnp.dtype | None
-    bias: bool
-    convolve: Callable
+    dtype: jnp.dtype | None = None
+    bias: bool = False
+    convolve: Callable = convolve
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sintrovae_jax.models.convolution import convolve_half, convolve_up
-from sintrovae_jax.models.layers import Dense, Posterior, conv, split_posterior
+from sintrovae_jax.models.layers import Conv, Dense, Posterior, split_posterior
 from sintrovae_jax.objectives import at_least_float32
 
 _SLOPE = 0.01  # of LeakyReLU
@@ -39,9 +39,11 @@ class Tower(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> Posterior:
         first, *rest = self.channels
-        x = _leaky(conv(first, self.kernel, x.shape[-1], self.dtype, "conv", bias=True)(x))
+        x = _leaky(Conv(first, self.kernel, x.shape[-1], self.dtype, bias=True, name="conv")(x))
         for i, features in enumerate(rest):
-            x = _leaky(conv(features, 4, x.shape[-1], self.dtype, f"half{i}", bias=True, convolve=convolve_half)(x))
+            x = _leaky(
+                Conv(features, 4, x.shape[-1], self.dtype, bias=True, convolve=convolve_half, name=f"half{i}")(x)
+            )
         x = x.reshape(x.shape[0], -1)
         for i in range(2):
             x = _leaky(Dense(self.hidden, self.dtype, name=f"dense{i}")(x))
@@ -85,7 +87,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, modulation: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        x = _leaky(conv(width, 3, width, self.dtype, "conv", bias=True, convolve=convolve_up)(x))
+        x = _leaky(Conv(width, 3, width, self.dtype, bias=True, convolve=convolve_up, name="conv")(x))
         return adain(x, *jnp.split(modulation, 2, axis=-1))
 
 
@@ -113,6 +115,6 @@ class Decoder(nn.Module):
         block = nn.remat(Block) if self.remat else Block
         for i, modulation in enumerate(modulations):
             x = block(self.dtype, name=f"block{i}")(x, modulation)
-        x = _leaky(conv(self.channels[0], self.kernel - 2, width, self.dtype, "conv", bias=True)(x))
-        x = conv(self.shape[2], self.kernel, x.shape[-1], self.dtype, "image", bias=True)(x)
+        x = _leaky(Conv(self.channels[0], self.kernel - 2, width, self.dtype, bias=True, name="conv")(x))
+        x = Conv(self.shape[2], self.kernel, x.shape[-1], self.dtype, bias=True, name="image")(x)
         return nn.sigmoid(x) if self.output == "sigmoid" else x
