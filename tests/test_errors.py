@@ -42,7 +42,7 @@ from conftest import FULL, TINY, environment, run
         ("gaussians8", ["--colour=red"], "colour"),
         ("gaussians8", ["eval"], "unexpected argument 'eval'"),
         ("digits", ["--config.data.image_size=0"], "model.family=conv is for images: set data.image_size"),
-        ("digits", ["--config.data.image_size=18"], "data.image_size=18 is not a multiple of 8"),
+        ("digits", ["--config.data.image_size=18"], "data.image_size=18 is not a multiple of 4"),
         ("digits", ["--config.data.image_channels=2"], "data.image_channels=2 is none of 1, 3"),
         ("digits", ["--config.data.hue=0.5"], "data.hue turns colours: it needs data.image_channels=3"),
         ("digits", ["--config.data.source=folder:/nowhere"], "data.source=folder:/nowhere is no folder"),

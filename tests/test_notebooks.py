@@ -14,7 +14,7 @@ CASES = {
     "restore": (
         "",
         """
-        assert (model.step, samples.shape) == (3000, (100, 16, 16, 1))
+        assert (model.step, samples.shape) == (2000, (100, 16, 16, 1))
         assert np.square(np.asarray(reconstructions) - x).sum((1, 2, 3)).mean() < 6
         assert np.allclose(between[:, 0], reconstructions[:-1], atol=1e-4)
         assert likelihoods["digits"] > max(likelihoods["upside down"], likelihoods["inverted"])
