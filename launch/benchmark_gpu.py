@@ -106,7 +106,7 @@ def time_ours(case: Case, tiny: bool, turn: Callable) -> dict:
     """The figures of this package's step."""
     import jax
 
-    from sintrovae_jax import bench, costs
+    from sintrovae_jax import bench, costs, explain
 
     if case.plain_up:
         upsample_then_convolve()
@@ -123,7 +123,8 @@ def time_ours(case: Case, tiny: bool, turn: Callable) -> dict:
     device = jax.devices()[0].device_kind
     figures = speed([each / steps for each in seconds], config.train.batch_size)
     figures |= {"compile_seconds": compile_seconds, "device": device, "xla": bench.cost(compiled)}
-    figures |= bench.memory(compiled) | {"flops_per_step": flops, "bytes_per_step": costs.moved(compiled.as_text())}
+    moved = explain.total(explain.moved(compiled.as_text())).anywhere
+    figures |= bench.memory(compiled) | {"flops_per_step": flops, "bytes_per_step": moved}
     return figures | roofline(figures, device, case.dtype, tf32)
 
 

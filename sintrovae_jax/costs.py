@@ -1,12 +1,11 @@
-"""What a compiled step computes and moves, counted without asking the backend.
+"""What a step computes, counted without asking the backend.
 
 XLA's own analysis takes a call of a library for opaque: on a GPU, where convolutions are cuDNN's and products cuBLAS's,
-its FLOPs leave out nearly all of the step and its bytes what these calls read and write. Here FLOPs are those of the
-program that goes into the compiler, and bytes those of the program that comes out. Both count a loop's body once.
+its FLOPs leave out nearly all of the step. Here they are those of the program that goes into the compiler, a loop's
+body once. (`explain` has the bytes of the program that comes out.)
 """
 
 import math
-import re
 
 import jax
 import numpy as np
@@ -78,53 +77,6 @@ def _hits(size: int, kernel: int, out: int, stride: int, pad: int, x_dilation: i
     """How many pairs of a place in the output and one in the kernel meet a value that is there, along one axis."""
     at = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - pad
     return int(((at >= 0) & (at <= (size - 1) * x_dilation) & (at % x_dilation == 0)).sum())
-
-
-_BITS = re.compile(r"\d+")
-_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\]")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
-_CALLED = re.compile(r"\b(?:body|condition|to_apply|calls|branch_computations)=(\{[^}]*\}|%?[\w.-]+)")
-_NAME = re.compile(r"%?([A-Za-z_][\w.-]*)")
-# They move nothing, or what they move is counted elsewhere.
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
-_CONTROL = {"while", "call", "conditional", "async-start"}
-
-
-def moved(program: str) -> float:
-    """Bytes that the kernels of an optimised program (`compiled.as_text()`) read and write, each operand whole."""
-    computations, entry, name = {}, "", ""
-    for line in program.splitlines():
-        if line.startswith(("%", "ENTRY")) and line.endswith("{"):
-            name = _NAME.search(line.removeprefix("ENTRY "))[1]
-            entry = name if line.startswith("ENTRY") else entry
-            computations[name] = []
-        elif name and (found := _INSTRUCTION.match(line)):
-            computations[name].append(found.groups())
-
-    def of(name: str) -> float:
-        sizes = {instruction: _size(kind, opcode) for instruction, kind, opcode, _ in computations.get(name, ())}
-        total = 0.0
-        for instruction, _, opcode, rest in computations.get(name, ()):
-            if opcode in _CONTROL:
-                called = {each for names in _CALLED.findall(rest) for each in _NAME.findall(names)}
-                total += sum(map(of, sorted(called)))
-            elif opcode not in _FREE and not opcode.endswith("-done"):
-                operands = _NAME.findall(rest.split(")", 1)[0])
-                total += sizes[instruction] + sum(sizes.get(operand, 0) for operand in operands)
-        return total
-
-    return of(entry)
-
-
-def _size(kind: str, opcode: str) -> float:
-    """Bytes of an array's or tuple's type as XLA writes it, 'f32[2,3]{1,0}', without a library's scratch memory."""
-    total = 0.0
-    for element, shape in _ARRAY.findall(kind):
-        if opcode == "custom-call" and kind.startswith("(") and element in ("u8", "s8"):
-            continue
-        bits = 8 if element == "pred" else int(_BITS.search(element)[0]) if element != "token" else 0
-        total += bits / 8 * math.prod(int(n) for n in shape.split(",") if n)
-    return total
 
 
 def jaxpr_of(function, *args):

@@ -59,6 +59,11 @@ def moved(text: str) -> list[Moved]:
     return sorted(out, key=lambda each: each.size.padded, reverse=True)
 
 
+def total(everything: list[Moved]) -> Size:
+    """The sum of what instructions move."""
+    return sum((each.size for each in everything), Size())
+
+
 def _described(program: Program, instruction: Instruction, size: Size) -> Moved:
     output = re.sub(r"\{[^}]*\}", "", instruction.type)
     frames = list(program.frames(instruction))
@@ -73,6 +78,8 @@ def _traffic(program: Program, computation: dict, instruction: Instruction) -> S
     operands = [computation[name].size for name in instruction.operands if name in computation]
     if opcode in _FREE or opcode.endswith("-done"):
         size = Size()
+    elif opcode == "custom-call" and instruction.type.startswith("("):  # a library's, whose scratch memory is bytes
+        size = sum(operands, sum(sizes(re.sub(r"\b[su]8\[\d*\]", "", instruction.type)), Size()))
     elif opcode == "fusion":
         size = _of_fusion(program.fused(instruction), output)
     elif opcode == "slice-start":  # from the main memory to a chip's own: ((source), slice, a word to count with)
@@ -126,17 +133,17 @@ def _kind(program: Program, instruction: Instruction) -> str:
 def report(text: str, counted: float | None) -> str:
     """The table that `--explain` prints of a program. counted: the bytes that the compiler itself counts."""
     everything = moved(text)
-    total = sum((each.size for each in everything), Size())
+    whole = total(everything)
     lines = [
-        f"moved: {total.padded / 1e9:.3f} GB, {total.plain / 1e9:.3f} GB of it not padding; "
-        f"with the chip's own memory {total.anywhere / 1e9:.3f} GB"
+        f"moved: {whole.padded / 1e9:.3f} GB, {whole.plain / 1e9:.3f} GB of it not padding; "
+        f"with the chip's own memory {whole.anywhere / 1e9:.3f} GB"
     ]
     if counted:
-        lines[0] += f", where the compiler counts {counted / 1e9:.3f} GB ({total.anywhere / counted - 1:+.1%})"
+        lines[0] += f", where the compiler counts {counted / 1e9:.3f} GB ({whole.anywhere / counted - 1:+.1%})"
     for kind in KINDS:
         of_kind = [each for each in everything if each.kind == kind]
-        size = sum((each.size for each in of_kind), Size())
-        lines.append(f"{_gigabytes(size)}  {size.padded / max(total.padded, 1):4.0%}  {kind}: {len(of_kind)}")
+        size = total(of_kind)
+        lines.append(f"{_gigabytes(size)}  {size.padded / max(whole.padded, 1):4.0%}  {kind}: {len(of_kind)}")
     lines.append(f"  padded    plain  the {_HEAVIEST} heaviest: kind, line, what it writes, where it was traced")
     for each in everything[:_HEAVIEST]:
         output = each.output if len(each.output) < 70 else each.output[:66] + "...)"
