@@ -63,7 +63,7 @@ def says_what_it_depends_on(got):
     assert got["batch_norm"] == "running"
     assert got["ood_source"] == "letters"
     assert got["importance_samples"] == 20
-    assert got["observation_std"] == pytest.approx(0.1**0.5)  # sqrt(beta_kl / (2 beta_rec))
+    assert got["observation_std"] == pytest.approx(0.2**0.5)  # sqrt(beta_kl / (2 beta_rec))
     assert got["log_likelihood_images"] == got["ood_images"] == got["ood_test_images"] == 100
     assert "fid" not in got
     assert got["classifier_accuracy"] > 0.95
