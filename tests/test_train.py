@@ -50,10 +50,14 @@ def test_metrics_have_one_row_a_log_step(trained):
     assert last["kl_gap"] == pytest.approx(min(last["kl_fake"], last["kl_recon"]) - last["kl_real"], abs=1e-5)
 
 
+def compilations(log: str) -> int:
+    """How many steps a run with JAX_LOG_COMPILES compiled, by jax's names for a pmap."""
+    return len(re.findall(r"Finished XLA compilation of jit\((?:_fun|\S*train_step\S*)\)", log))
+
+
 def test_training_compiles_once(trained):
-    log = (trained.parent / "log").read_text()
-    compiled = re.findall(r"Finished XLA compilation of jit\((?:_fun|\S*train_step\S*)\)", log)  # jax's name for a pmap
-    assert len(compiled) == 2, "one of the VAE phase, one adversarial; a milestone, pictures and saves compile nothing"
+    compiled = compilations((trained.parent / "log").read_text())
+    assert compiled == 2, "one of the VAE phase, one adversarial; a milestone, pictures and saves compile nothing"
 
 
 def test_the_newest_and_the_best_checkpoints_stay(trained):

@@ -41,9 +41,8 @@ class Tower(nn.Module):
         first, *rest = self.channels
         x = _leaky(Conv(first, self.kernel, x.shape[-1], self.dtype, bias=True, name="conv")(x))
         for i, features in enumerate(rest):
-            x = _leaky(
-                Conv(features, 4, x.shape[-1], self.dtype, bias=True, convolve=convolve_half, name=f"half{i}")(x)
-            )
+            half = Conv(features, 4, x.shape[-1], self.dtype, bias=True, convolve=convolve_half, name=f"half{i}")
+            x = _leaky(half(x))
         x = x.reshape(x.shape[0], -1)
         for i in range(2):
             x = _leaky(Dense(self.hidden, self.dtype, name=f"dense{i}")(x))
