@@ -6,6 +6,8 @@ file is a plain host copy without that axis (`unreplicate`), so that checkpoints
 """
 
 import collections
+import contextlib
+import functools
 import itertools
 import os
 import signal
@@ -104,8 +106,37 @@ def shard(batch_size: int, key: str = "train.batch_size") -> Shard:
 
 
 def pmap(step: Callable, in_axes, devices: Sequence | None = None) -> Callable:
-    """A per-device step over all devices, or over those given. Its first argument, the state, is donated."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=(0,))
+    """A per-device step over all devices, or over those given. Its first argument, the state, is donated.
+
+    On the CPUs of one process it is compiled by `compiled`, once, for the shapes of its first call.
+    """
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=(0,))
+    if devices is not None or jax.default_backend() != "cpu" or jax.process_count() > 1:
+        return mapped
+    program = None
+
+    @functools.wraps(step)
+    def call(*arguments):
+        nonlocal program
+        if isinstance(jax.tree.leaves(arguments)[0], jax.core.Tracer):
+            return mapped(*arguments)
+        if program is None:
+            program = compiled(mapped.lower(*arguments))
+        return program(*arguments)
+
+    call.lower = mapped.lower
+    return call
+
+
+def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The program of a lowered step. On CPUs its convolutions are Eigen's, which run on all cores.
+
+    Those of XLA's YNN library, the default since jaxlib 0.10, run on one. Other versions may not know the option.
+    """
+    if jax.default_backend() == "cpu":
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            return lowered.compile({"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"})
+    return lowered.compile()
 
 
 def pmean(tree):

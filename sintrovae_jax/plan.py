@@ -132,9 +132,9 @@ def _devices(topology: str) -> tuple[Chip, int, Sequence | None]:
 def _of_level(config, level, topology, chip, count, devices, explained) -> Plan:
     networks, static, create = train_step.from_config(config)
     static = dataclasses.replace(static, level=level.number)
-    lowered = _lower(
-        config, networks, static, create, level, count if devices else 1, level.batch_size // count, devices
-    )
+    per_device = level.batch_size // count
+    step, arguments = _step(config, networks, static, create, level, count if devices else 1, per_device, devices)
+    lowered = step.lower(*arguments)
     estimate = not devices and not (chip.gpu and jax.default_backend() == "gpu")
     known = {
         "topology": topology,
@@ -154,13 +154,13 @@ def _of_level(config, level, topology, chip, count, devices, explained) -> Plan:
         nothing = dict.fromkeys(("arguments", "temporaries", "flops", "bytes", "seconds", "asked"))
         return Plan(**known, **nothing, fits=False, why=_shortage(error), bound="", collectives={})
     asked = len(re.findall(r"stablehlo\.(?:all_reduce|all_gather|reduce_scatter)", lowered.as_text()))
-    figures = _figures(compiled, chip)
+    figures = _figures(compiled, chip, bench.cost(compiled, step, arguments))
     explanation = explain.report(compiled.as_text(), figures["bytes"]) if explained else ""
     return Plan(**known, **figures, asked=asked, explanation=explanation)
 
 
-def _lower(config, networks, static, create, level, devices_count, per_device, devices):
-    """The step, traced and lowered for these devices; its arguments are shapes."""
+def _step(config, networks, static, create, level, devices_count, per_device, devices):
+    """The step for these devices, and its arguments as shapes."""
     substeps = config.train.substeps
 
     def on_each(tree):
@@ -177,11 +177,11 @@ def _lower(config, networks, static, create, level, devices_count, per_device, d
     weights = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, reconstruction.weights(config.objective)))
     step = train_step.on_devices(networks, static, devices)
     key = jax.eval_shape(lambda: parallel.seed_key(config.seed))
-    return step.lower(on_each(jax.eval_shape(create)), on_each(batch), on_each(hypers), key, on_each(weights))
+    return step, (on_each(jax.eval_shape(create)), on_each(batch), on_each(hypers), key, on_each(weights))
 
 
-def _figures(compiled, chip) -> dict:
-    cost, analysis = bench.cost(compiled), compiled.memory_analysis()
+def _figures(compiled, chip, cost: dict) -> dict:
+    analysis = compiled.memory_analysis()
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     kept = arguments + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     flops, moved = cost["flops_per_step"], cost["bytes_per_step"]

@@ -44,30 +44,35 @@ def encoder_update(
     """Minimises L_E with the decoder frozen. Returns the state with a new encoder, what to log, and the decodings."""
     net = Passes(networks, static, state, noise, hyper, weights)
     frozen = state.decoder.params
-    z_p = static.prior_std * noise.prior
 
-    def loss_fn(params):
+    def encode(params):
         real, stats = net.encode(params, x)
-        z = real.sample(noise.real)
-        decode = functools.partial(net.decode, samples=("real", "prior"))
-        images, pull, decoder_stats = jax.vjp(decode, frozen, _together(z, z_p), has_aux=True)
-        recon, _ = jnp.split(images, 2)
+        return (real.sample(noise.real), net.kl(real)), stats
 
-        constant = lax.stop_gradient(images)
-        generated, _ = net.encode(params, constant, groups=2)
+    decode = functools.partial(net.decode, samples=("real", "prior"))
+    (z, kl_real), pull_real, stats = jax.vjp(encode, state.encoder.params, has_aux=True)
+    z_p = static.prior_std * noise.prior
+    images, pull, decoder_stats = jax.vjp(decode, frozen, _together(z, z_p), has_aux=True)
+
+    def loss_fn(params, kl_real, recon):
+        generated, _ = net.encode(params, images, groups=2)  # images are constants here
         z_again = generated.sample(_together(noise.recon, noise.fake))
         again = net.decode_again(frozen, z_again, ("recon", "fake"))
-        rec_recon, rec_fake = jnp.split(net.rec(constant, again), 2)
+        rec_recon, rec_fake = jnp.split(net.rec(images, again), 2)
         kl_recon, kl_fake = jnp.split(net.kl(generated), 2)
 
-        terms = Terms(net.rec(x, recon), net.kl(real), rec_recon, kl_recon, rec_fake, kl_fake)
+        terms = Terms(net.rec(x, recon), kl_real, rec_recon, kl_recon, rec_fake, kl_fake)
         loss = static.objective.encoder(terms, hyper)
-        logged = terms._asdict() | static.objective.derived(terms, hyper) | {"loss_encoder": loss}
-        return loss, (_means(static, logged), stats, Decodings(images, pull, decoder_stats))
+        return loss, _means(static, terms._asdict() | static.objective.derived(terms, hyper) | {"loss_encoder": loss})
 
-    grads, (logged, stats, decodings) = jax.grad(loss_fn, has_aux=True)(state.encoder.params)
+    recon, fake = jnp.split(images, 2)
+    gradient = jax.grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
+    (grads, kl_grad, recon_grad), logged = gradient(state.encoder.params, kl_real, recon)
+    # The chain rule: what reaches the reconstructions goes on to their latents, and then to what encoded x.
+    _, z_grad = pull(_together(recon_grad, jnp.zeros_like(fake)))
+    grads = jax.tree.map(jnp.add, grads, pull_real((z_grad[: len(z)], kl_grad))[0])
     encoder = apply_gradients(state.encoder, networks.encoder_tx, parallel.pmean(grads), hyper.learning_rate, stats)
-    return state.replace(encoder=encoder), logged, decodings
+    return state.replace(encoder=encoder), logged, Decodings(images, pull, decoder_stats)
 
 
 def decoder_update(

@@ -363,3 +363,15 @@ def test_rematerialisation_keeps_fewer_activations():
         return size(jax.eval_shape(lambda z: jax.vjp(lambda z: decoder.apply(variables, z), z)[1], z))
 
     assert residuals(True) < 0.5 * residuals(False)
+
+
+def test_on_cpus_a_step_has_convolutions_that_run_on_all_cores():
+    convolve = functools.partial(lax.conv_general_dilated, window_strides=(1, 1), padding="SAME")
+    lowered = jax.jit(lambda x, k: convolve(x, k, dimension_numbers=("NHWC", "HWIO", "NHWC"))).lower(
+        jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+    )
+    if "ynn_fusion" not in lowered.compile().as_text():
+        pytest.skip("this jaxlib has no YNN convolutions")
+    program = parallel.compiled(lowered).as_text()
+    assert "ynn_fusion" not in program
+    assert " convolution(" in program

@@ -194,10 +194,6 @@ def _kernel_grad_on_cpu(x: jax.Array, grad: jax.Array, pad: int) -> jax.Array:
         return _few_channels(x, grad, size, pad)
     if outputs <= 3:  # the same with the two images swapped, which turns the kernel by 180 degrees
         return _few_channels(grad, x, size, size - 1 - pad)[::-1, ::-1].swapaxes(2, 3)
-    if max(inputs, outputs) >= 64:
-        flat = grad.reshape(-1, outputs)
-        products = [part.reshape(-1, inputs).T @ flat for part in _shifts(x, size, pad)]
-        return jnp.stack(products).reshape(size, size, inputs, outputs)
     # Images become channels, channels become images, and the gradient is the kernel.
     return _correlate(x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), pad).transpose(1, 2, 0, 3)
 
@@ -223,24 +219,25 @@ def _smoothed(kernel: jax.Array) -> jax.Array:
     return sum(jnp.pad(kernel, shift) for shift in shifts).reshape(2, 2, 2, 2, *kernel.shape[2:])
 
 
-def _on_tpus(on_tpus: Callable, elsewhere: Callable) -> Callable:
-    """(x, kernel) -> [B, H, W, out] in one of two ways that give the same, by what it is compiled for.
+def _by_platform(**ways: Callable) -> Callable:
+    """(x, kernel) -> [B, H, W, out] in one of several ways that give the same, by what it is compiled for.
 
-    Both are linear in x and in the kernel, so what a gradient needs is these two, whichever way it is.
+    ways: as `lax.platform_dependent` takes them. All are linear in x and in the kernel, so what a gradient needs is
+    these two, whichever way it is.
     """
 
     @jax.custom_vjp
-    def either(x, kernel):
-        return lax.platform_dependent(x, kernel, tpu=on_tpus, default=elsewhere)
+    def any_way(x, kernel):
+        return lax.platform_dependent(x, kernel, **ways)
 
     def pull(way):
         return lambda x, kernel, grad: jax.vjp(way, x, kernel)[1](grad)
 
     def backward(inputs, grad):
-        return lax.platform_dependent(*inputs, grad, tpu=pull(on_tpus), default=pull(elsewhere))
+        return lax.platform_dependent(*inputs, grad, **{name: pull(way) for name, way in ways.items()})
 
-    either.defvjp(lambda x, kernel: (either(x, kernel), (x, kernel)), backward)
-    return either
+    any_way.defvjp(lambda x, kernel: (any_way(x, kernel), (x, kernel)), backward)
+    return any_way
 
 
 def _up_by_zeros(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -257,16 +254,20 @@ def _up_by_parts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.reshape(b, 2 * h, 2 * w, outputs)
 
 
-_up = _on_tpus(_up_by_zeros, _up_by_parts)
+def _up_in_two_steps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _correlate(upsample(x), kernel, 1)
+
+
+_up = _by_platform(tpu=_up_by_zeros, cpu=_up_by_parts, default=_up_in_two_steps)
 
 
 def convolve_up(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """`convolve(upsample(x), kernel)` of a 3×3 kernel, with 4 products a pixel instead of 9.
+    """`convolve(upsample(x), kernel)` of a 3×3 kernel, on CPUs and TPUs with 4 products a pixel instead of 9.
 
     Each of the four pixels that come of one sees 2×2 pixels of x, by a 2×2 kernel of its own. Where that is done part
     by part, the parts are put together afterwards, which on a TPU moves many times the bytes of the convolution: there
-    it is the fused transposed convolution of the paper's code, whose zeros between pixels the TPU skips.
-    [B, H, W, in] -> [B, 2H, 2W, out].
+    it is the fused transposed convolution of the paper's code, whose zeros between pixels the TPU skips. A GPU is a
+    tenth faster in the two steps as they are written (launch/README.md). [B, H, W, in] -> [B, 2H, 2W, out].
     """
     del args, kwargs  # as `convolve`, where Flax calls it
     return _up(x, kernel)
@@ -283,7 +284,7 @@ def _half_by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return correlate(x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2 + 1, w // 2 + 1, 4 * inputs), parts, 0)
 
 
-_half = _on_tpus(_half_by_stride, _half_by_blocks)
+_half = _by_platform(tpu=_half_by_stride, default=_half_by_blocks)
 
 
 def convolve_half(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
