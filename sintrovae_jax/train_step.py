@@ -68,7 +68,8 @@ def encoder_update(
     recon, fake = jnp.split(images, 2)
     gradient = jax.grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
     (grads, kl_grad, recon_grad), logged = gradient(state.encoder.params, kl_real, recon)
-    # The chain rule: what reaches the reconstructions goes on to their latents, and then to what encoded x.
+    # The chain rule: what reaches the reconstructions goes on to their latents, and then to what encoded x. A gradient
+    # around all of it would differentiate the layers' own gradients (of BatchNorm, of convolutions) term by term.
     _, z_grad = pull(_together(recon_grad, jnp.zeros_like(fake)))
     grads = jax.tree.map(jnp.add, grads, pull_real((z_grad[: len(z)], kl_grad))[0])
     encoder = apply_gradients(state.encoder, networks.encoder_tx, parallel.pmean(grads), hyper.learning_rate, stats)

@@ -24,7 +24,7 @@ os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 MAIN = "sintrovae_jax.main"
 TINY = [
-    "--config.model.channels=(8,8)",
+    "--config.model.channels=(8,)",
     "--config.train.batch_size=32",
     "--config.train.substeps=5",
     "--config.log.every=5",

@@ -23,7 +23,7 @@ CASES = {
         4,
     ),
     "densities": (
-        f"steps, every, flags = 40, 20, {[*TINY, '--config.model.channels=(8,8)', '--config.eval.num_samples=500']}",
+        f"steps, every, flags = 40, 20, {[*TINY, '--config.model.channels=(8,)', '--config.eval.num_samples=500']}",
         """
         assert (results["step"], model.step) == (40, 40)
         assert len(rows) == 7 and all(np.isfinite(float(row["kl_gap"])) for row in rows)
