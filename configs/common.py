@@ -70,7 +70,6 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-4  # of Adam, for both networks
-    config.optimizer.decoder_ratio = 1.0  # the decoder's learning rate, divided by the encoder's
     config.optimizer.milestones = ()  # steps at which the learning rate is multiplied by `decay`
     config.optimizer.decay = 0.1
 

@@ -157,10 +157,9 @@ class Checkpoints:
             if not (folder / name).exists() and any((folder / other).exists() for other in _ITEMS):
                 there = " and ".join(other for other in _ITEMS if (folder / other).exists())
                 raise UserError(f"{folder} has no {name}: {there} alone, as an export has")
-            tree = self._read(step, name, items[name])
-            if _shapes(tree) != _shapes(items[name]):
+            if self._difference(step, name, items[name]):
                 raise UserError(f"{folder} holds another model than the config.json beside it says")
-            out.append(tree)
+            out.append(self._read(step, name, items[name]))
         return out
 
     def close(self) -> None:
@@ -181,18 +180,22 @@ class Checkpoints:
 
     def _refuse_other(self, step, abstract):
         for item, tree in _items(abstract).items():
-            try:
-                there = _shapes(self._manager.item_metadata(step)[item].tree)
-            except Exception:  # damaged metadata: reading it will fail too, and say so
-                return
-            here = _shapes(tree)
-            differ = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
-            if differ:
-                first = differ[0]
-                raise UserError(
-                    f"{self.folder / str(step)} holds another model: {len(differ)} arrays differ, the first is "
-                    f"{first} ({there.get(first)} there, {here.get(first)} here); use another --workdir"
-                )
+            if differ := self._difference(step, item, tree):
+                raise UserError(f"{self.folder / str(step)} holds another model: {differ}; use another --workdir")
+
+    def _difference(self, step: int, item: str, tree) -> str:
+        """How the arrays of an item differ from a tree's; '' where they do not, or where that cannot be told."""
+        try:
+            there = _shapes(self._manager.item_metadata(step)[item].tree)
+        except Exception:  # damaged metadata: reading it will fail too, and say so
+            return ""
+        here = _shapes(tree)
+        differ = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
+        if not differ:
+            return ""
+        first = differ[0]
+        there, here = (shapes.get(first) for shapes in (there, here))
+        return f"{len(differ)} arrays differ, the first is {first} ({there} there, {here} here)"
 
     def _set_aside(self, step, reason):
         place = self.folder.parent / "damaged" / str(step)

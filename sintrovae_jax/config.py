@@ -21,7 +21,6 @@ FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir"
 _ADDED = {
     "distributed_heartbeat": parallel.HEARTBEAT,
     "objective": {"vgg": ""},
-    "optimizer": {"decoder_ratio": 1.0},
     "model": {"class_dim": 0, "kernel": 7, "hidden": 256},
     "growth": {"steps": [], "batch_sizes": [], "learning_rates": [], "beta_neg": [], "ema_images": 0.0},
     "eval": {
@@ -129,7 +128,7 @@ _AT_LEAST_0 = (
 )
 _ABOVE_0 = (
     *("data.memory_gib", "objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate"),
-    *("optimizer.decoder_ratio", "eval.observation_std"),
+    "eval.observation_std",
 )
 _DISPATCHES = (
     *("train.steps", "objective.num_vae"),

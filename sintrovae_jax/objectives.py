@@ -84,8 +84,7 @@ class Hyper(NamedTuple):
     scale: Any  # s
     intro_alpha: Any
     margin: Any
-    learning_rate: Any  # of the encoder
-    decoder_ratio: Any  # the decoder's learning rate, divided by the encoder's
+    learning_rate: Any  # of both networks
     ema: Any
     blend: Any = 1.0  # how much of the level has been blended in, for networks that grow
 

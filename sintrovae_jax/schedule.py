@@ -72,7 +72,6 @@ def hypers_at(config, steps: np.ndarray) -> Hyper:
     passed = sum((steps >= milestone).astype(np.int32) for milestone in config.optimizer.milestones)
     values = {name: o[name] for name in Hyper._fields if name in o} | {"ema": config.train.ema}
     values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": config.optimizer.learning_rate}
-    values["decoder_ratio"] = config.optimizer.decoder_ratio
     values |= _of_levels(config, steps)
     values["learning_rate"] *= config.optimizer.decay**passed
     return Hyper(**{name: np.broadcast_to(np.float32(value), steps.shape) for name, value in values.items()})

@@ -71,8 +71,8 @@ def encoder_update(
     # The chain rule: what reaches the reconstructions goes on to their latents, and then to what encoded x. A gradient
     # around all of it would differentiate the layers' own gradients (of BatchNorm, of convolutions) term by term.
     _, z_grad = pull(_together(recon_grad, jnp.zeros_like(fake)))
-    grads = jax.tree.map(jnp.add, grads, pull_real((z_grad[: len(z)], kl_grad))[0])
-    encoder = apply_gradients(state.encoder, networks.encoder_tx, parallel.pmean(grads), hyper.learning_rate, stats)
+    grads = parallel.pmean(jax.tree.map(jnp.add, grads, pull_real((z_grad[: len(z)], kl_grad))[0]))
+    encoder = apply_gradients(state.encoder, networks.encoder_tx, grads, hyper.learning_rate, stats)
     return state.replace(encoder=encoder), logged, Decodings(images, pull, decoder_stats)
 
 
@@ -110,9 +110,8 @@ def decoder_update(
 
     loss, (grads, images_grad) = jax.value_and_grad(loss_fn, argnums=(0, 1))(state.decoder.params, decodings.images)
     # The chain rule: what reaches the images goes on to the parameters that made them.
-    grads = jax.tree.map(jnp.add, grads, decodings.pull(images_grad)[0])
-    rate = hyper.learning_rate * hyper.decoder_ratio
-    decoder = apply_gradients(state.decoder, networks.decoder_tx, parallel.pmean(grads), rate, decodings.stats)
+    grads = parallel.pmean(jax.tree.map(jnp.add, grads, decodings.pull(images_grad)[0]))
+    decoder = apply_gradients(state.decoder, networks.decoder_tx, grads, hyper.learning_rate, decodings.stats)
     return state.replace(decoder=decoder), {"loss_decoder": loss}
 
 
@@ -135,7 +134,6 @@ def vae_update(
     encoder_grads, decoder_grads = parallel.pmean(grads)
     rate = hyper.learning_rate
     encoder = apply_gradients(state.encoder, networks.encoder_tx, encoder_grads, rate, encoder_stats)
-    rate *= hyper.decoder_ratio
     decoder = apply_gradients(state.decoder, networks.decoder_tx, decoder_grads, rate, decoder_stats)
     return state.replace(encoder=encoder, decoder=decoder), logged
 

@@ -55,7 +55,6 @@ HYPER = objectives.Hyper(
     intro_alpha=0.25,
     margin=5.0,
     learning_rate=1.0,
-    decoder_ratio=1.0,
     ema=0.0,
 )
 TERMS = objectives.Terms(

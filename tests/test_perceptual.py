@@ -94,6 +94,7 @@ def test_a_run_with_it(tmp_path, weights):
     args = [*TINY, "--config.train.batch_size=2", "--config.eval.evaluators=latents", "--config.eval.num_samples=4"]
     args += [f"--config.{length}=1" for length in ("train.steps", "train.substeps", "log.every", "checkpoint.every")]
     args += ["--config.objective.name=vae", "--config.objective.reconstruction=perceptual"]
+    args += ["--config.model.channels=(8,8)"]
     run("sprites", tmp_path / "run", *args, f"--config.objective.vgg={weights}")
     (row,) = metrics(tmp_path / "run")
     assert 0 < float(row["rec_real"]) < 1e6

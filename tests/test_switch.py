@@ -23,7 +23,6 @@ HYPER = objectives.Hyper(
     intro_alpha=0.25,
     margin=10.0,
     learning_rate=1e-3,
-    decoder_ratio=1.0,
     ema=0.0,
 )
 

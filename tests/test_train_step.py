@@ -26,7 +26,6 @@ HYPER = objectives.Hyper(
     intro_alpha=0.25,
     margin=1.5,
     learning_rate=1.0,
-    decoder_ratio=1.0,
     ema=0.0,
 )
 
@@ -323,23 +322,6 @@ def test_each_update_leaves_the_other_network_alone():
     jax.tree.map(np.testing.assert_array_equal, middle.decoder, before.decoder)
     jax.tree.map(np.testing.assert_array_equal, after.encoder, middle.encoder)
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(gradient(before.encoder, middle.encoder)))
-
-
-@pytest.mark.parametrize("phase", ["intro", "vae"])
-def test_the_decoder_has_a_learning_rate_of_its_own(phase):
-    nets, objective, before = make(train_step.Static())
-    x, noise = draw()
-
-    def update(hyper):
-        if phase == "vae":
-            return train_step.vae_update(nets, objective, before, x, noise, hyper)[0]
-        middle, _, decodings = train_step.encoder_update(nets, objective, before, x, noise, hyper)
-        return train_step.decoder_update(nets, objective, middle, x, noise, hyper, decodings)[0]
-
-    same, slower = (on_one_device(update, HYPER._replace(decoder_ratio=ratio)) for ratio in (1.0, 0.25))
-    jax.tree.map(np.testing.assert_array_equal, slower.encoder, same.encoder)
-    whole, quarter = (gradient(before.decoder, after.decoder) for after in (same, slower))
-    jax.tree.map(lambda w, q: np.testing.assert_allclose(q, 0.25 * w, rtol=1e-4, atol=1e-6), whole, quarter)
 
 
 def test_kl_of_generated_images_reaches_the_decoder():
