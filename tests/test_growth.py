@@ -153,15 +153,15 @@ def test_a_run_in_parts_is_the_run(whole, tmp_path):
 
 
 def test_the_devices_do_not_change_the_run(whole, tmp_path):
-    # Through the first level and into the second. What is generated differs more, and later steps do: a fresh decoder's
-    # images are all but constant, and instance norm divides the rounding of their mean by the little that they vary.
+    # Through the first level and into the second, where what is generated differs more, and later steps do: the images
+    # of a fresh decoder are all but constant, and instance norm divides the rounding of their mean by the little that
+    # they vary.
     run("digits_style", tmp_path, *TINY, "--config.train.steps=25", devices=4)
     for one, four in zip(metrics(whole[0])[:5], metrics(tmp_path), strict=True):
+        generated = {"rel": 0.02, "abs": 1e-3} if int(one["step"]) <= 20 else {"rel": 0.06, "abs": 0.02}
         for name in one.keys() - {"seconds", "examples_per_second"}:
             if one[name]:
-                close = (
-                    {"rel": 2e-3} if name.endswith("real") or name.startswith("loss") else {"rel": 0.06, "abs": 6e-3}
-                )
+                close = {"rel": 2e-3} if name.endswith("real") or name.startswith("loss") else generated
                 assert float(four[name]) == pytest.approx(float(one[name]), **close), (one["step"], name)
 
 
