@@ -30,6 +30,7 @@ def with_gradients(function, *inputs):
         (lambda x, k: convolution.convolve_pairs(convolution.pairs(x), k), convolution.convolve, (5, 5, 5, 6)),
         (convolution.convolve_up_pairs, convolution.convolve_up, (3, 3, 5, 6)),
         (convolution._up_by_zeros, convolution._up_by_parts, (3, 3, 5, 6)),
+        (convolution._up_in_two_steps, convolution._up_by_parts, (3, 3, 5, 6)),
         (convolution._half_by_stride, convolution._half_by_blocks, (4, 4, 5, 6)),
         (lambda x, k: convolution.upsample_pairs(x) * k.sum(), lambda x, k: convolution.upsample(x) * k.sum(), (1,)),
         (
@@ -88,8 +89,10 @@ def test_wide_layers_are_not_paired():
     assert not convolution.room_for_two(65)
 
 
+@pytest.mark.parametrize("sums", [layers._products, layers._reductions])  # on CPUs, and elsewhere
 @pytest.mark.parametrize("paired", [False, True])
-def test_batchnorm_is_that_of_flax_with_its_gradients(paired):
+def test_batchnorm_is_that_of_flax_with_its_gradients(paired, sums, monkeypatch):
+    monkeypatch.setattr(layers, "_products", sums)
     x, grad = 2 * drawn(2, 3, 4, 4, 6) + 1, drawn(2, 3, 4, 4, 6)
     params = {"scale": drawn(6), "bias": drawn(6)[::-1]}
     stats = {"batch_stats": {"mean": drawn(6), "var": drawn(6) ** 2}}

@@ -100,21 +100,24 @@ def _of_groups(values: jax.Array, x: jax.Array) -> jax.Array:
     return side_by_side(values, x).reshape(len(x), *[1] * (x.ndim - 2), x.shape[-1])
 
 
-def _channel_sums(features: int, *values: jax.Array) -> jax.Array:
-    """Values [groups, B, ..., C] summed over all but group and channel. Returns [number of values, groups, features].
+def _reductions(*values: jax.Array) -> jax.Array:
+    """Values [groups, B, ..., C] summed over all but group and channel: [number of values, groups, C]."""
+    return jnp.stack([value.sum(tuple(range(1, value.ndim - 1))) for value in values])
 
-    On a CPU by products with ones: into a reduction XLA fuses all that its values are computed from, and computes that
-    one number after the other.
+
+def _products(*values: jax.Array) -> jax.Array:
+    """`_reductions` as products with ones.
+
+    Into a reduction XLA's CPU compiler fuses all that its values are computed from, and computes that one number after
+    the other.
     """
+    flat = [value.reshape(len(value), -1, value.shape[-1]) for value in values]
+    return jnp.stack([(jnp.ones((len(each), 1, each.shape[1]), each.dtype) @ each)[:, 0] for each in flat])
 
-    def products(*values):
-        ones = jnp.ones((len(values[0]), 1, values[0][0].size // values[0].shape[-1]), values[0].dtype)
-        return jnp.stack([(ones @ value.reshape(len(value), -1, value.shape[-1]))[:, 0] for value in values])
 
-    def reductions(*values):
-        return jnp.stack([value.sum(tuple(range(1, value.ndim - 1))) for value in values])
-
-    sums = lax.platform_dependent(*values, cpu=products, default=reductions)
+def _channel_sums(features: int, *values: jax.Array) -> jax.Array:
+    """Values [groups, B, ..., C] summed over all but group and feature: [number of values, groups, features]."""
+    sums = lax.platform_dependent(*values, cpu=_products, default=_reductions)
     return sums.reshape(len(values), len(values[0]), -1, features).sum(2)
 
 
