@@ -131,7 +131,7 @@ def pmap(step: Callable, in_axes, devices: Sequence | None = None) -> Callable:
 def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """The program of a lowered step. On CPUs its convolutions are Eigen's, which run on all cores.
 
-    Those of XLA's YNN library, the default since jaxlib 0.10, run on one. Other versions may not know the option.
+    Those of XLA's YNN library, the default in jaxlib 0.10.2, run on one. Other versions may not know the option.
     """
     if jax.default_backend() == "cpu":
         with contextlib.suppress(jax.errors.JaxRuntimeError):
