@@ -157,9 +157,11 @@ class Checkpoints:
             if not (folder / name).exists() and any((folder / other).exists() for other in _ITEMS):
                 there = " and ".join(other for other in _ITEMS if (folder / other).exists())
                 raise UserError(f"{folder} has no {name}: {there} alone, as an export has")
-            if self._difference(step, name, items[name]):
+            other = self._difference(step, name, items[name])
+            tree = None if other else self._read(step, name, items[name])
+            if other or _shapes(tree) != _shapes(items[name]):  # metadata may not tell
                 raise UserError(f"{folder} holds another model than the config.json beside it says")
-            out.append(self._read(step, name, items[name]))
+            out.append(tree)
         return out
 
     def close(self) -> None:

@@ -118,8 +118,6 @@ def pmap(step: Callable, in_axes, devices: Sequence | None = None) -> Callable:
     @functools.wraps(step)
     def call(*arguments):
         nonlocal program
-        if isinstance(jax.tree.leaves(arguments)[0], jax.core.Tracer):
-            return mapped(*arguments)
         if program is None:
             program = compiled(mapped.lower(*arguments))
         return program(*arguments)

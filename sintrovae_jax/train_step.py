@@ -132,9 +132,8 @@ def vae_update(
     params = (state.encoder.params, state.decoder.params)
     grads, (logged, encoder_stats, decoder_stats) = jax.grad(loss_fn, has_aux=True)(params)
     encoder_grads, decoder_grads = parallel.pmean(grads)
-    rate = hyper.learning_rate
-    encoder = apply_gradients(state.encoder, networks.encoder_tx, encoder_grads, rate, encoder_stats)
-    decoder = apply_gradients(state.decoder, networks.decoder_tx, decoder_grads, rate, decoder_stats)
+    encoder = apply_gradients(state.encoder, networks.encoder_tx, encoder_grads, hyper.learning_rate, encoder_stats)
+    decoder = apply_gradients(state.decoder, networks.decoder_tx, decoder_grads, hyper.learning_rate, decoder_stats)
     return state.replace(encoder=encoder, decoder=decoder), logged
 
 
