@@ -100,7 +100,8 @@ def time_ours(case: Case, tiny: bool, turn: Callable) -> dict:
     """The figures of this package's step."""
     import jax
 
-    from sintrovae_jax import bench, parallel
+    from sintrovae_jax import parallel
+    from sintrovae_jax.tools import bench
 
     if case.up_by_parts:
         convolve_up_by_parts()
@@ -133,7 +134,7 @@ def speed(seconds: list[float], batch: int) -> dict:
 
 def roofline(figures: dict, device: str, dtype: str, tf32: bool) -> dict:
     """The share of what the GPU's peaks allow; empty for a GPU whose peaks are not known."""
-    from sintrovae_jax.plan import CHIPS
+    from sintrovae_jax.tools.plan import CHIPS
 
     name = next((name for name, chip in CHIPS.items() if chip.gpu and name in device.lower()), None)
     if name is None:
@@ -227,7 +228,7 @@ def look() -> dict:
     import jax.numpy as jnp
     import numpy as np
 
-    from sintrovae_jax import bench
+    from sintrovae_jax.tools import bench
 
     del bench  # whether it can be imported
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, files, likelihood, models, parallel, schedule, train_state, train_step
+from sintrovae_jax import checkpoint, files, importance, models, parallel, schedule, train_state, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Posterior, Stage, style
@@ -39,7 +39,7 @@ def _importance_weighted(encoder, decoder, level, variables, x, keys, samples, s
         return _apply(decoder, level, variables["decoder"], z, keys, blend, role="posterior")
 
     posterior = _apply(encoder, level, variables["encoder"], x, None, blend)
-    return likelihood.importance_weighted(decode, x, posterior, keys, samples, std=std, prior_std=prior_std)
+    return importance.importance_weighted(decode, x, posterior, keys, samples, std=std, prior_std=prior_std)
 
 
 def _great_circle(a, b, t):
@@ -182,8 +182,8 @@ class Model:
         z = self.prior(key, n)
         return self.decode(z, role="prior") if truncation == 1 else self.synthesize(self.styles(z, truncation))
 
-    def importance_weighted(self, x, samples: int = 1000, std: float | None = None, key=0) -> likelihood.Estimate:
-        """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `likelihood.importance_weighted` says.
+    def importance_weighted(self, x, samples: int = 1000, std: float | None = None, key=0) -> importance.Estimate:
+        """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `importance.importance_weighted` says.
 
         samples: importance samples of every example. std: of p(x|z), `config.eval.observation_std` if not given. key: a
         jax key or an int seed. Raises `UserError` for another shape of x, or a std that is not above 0.
@@ -210,7 +210,7 @@ class Model:
     @property
     def observation_std(self) -> float:
         """The standard deviation of p(x|z) that likelihoods are computed with, unless another is given."""
-        return self.config.eval.observation_std or likelihood.observation_std(self.config.objective)
+        return self.config.eval.observation_std or importance.observation_std(self.config.objective)
 
     def reconstruct(self, x) -> jax.Array:
         """Decodes the posterior's mean. [N, *shape] in and out."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from absl import flags
 
-from sintrovae_jax import cli, evaluators, files, inference, logs, parallel, plan, reconstruction, schedule, train_step
+from sintrovae_jax import cli, evaluators, files, inference, logs, parallel, reconstruction, schedule, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.tools import plan
 
 MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "translate", "plan")
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sintrovae_jax import evaluate, files, inference, parallel, pictures, results
+from sintrovae_jax import files, inference, parallel, results
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.evaluators import scoring
+from sintrovae_jax.evaluators import evaluation, scoring
+from sintrovae_jax.plots import pictures
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +33,10 @@ def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa:
     """
     model = dataclasses.replace(inference.load(workdir), config=config)
     if parallel.is_main():
-        from sintrovae_jax import data  # TensorFlow, only now that there is something to do
+        from sintrovae_jax.data import pipeline  # TensorFlow, only now that there is something to do
 
-        source = data.build(config.data)
-        model = evaluate.prepared(model, source)
+        source = pipeline.build(config.data)
+        model = evaluation.prepared(model, source)
         source = scoring.source_of(model, source)
         if mode in _OF_TWO:
             path = _OF_TWO[mode](model, source, workdir / pictures.FOLDER, ends)
@@ -49,8 +50,8 @@ def _eval(model, source, workdir):
     """Scores the model again; seconds and rate of its training stay in results.json."""
     before = results.read(workdir)
     kept = {k: before[k] for k in ("seconds", "examples_per_second") if k in before}
-    figures = evaluate.figures_of(model, source, workdir) | {"step": model.step} | kept
-    return results.write(workdir, figures | evaluate.conditions(model, source))
+    figures = evaluation.figures_of(model, source, workdir) | {"step": model.step} | kept
+    return results.write(workdir, figures | evaluation.conditions(model, source))
 
 
 def _sample(model, source, workdir):
@@ -89,8 +90,7 @@ def _translate(model, source, folder, ends):
 
 def _example(end: str, model, source) -> np.ndarray:
     """A test example by its index, or an image file as the model sees it."""
-    from sintrovae_jax import images
-    from sintrovae_jax.data import sources
+    from sintrovae_jax.data import images, sources
 
     if end.isdigit():
         x = source.test(int(end) + 1, model.config.seed)

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import files, pth
+from sintrovae_jax import files
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import correlate
 from sintrovae_jax.objectives import at_least_float32
+from sintrovae_jax.official import pth
 
 FILE = "vgg16-397923af.pth"
 VARIABLE = "SINTROVAE_VGG16"  # of the environment: where the weights are, if the config does not say

@@ -14,13 +14,10 @@ import numpy as np
 
 from sintrovae_jax import (
     checkpoint,
-    data,
-    evaluate,
     evaluators,
     inference,
     logs,
     parallel,
-    pictures,
     reconstruction,
     results,
     schedule,
@@ -28,8 +25,10 @@ from sintrovae_jax import (
     train_step,
 )
 from sintrovae_jax import config as configs
+from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
-from sintrovae_jax.evaluators import scoring
+from sintrovae_jax.evaluators import evaluation, scoring
+from sintrovae_jax.plots import pictures
 
 log = logging.getLogger(__name__)
 _IN_FLIGHT = 2  # dispatches queued on the devices; more would only delay the answer to a signal
@@ -132,7 +131,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self.networks, self.static, self.create = train_step.from_config(config)
         self.weights = reconstruction.weights(config.objective)
-        self.source = data.build(config.data)
+        self.source = pipeline.build(config.data)
         if parallel.is_main():  # which evaluates
             evaluators.check_data(config, self.source)
         parallel.refuse_different("the examples", (self.source.count, sorted(self.source.skipped)))
@@ -149,7 +148,7 @@ class Run:
 
     def model(self, host: train_state.TrainState) -> inference.Model:
         """The state's model as it is scored and pictured."""
-        return evaluate.prepared(inference.from_state(self.config, self.networks, host), self.source)
+        return evaluation.prepared(inference.from_state(self.config, self.networks, host), self.source)
 
     def source_of(self, model: inference.Model):
         """The images that the model is scored with: of the level it has reached."""
@@ -251,7 +250,7 @@ def _level(run, host, level, first):
     weights = parallel.replicate(run.weights)
     steps = {"start": first, "stop": level.stop, "substeps": substeps, "shard": parallel.shard(level.batch_size)}
     source = run.source.at(level.size) if level.size else run.source
-    batches = parallel.prefetch(data.batches(source, config.data, seed=config.seed, **steps))
+    batches = parallel.prefetch(pipeline.batches(source, config.data, seed=config.seed, **steps))
     hypers, devices_state, in_flight = Hypers(config), parallel.replicate(host), collections.deque()
     for start in range(first, level.stop, substeps):
         of_phase = vae_step if start < num_vae else step  # num_vae is a multiple of substeps
@@ -336,8 +335,8 @@ def _keep(run, host, due, metrics, stop):
             with stop.abandoning():
                 model = run.model(host)
                 if due["evaluate"]:
-                    figures = evaluate.figures_of(model, run.source_of(model), run.workdir)
-                    metrics.scalars(int(host.step), evaluate.numbers(figures))
+                    figures = evaluation.figures_of(model, run.source_of(model), run.workdir)
+                    metrics.scalars(int(host.step), evaluation.numbers(figures))
                 if due["draw"]:
                     _draw(run, model, metrics, f"_{model.step:07d}")
     finally:  # a checkpoint carries its figures, for `best`, but must not be lost with them
@@ -346,7 +345,7 @@ def _keep(run, host, due, metrics, stop):
         if due["evaluate"] or due["save"] or asked:
             if metrics:
                 metrics.flush()
-            run.checkpoints.save(host, evaluate.numbers(figures))
+            run.checkpoints.save(host, evaluation.numbers(figures))
     return figures, model, asked
 
 
@@ -362,11 +361,11 @@ def _learning_rate(config, at: int) -> dict[str, float]:
 
 def _finish(run, model, figures, metrics, clock):
     """Pictures and results.json, and the evaluation if a run that was killed after its last step still lacks it."""
-    figures = figures or evaluate.figures_of(model, run.source_of(model), run.workdir)
+    figures = figures or evaluation.figures_of(model, run.source_of(model), run.workdir)
     _draw(run, model, metrics)
     rate = clock.rate() or metrics.rate()
     final = figures | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}
-    results.write(run.workdir, final | evaluate.conditions(model, run.source))
+    results.write(run.workdir, final | evaluation.conditions(model, run.source))
     log.info("done: %s", run.workdir)
 
 

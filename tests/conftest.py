@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from forks import ROOT, Process
 
-from sintrovae_jax import readers
+from sintrovae_jax.data import readers
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # here as in the child processes, or numbers that must be equal are not
 # Many processes compile the same programs: each is compiled once. Set before jax is imported.

@@ -7,8 +7,7 @@ import pytest
 import tensorflow as tf
 from test_data import flat, settings
 
-from sintrovae_jax import data
-from sintrovae_jax.data import augment, sources
+from sintrovae_jax.data import augment, pipeline, sources
 from sintrovae_jax.parallel import Shard
 
 RNG = np.random.default_rng(0)
@@ -221,7 +220,7 @@ def test_batches_are_augmented_the_same_wherever_they_start_and_whatever_shares_
         per_device = 12 // processes // devices
         shard = Shard(12, process * devices * per_device, devices, per_device)
         options = {"seed": seed, "start": start, "stop": stop, "substeps": substeps, "shard": shard}
-        return flat(list(data.batches(sources.Arrays(x, x), values, **options)))
+        return flat(list(pipeline.batches(sources.Arrays(x, x), values, **options)))
 
     whole, plain = batches(), batches(values=settings("npz:", image_size=8, image_channels=3))
     assert whole.dtype == dtype

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sintrovae_jax import costs, explain
+from sintrovae_jax.tools import costs, explain
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "launch" / "benchmark_gpu.sh")

@@ -16,10 +16,11 @@ import pytest
 from conftest import TINY, run
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sintrovae_jax import checkpoint, convert, inference, models, official, parallel, schedule, train_step
+from sintrovae_jax import checkpoint, inference, models, parallel, schedule, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Stage
+from sintrovae_jax.official import convert, layouts
 
 BATCH = 2
 FUSED = (2, 3, 4, 4, 5, 5)  # channels of 128×128, where the release's convolutions resample
@@ -63,11 +64,11 @@ CASES["fused style"] = (fused_style, theirs.style_shapes(FUSED, 5))
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_there_and_back(case):
     config, tensors = CASES[case][0](), theirs.random(CASES[case][1])
-    variables = official.from_official(config, tensors)
-    fitting = official.abstract_variables(config)
+    variables = layouts.from_official(config, tensors)
+    fitting = layouts.abstract_variables(config)
     assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, fitting)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
-    back = official.to_official(config, variables, official.unused(config, tensors))
+    back = layouts.to_official(config, variables, layouts.unused(config, tensors))
     assert back.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert (back[name].dtype, back[name].shape) == (tensor.dtype, tensor.shape), name
@@ -78,25 +79,25 @@ def test_every_tensor_there_and_back(case):
 @pytest.mark.parametrize("case", CASES)
 def test_our_variables_there_and_back(case):
     config = CASES[case][0]()
-    leaves, rng = flatten_dict(official.abstract_variables(config)), np.random.default_rng(0)
+    leaves, rng = flatten_dict(layouts.abstract_variables(config)), np.random.default_rng(0)
     ours = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
-    back = flatten_dict(official.from_official(config, official.to_official(config, unflatten_dict(ours))))
+    back = flatten_dict(layouts.from_official(config, layouts.to_official(config, unflatten_dict(ours))))
     for path, leaf in ours.items():
         if path[1] == "batch_stats" and path[0] != "encoder":  # of which the release has one set: the roles' mean
             np.testing.assert_array_equal(back[path], np.stack([leaf.mean(0)] * 2))
-        elif path != ("ema", *official.AVERAGE):  # which the release does not save
+        elif path != ("ema", *layouts.AVERAGE):  # which the release does not save
             assert back[path].tobytes() == leaf.tobytes(), path
         else:
-            assert back[path].tobytes() == ours[official.AVERAGE].tobytes()
+            assert back[path].tobytes() == ours[layouts.AVERAGE].tobytes()
 
 
 @pytest.mark.parametrize("name", ["gaussians8", "cifar10", "mnist", "celebahq1024", "cifar10_bootstrap", "ffhq_style"])
 def test_every_array_of_a_recipe_has_its_tensor(name):
     config = configs.read_recipe(f"configs/{name}.py")
-    paths = [entry.path for entry in official.table(config) if entry.path]
+    paths = [entry.path for entry in layouts.table(config) if entry.path]
     assert len(set(paths)) == len(paths)
-    unsaved = {("ema", *official.AVERAGE)} if name == "ffhq_style" else set()
-    assert set(paths) == flatten_dict(official.abstract_variables(config)).keys() - unsaved
+    unsaved = {("ema", *layouts.AVERAGE)} if name == "ffhq_style" else set()
+    assert set(paths) == flatten_dict(layouts.abstract_variables(config)).keys() - unsaved
 
 
 # --- what the networks compute ----------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def uniform(*shape):
 
 def test_mlp_computes_what_the_official_one_does():
     config, tensors = tiny("gaussians8"), theirs.random(SHAPES["gaussians8"])
-    variables, (encoder, decoder) = official.from_official(config, tensors), built(config)
+    variables, (encoder, decoder) = layouts.from_official(config, tensors), built(config)
     check(
         posterior(encoder.apply(variables["encoder"], normal(9, 2))),
         theirs.Networks(tensors).mlp("encoder", normal(9, 2)),
@@ -140,7 +141,7 @@ def test_mlp_computes_what_the_official_one_does():
 @pytest.mark.parametrize("name", ["cifar10", "cifar10_bootstrap", "mnist"])
 def test_conv_computes_what_the_official_one_does(name, train):
     config, tensors = tiny(name), theirs.random(SHAPES[name])
-    variables, (encoder, decoder) = official.from_official(config, tensors), built(config)
+    variables, (encoder, decoder) = layouts.from_official(config, tensors), built(config)
     networks, side = theirs.Networks(tensors, train=train), config.data.image_size
 
     def apply(module, variables, inputs):
@@ -168,7 +169,7 @@ def test_conv_computes_what_the_official_one_does(name, train):
 @pytest.mark.parametrize("suffix", ["", "_s"])
 def test_style_computes_what_the_official_one_does_without_noise(case, level, blend, suffix):
     config, tensors = CASES[case][0](), theirs.random(CASES[case][1])
-    variables, (encoder, decoder) = official.from_official(config, tensors), built(config)
+    variables, (encoder, decoder) = layouts.from_official(config, tensors), built(config)
     variables, networks = variables["ema"] if suffix else variables, theirs.Networks(tensors, suffix)
     x, z = uniform(BATCH, 4 * 2**level, 4 * 2**level, 3), normal(BATCH, config.model.z_dim)
 
@@ -185,7 +186,7 @@ def test_style_computes_what_the_official_one_does_without_noise(case, level, bl
 
 def refused(config, tensors) -> str:
     with pytest.raises(UserError) as error:
-        official.from_official(config, tensors)
+        layouts.from_official(config, tensors)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -209,10 +210,10 @@ def test_all_that_does_not_fit_is_listed():
 def test_what_official_files_may_lack():
     tensors = theirs.random(SHAPES["cifar10"])
     old = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    official.from_official(tiny("cifar10"), old)
-    no_target = official.from_official(tiny("cifar10", **{"objective.target_period": 5}), tensors)
+    layouts.from_official(tiny("cifar10"), old)
+    no_target = layouts.from_official(tiny("cifar10", **{"objective.target_period": 5}), tensors)
     jax.tree.map(np.testing.assert_array_equal, no_target["target"], no_target["decoder"])
-    averaged = official.from_official(tiny("cifar10", **{"train.ema": 0.9}), tensors)
+    averaged = layouts.from_official(tiny("cifar10", **{"train.ema": 0.9}), tensors)
     jax.tree.map(np.testing.assert_array_equal, averaged["ema"]["encoder"], averaged["encoder"])
 
 
@@ -243,9 +244,9 @@ def test_networks_that_the_release_has_not():
 
 def test_averaged_networks_are_what_the_release_gets_where_it_has_no_place_for_both():
     config = tiny("cifar10", **{"train.ema": 0.9})
-    variables = official.from_official(config, theirs.random(SHAPES["cifar10"]))
+    variables = layouts.from_official(config, theirs.random(SHAPES["cifar10"]))
     variables["ema"] = jax.tree.map(lambda leaf: leaf + 1, variables["ema"])
-    back = official.to_official(config, variables)
+    back = layouts.to_official(config, variables)
     np.testing.assert_array_equal(
         back["decoder.main.predict.bias"], variables["ema"]["decoder"]["params"]["conv"]["bias"]
     )
@@ -272,7 +273,7 @@ def test_without_torch_it_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["gaussians8", "cifar10_bootstrap", "digits_style"])
 def test_a_state_of_the_variables_can_be_saved_and_restored(name, tmp_path):
     config = tiny(name)
-    variables = official.from_official(config, theirs.random(SHAPES[name]))
+    variables = layouts.from_official(config, theirs.random(SHAPES[name]))
     host = convert.fresh_state(config, variables, 50)
     create = train_step.from_config(config)[2]
     fresh = jax.device_get(jax.jit(create)())
@@ -347,7 +348,7 @@ def test_the_command_there_and_back(name, tmp_path):
     torch = pytest.importorskip("torch")
     tensors = saved(tmp_path / "in.pth", name, epoch=20)
     given = [*flags(name), *(["--config.train.substeps=5", "--config.log.every=5"] if name == "gaussians8" else [])]
-    out = run(name, tmp_path / "run", str(tmp_path / "in.pth"), *given, module="sintrovae_jax.convert")
+    out = run(name, tmp_path / "run", str(tmp_path / "in.pth"), *given, module="sintrovae_jax.official.convert")
     at = {"gaussians8": 20, "cifar10_bootstrap": 0, "digits_style": 2_300}[name]
     assert out.strip().splitlines() == [f"{tmp_path}/run: {tmp_path}/in.pth, at step {at} of {steps(tmp_path)}"]
     convert.to_torch(tmp_path / "run", tmp_path / "out.pth")
@@ -387,7 +388,13 @@ def test_a_converted_run_trains_on(tmp_path):
         "--config.train.steps=40",
         "--config.objective.num_vae=30",
     ]  # TINY[0]: channels
-    run("gaussians8", tmp_path / "run", str(tmp_path / "in.pth"), *given, module="sintrovae_jax.convert")
+    run(
+        "gaussians8",
+        tmp_path / "run",
+        str(tmp_path / "in.pth"),
+        *given,
+        module="sintrovae_jax.official.convert",
+    )
     out = run("gaussians8", tmp_path / "run", *given)
     assert "resuming from step 20" in out
     assert inference.load(tmp_path / "run").step == 40

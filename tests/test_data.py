@@ -6,8 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data
-from sintrovae_jax.data import folder, sources
+from sintrovae_jax.data import folder, pipeline, sources
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.parallel import Shard
 
@@ -79,10 +78,12 @@ def test_spirals():
 
 
 def dispatches(name, batch_size=12, devices=1, process=0, processes=1, start=0, stop=12, substeps=3, seed=5):
-    source = data.build(SETTINGS[name])
+    source = pipeline.build(SETTINGS[name])
     per_device = batch_size // devices // processes
     shard = Shard(batch_size, process * devices * per_device, devices, per_device)
-    return list(data.batches(source, SETTINGS[name], seed=seed, start=start, stop=stop, substeps=substeps, shard=shard))
+    return list(
+        pipeline.batches(source, SETTINGS[name], seed=seed, start=start, stop=stop, substeps=substeps, shard=shard)
+    )
 
 
 def flat(batches, key="x"):
@@ -114,7 +115,7 @@ def numbered(count):
 def test_every_epoch_visits_every_image_once_in_a_new_order():
     count, batch = 30, 12
     shard = Shard(batch, 0, 1, batch)
-    stream = data.batches(numbered(count), SETTINGS["digits"], seed=1, start=0, stop=25, substeps=1, shard=shard)
+    stream = pipeline.batches(numbered(count), SETTINGS["digits"], seed=1, start=0, stop=25, substeps=1, shard=shard)
     order = np.concatenate([b["x"].ravel() for b in stream]).astype(int).reshape(-1, count)
     assert len(order) == 10
     for epoch in order:
@@ -130,7 +131,7 @@ def seen(source, batch, processes, steps, start=0) -> np.ndarray:
     for p in range(processes):
         shard = Shard(batch, p * batch // processes, 1, batch // processes)
         steps_of = {"start": start, "stop": start + steps, "substeps": 1, "shard": shard}
-        parts.append(flat(list(data.batches(source, SETTINGS["digits"], seed=5, **steps_of))))
+        parts.append(flat(list(pipeline.batches(source, SETTINGS["digits"], seed=5, **steps_of))))
     x = np.concatenate(parts, axis=1)
     return (x if x.dtype == np.uint8 else (255 * x).round().astype(np.uint8)).reshape(steps, batch, -1)[:, :, 0]
 
@@ -141,11 +142,11 @@ def of_thirty(request, tmp_path):
     images = np.tile(np.arange(32, dtype=np.uint8)[:, None, None], (1, 8, 8))
     if request.param == "npz":
         np.savez(tmp_path / "images.npz", x_train=images[:30], x_test=images[30:])
-        return data.build(settings(f"npz:{tmp_path}/images.npz", image_size=8))
+        return pipeline.build(settings(f"npz:{tmp_path}/images.npz", image_size=8))
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     gib = 1e-9 if "read" in request.param else 1.0
-    source = data.build(settings(f"folder:{tmp_path}", image_size=8, memory_gib=gib, test_fraction=0.05))
+    source = pipeline.build(settings(f"folder:{tmp_path}", image_size=8, memory_gib=gib, test_fraction=0.05))
     assert isinstance(source, folder.Files if "read" in request.param else sources.Arrays)
     return source
 
@@ -167,7 +168,7 @@ def test_any_number_of_processes_sees_each_image_once_an_epoch(of_thirty):
 
 
 def test_digits_are_the_real_ones_and_the_halves_do_not_overlap():
-    source = data.build(SETTINGS["digits"])
+    source = pipeline.build(SETTINGS["digits"])
     test = source.test(10_000, seed=0)
     assert test.shape == (297, 8, 8, 1)
     assert test.dtype == np.float32
@@ -179,13 +180,13 @@ def test_digits_are_the_real_ones_and_the_halves_do_not_overlap():
         return sorted(map(tuple, (x.reshape(len(x), -1) * 16).round().astype(int)))
 
     assert rows(np.concatenate([train, test])) == rows(load_digits().images / 16)
-    larger = data.build(settings("digits", image_size=16)).test(5, seed=0)
+    larger = pipeline.build(settings("digits", image_size=16)).test(5, seed=0)
     assert larger.shape == (5, 16, 16, 1)
     assert 0 <= larger.min() <= larger.max() <= 1
 
 
 def test_test_points_are_not_training_points():
-    source = data.build(SETTINGS["rings"])
+    source = pipeline.build(SETTINGS["rings"])
     train = np.concatenate([flat(dispatches("rings", stop=60, seed=5))]).reshape(-1, 2)
     test = source.test(500, 5)
     assert not set(map(tuple, train)) & set(map(tuple, test))

@@ -9,7 +9,8 @@ from scipy.spatial import distance
 from scipy.stats import entropy
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data, inference, objectives, train_step
+from sintrovae_jax import inference, objectives, train_step
+from sintrovae_jax.data import pipeline
 from sintrovae_jax.evaluators import density, latents
 from sintrovae_jax.evaluators.scoring import Scoring
 
@@ -92,7 +93,7 @@ def test_energy_uses_the_mean_and_unit_betas(model):
 
 def test_evaluate_scores_data_against_itself_as_close(model, tmp_path):
     """A model whose samples are data scores what two draws of the data score."""
-    source = data.build(model.config.data)
+    source = pipeline.build(model.config.data)
     perfect = types.SimpleNamespace(
         config=model.config,
         encode=model.encode,
@@ -108,7 +109,7 @@ def test_evaluate_scores_data_against_itself_as_close(model, tmp_path):
 
 
 def test_latents_by_hand(model, tmp_path):
-    source, seed = data.build(model.config.data), model.config.seed
+    source, seed = pipeline.build(model.config.data), model.config.seed
     model.config.eval.num_samples = 100
     got = latents.evaluate(Scoring(model, source, tmp_path))
     x = source.test(100, seed)

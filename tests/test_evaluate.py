@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from conftest import TINY, run
 
-from sintrovae_jax import compare, data, evaluate, inference, results, train_step
 from sintrovae_jax import config as configs
+from sintrovae_jax import inference, results, train_step
+from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.evaluators import features, frechet, inception, kid, likelihood, ood, precision_recall
+from sintrovae_jax.evaluators import evaluation, features, frechet, inception, kid, likelihood, ood, precision_recall
 from sintrovae_jax.evaluators.scoring import Scoring, source_of
 from sintrovae_jax.models import Stage, style
+from sintrovae_jax.tools import compare
 
 SCORE = [
     "--config.eval.evaluators=latents,fid,kid,precision_recall,likelihood,ood",
@@ -50,7 +52,7 @@ def test_figures_and_that_no_split_of_the_work_changes_them(tmp_path):
     assert {k: again[k] for k in wanted} == pytest.approx(wanted, rel=1e-5)
     model = inference.load(workdir)
     model.config.eval.update({"batch_size": 90, "cache": ""})
-    again = evaluate.figures_of(model, data.build(model.config.data), workdir)
+    again = evaluation.figures_of(model, pipeline.build(model.config.data), workdir)
     assert {k: again[k] for k in wanted} == pytest.approx(wanted, rel=1e-5)
 
 
@@ -81,7 +83,7 @@ def settings(**changed):
 def scoring(tmp_path, **changed):
     config = settings(**changed)
     networks, _, create = train_step.from_config(config)
-    return Scoring(inference.from_state(config, networks, create()), data.build(config.data), tmp_path)
+    return Scoring(inference.from_state(config, networks, create()), pipeline.build(config.data), tmp_path)
 
 
 def random_inception(path):
@@ -150,8 +152,8 @@ def test_a_bfloat16_model_is_scored_in_float32(tmp_path):
     config.train.dtype = "bfloat16"
     networks, _, create = train_step.from_config(config)
     model = inference.from_state(config, networks, create())
-    got = evaluate.figures_of(model, data.build(config.data), tmp_path)
-    assert all(np.isfinite(v) for v in evaluate.numbers(got).values())
+    got = evaluation.figures_of(model, pipeline.build(config.data), tmp_path)
+    assert all(np.isfinite(v) for v in evaluation.numbers(got).values())
 
 
 def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
@@ -164,12 +166,12 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     networks, _, create = train_step.from_config(config)
     grown = inference.from_state(config, networks, create())
     model = dataclasses.replace(grown, stage=Stage(1, 0.5))
-    source = source_of(model, data.build(config.data))
-    got = evaluate.numbers(evaluate.figures_of(model, source, tmp_path))
+    source = source_of(model, pipeline.build(config.data))
+    got = evaluation.numbers(evaluation.figures_of(model, source, tmp_path))
     assert all(np.isfinite(v) for v in got.values())
     assert not (tmp_path / "cache").exists()  # the next step's blend is another
     # Both sides of the detection are blended, and what is compared with samples is too.
-    whole = data.build(config.data).at(8)
+    whole = pipeline.build(config.data).at(8)
     wanted = style.blended_images(whole.test(20, 0), model.stage)
     one = Scoring(model, source, tmp_path)
     np.testing.assert_allclose(one.test_scores["reconstruction"], one.scores(wanted)["reconstruction"], rtol=1e-5)
@@ -186,7 +188,7 @@ def test_scores_that_are_not_finite_are_not_figures(tmp_path):
     one.model.config.eval.update({"kid_subset_size": 20, "num_scored": 10, "importance_samples": 2, "bootstrap": 5})
     broken = jax.tree.map(lambda x: x * np.nan, one.model.variables["decoder"])
     model = dataclasses.replace(one.model, variables={**one.model.variables, "decoder": broken})
-    got = evaluate.figures_of(model, one.source, tmp_path)
+    got = evaluation.figures_of(model, one.source, tmp_path)
     for name in ("frechet_classifier", "kid_classifier", "precision_classifier", "log_likelihood", "ood_auroc_elbo"):
         assert np.isnan(got[name]), name
     assert np.isfinite(got["ood_auroc_kl"])
@@ -271,7 +273,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, changed, says):
     one = scoring(tmp_path, **{"importance_samples": 1, "num_scored": 5} | changed)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        evaluate.figures_of(one.model, one.source, tmp_path)
+        evaluation.figures_of(one.model, one.source, tmp_path)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -281,7 +283,7 @@ def test_a_classifier_needs_labels(tmp_path):
     config = settings()
     config.data.source = f"npz:{tmp_path / 'x.npz'}"
     networks, _, create = train_step.from_config(config)
-    unlabelled = Scoring(inference.from_state(config, networks, create()), data.build(config.data), tmp_path)
+    unlabelled = Scoring(inference.from_state(config, networks, create()), pipeline.build(config.data), tmp_path)
     with pytest.raises(UserError, match="needs labels to learn"):
         frechet.evaluate(unlabelled)
 

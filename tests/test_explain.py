@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, environment
 from test_plan import small
 
-from sintrovae_jax import explain, hlo, plan
+from sintrovae_jax.tools import explain, hlo, plan
 
 PROGRAM = """
 HloModule step, is_scheduled=true
@@ -154,7 +154,7 @@ def test_the_sums_are_what_the_compiler_counts():
 
 SLICE = """
 from test_plan import small
-from sintrovae_jax import plan
+from sintrovae_jax.tools import plan
 (p,) = plan.plan(small(), "v5e:2x4", explained=True)
 print(p.explanation)
 """

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sintrovae_jax import figures, files
+from sintrovae_jax import files
+from sintrovae_jax.plots import draw
 
 
 def test_grid_puts_images_row_by_row_and_enlarges_small_ones(tmp_path):
     images = np.zeros((5, 24, 24, 3), np.float32)
     images[3] = [1.0, 0.5, -3.0]  # clipped
-    figures.grid(tmp_path / "grid.png", images, columns=3)
+    draw.grid(tmp_path / "grid.png", images, columns=3)
     pixels = np.asarray(Image.open(tmp_path / "grid.png"))
     assert pixels.shape == (2 * 49, 2 * 74, 3), "two pixels for one, and a line between the images"
     np.testing.assert_array_equal(pixels[50:98, :48].reshape(-1, 3), np.tile([255, 128, 0], (48 * 48, 1)))
@@ -20,7 +21,7 @@ def test_grid_puts_images_row_by_row_and_enlarges_small_ones(tmp_path):
 
 
 def test_grid_of_grey_images(tmp_path):
-    figures.grid(tmp_path / "grid.png", np.full((4, 48, 48, 1), 0.25), columns=2)
+    draw.grid(tmp_path / "grid.png", np.full((4, 48, 48, 1), 0.25), columns=2)
     assert Image.open(tmp_path / "grid.png").mode == "L"
 
 
@@ -28,7 +29,7 @@ def test_density_pictures_y_upwards(tmp_path):
     energy = np.full((64, 64), 50.0)
     energy[48:, :16] = 0.0  # the rows of large y, the columns of small x: top left
     points = np.zeros((3, 2))
-    figures.density(tmp_path / "density.png", points, points, energy, 2.0)
+    draw.density(tmp_path / "density.png", points, points, energy, 2.0)
     pixels = np.asarray(Image.open(tmp_path / "density.png").convert("RGB")).astype(int)
     yellow = (pixels[..., 0] > 200) & (pixels[..., 1] > 200) & (pixels[..., 2] < 100)
     rows, columns = np.nonzero(yellow)

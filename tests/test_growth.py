@@ -15,11 +15,11 @@ from PIL import Image
 from test_train import compilations, final_state, wait_for
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data, inference, modes, schedule
-from sintrovae_jax.data import sources
+from sintrovae_jax import inference, modes, schedule
+from sintrovae_jax.data import pipeline, sources
+from sintrovae_jax.data.images import Format
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import scoring
-from sintrovae_jax.images import Format
 from sintrovae_jax.models import Stage
 from sintrovae_jax.parallel import Shard
 
@@ -207,7 +207,7 @@ def test_its_pictures_are_drawn_and_drawn_again(whole, tmp_path):
 def test_between_two_images_of_any_size_for_a_model_that_is_still_growing(whole, tmp_path):
     Image.fromarray(np.full((40, 40), 128, np.uint8)).save(tmp_path / "a.png")
     model = inference.load(whole[0], 15)
-    source = scoring.source_of(model, data.build(model.config.data))
+    source = scoring.source_of(model, pipeline.build(model.config.data))
     path = modes._interpolate(model, source, tmp_path, modes.Ends(str(tmp_path / "a.png"), "3"))
     assert Image.open(path).size[0] > 10 * 4
 
@@ -245,7 +245,7 @@ def test_what_is_no_style_is_refused(whole, call, said):
 
 def test_in_a_blend_a_model_is_scored_on_images_as_blended_as_in_training(whole):
     settings = configs.read(whole[0])
-    source, model = data.build(settings.data), inference.load(whole[0], 30)
+    source, model = pipeline.build(settings.data), inference.load(whole[0], 30)
     assert 0 < model.stage.blend < 1
     x = source.test(5, 0)
     coarse = np.kron(average(x, 2), np.ones((1, 2, 2, 1)))

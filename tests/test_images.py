@@ -14,10 +14,9 @@ from conftest import TINY, environment, run
 from PIL import Image
 from test_data import flat, settings
 
-from sintrovae_jax import data, images
-from sintrovae_jax.data import folder, sources
+from sintrovae_jax.data import folder, images, pipeline, sources
+from sintrovae_jax.data.images import Format
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard
 
 FORM = Format(16, 3)
@@ -150,7 +149,9 @@ def stream(source, batch_size=4, start=0, stop=12, seed=3, devices=1, process=0,
     per_device = batch_size // devices // processes
     shard = Shard(batch_size, process * devices * per_device, devices, per_device)
     values = settings("folder:", image_size=16)
-    return flat(list(data.batches(source, values, seed=seed, start=start, stop=stop, substeps=substeps, shard=shard)))
+    return flat(
+        list(pipeline.batches(source, values, seed=seed, start=start, stop=stop, substeps=substeps, shard=shard))
+    )
 
 
 def one_line(call, *args) -> str:
@@ -371,7 +372,7 @@ def test_a_folder_may_be_relative_to_where_python_was(tmp_path, monkeypatch):
 def test_processes_that_are_killed_as_training_goes_change_nothing(tmp_path, started):
     source = folder.build(str(numbered_folder(tmp_path, 40)), Format(4, 1), 0.2, 1)
     shard, options = Shard(4, 0, 1, 4), {"seed": 3, "start": 0, "substeps": 2}
-    batches = data.batches(source, settings("folder:", image_size=4), stop=60, shard=shard, **options)
+    batches = pipeline.batches(source, settings("folder:", image_size=4), stop=60, shard=shard, **options)
     got = []
     for i, batch in enumerate(batches):
         got.append(batch)
@@ -385,12 +386,12 @@ def test_processes_that_are_killed_as_training_goes_change_nothing(tmp_path, sta
 _LEFT = """
 import sys
 from configs import celebahq
-from sintrovae_jax import data
+from sintrovae_jax.data import pipeline
 from sintrovae_jax.parallel import Shard
 values = celebahq.get_config(f"folder:{sys.argv[1]}", size=16).data
 values.memory_gib = 0.0
 options = {"seed": 0, "start": 0, "stop": 100_000, "substeps": 5, "shard": Shard(8, 0, 1, 8)}
-batches = data.batches(data.build(values), values, **options)
+batches = pipeline.batches(pipeline.build(values), values, **options)
 print(next(batches)["x"].shape)
 """
 
@@ -512,7 +513,7 @@ def test_neither_part_is_ever_empty(fraction):
 def npz(path, values=None, **arrays):
     np.savez(path, **arrays)
     values = {"image_size": 4, "image_channels": 1, "test_fraction": 0.25} | (values or {})
-    return data.build(settings(f"npz:{path}", **values))
+    return pipeline.build(settings(f"npz:{path}", **values))
 
 
 def numbers(count, size=4, first=0):
@@ -612,7 +613,7 @@ def test_what_is_no_npz_is_one_line(tmp_path, kind):
     if kind == "other zip":
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("readme.txt", "not arrays")
-    assert str(path) in one_line(data.build, settings(f"npz:{path}", image_size=4))
+    assert str(path) in one_line(pipeline.build, settings(f"npz:{path}", image_size=4))
 
 
 # The command line

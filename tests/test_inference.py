@@ -13,21 +13,13 @@ from conftest import FULL, ROOT, TINY, environment, metrics, run
 from PIL import Image
 
 import sintrovae_jax
-from sintrovae_jax import (
-    bench,
-    checkpoint,
-    config,
-    data,
-    evaluate,
-    inference,
-    modes,
-    parallel,
-    pictures,
-    schedule,
-    train_step,
-)
+from sintrovae_jax import checkpoint, config, inference, modes, parallel, schedule, train_step
+from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators import evaluation
 from sintrovae_jax.parallel import Shard
+from sintrovae_jax.plots import pictures
+from sintrovae_jax.tools import bench
 
 WITHOUT_TENSORFLOW = """
 import sys
@@ -62,7 +54,7 @@ def test_a_trained_state_saved_and_loaded_elsewhere_is_the_same_model(tmp_path):
     checkpoints.save(trained_state)
     checkpoints.close()
     config.write(settings, tmp_path)
-    x = data.build(settings.data).test(10, 0)
+    x = pipeline.build(settings.data).test(10, 0)
     np.save(tmp_path / "x.npy", x)
     script = [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
     subprocess.run(script, check=True, env=environment(), cwd=tmp_path)
@@ -82,8 +74,8 @@ def five_steps(settings):
     networks, static, create = train_step.from_config(settings)
     start = jax.device_get(create())
     batch = next(
-        data.batches(
-            data.build(settings.data), settings.data, seed=0, start=0, stop=5, substeps=5, shard=Shard(16, 0, 1, 16)
+        pipeline.batches(
+            pipeline.build(settings.data), settings.data, seed=0, start=0, stop=5, substeps=5, shard=Shard(16, 0, 1, 16)
         )
     )
     hypers = schedule.hypers_at(settings, np.arange(2000, 2005))
@@ -97,7 +89,7 @@ def five_steps(settings):
 def test_pictures_of_images_show_what_they_say(tmp_path):
     settings = small_digits()
     trained_state, networks = five_steps(settings)
-    model, source = inference.from_state(settings, networks, trained_state), data.build(settings.data)
+    model, source = inference.from_state(settings, networks, trained_state), pipeline.build(settings.data)
     pictures.write_all(model, source, tmp_path)
 
     def cells(name):  # ten rows of ten images of 8 pixels, a line apart, six times as large
@@ -122,7 +114,7 @@ def test_pictures_of_images_show_what_they_say(tmp_path):
 def test_the_loaded_model_is_the_one_that_training_drew(trained, tmp_path):
     """The pictures that the training process left are drawn again from the checkpoint, to the byte."""
     model = sintrovae_jax.load(trained)
-    pictures.write_all(model, data.build(model.config.data), tmp_path)
+    pictures.write_all(model, pipeline.build(model.config.data), tmp_path)
     for name in ("samples", "reconstructions", "interpolations"):
         drawn = (tmp_path / "figures" / f"{name}.png").read_bytes()
         assert drawn == (trained / "figures" / f"{name}.png").read_bytes()
@@ -201,7 +193,7 @@ def test_interpolation_between_a_file_and_a_test_image(tmp_path):
     checkpoints.save(trained_state)
     checkpoints.close()
     config.write(settings, tmp_path)
-    source = data.build(settings.data)
+    source = pipeline.build(settings.data)
     x = source.test(4, 0)
     Image.fromarray((x[2, ..., 0] * 255).round().astype(np.uint8)).save(tmp_path / "two.png")
 
@@ -209,7 +201,7 @@ def test_interpolation_between_a_file_and_a_test_image(tmp_path):
     modes.run("interpolate", settings, tmp_path, ends)
     pixels = np.asarray(Image.open(tmp_path / "figures" / "interpolation.png"))
     row = np.pad(pixels, ((0, 6), (0, 6))).reshape(54, 10, 54)[:48:6, :, :48:6].swapaxes(0, 1)
-    model = evaluate.prepared(inference.load(tmp_path), source)
+    model = evaluation.prepared(inference.load(tmp_path), source)
     wanted = np.asarray(model.interpolate(x[2:3], x[3:4], 10, "spherical"))[0, ..., 0].clip(0, 1) * 255
     assert np.abs(row - wanted).max() <= 1
 
@@ -220,7 +212,7 @@ def test_interpolation_between_a_file_and_a_test_image(tmp_path):
 
 def test_the_bench_times_the_pipeline_alone(tmp_path):
     args = ["--data", "--config.train.batch_size=8", "--config.train.substeps=50", "--dispatches=5"]
-    out = run("digits", None, *args, module="sintrovae_jax.bench")
+    out = run("digits", None, *args, module="sintrovae_jax.tools.bench")
     figures = json.loads(out.strip().splitlines()[-1])
     assert figures["examples"] == 5 * 50 * 8
     assert figures["examples_per_second"] > 0
@@ -228,7 +220,7 @@ def test_the_bench_times_the_pipeline_alone(tmp_path):
 
 def test_the_bench_prints_one_json_line_without_tensorflow():
     code = "import sys, runpy; sys.modules['tensorflow'] = None; sys.argv[0] = 'bench'; "
-    code += "runpy.run_module('sintrovae_jax.bench', run_name='__main__')"
+    code += "runpy.run_module('sintrovae_jax.tools.bench', run_name='__main__')"
     args = ["--config", "configs/digits.py", "--config.train.batch_size=8", "--config.train.substeps=2"]
     args += ["--config.checkpoint.every=2", "--config.log.every=2", "--config.train.steps=4", "--dispatches=2"]
     done = subprocess.run(

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import inference, likelihood, train_step
+from sintrovae_jax import importance, inference, train_step
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Posterior
 
@@ -47,7 +47,7 @@ class Linear:
         q = Posterior(*(jnp.asarray(np.broadcast_to(a, (len(x), self.w.shape[1])), jnp.float32) for a in q))
         options = {"std": self.std, "prior_std": self.prior_std}
         keys = jax.random.split(jax.random.key(seed), len(x))
-        return likelihood.importance_weighted(decode, jnp.asarray(x, jnp.float32), q, keys, samples, **options)
+        return importance.importance_weighted(decode, jnp.asarray(x, jnp.float32), q, keys, samples, **options)
 
 
 @pytest.mark.parametrize("prior_std", [1.0, 1.7])
@@ -158,5 +158,5 @@ def test_the_standard_deviation_of_the_objective(model):
 
 def test_bits_per_dimension():
     """A density that is uniform on [0, 1]^D gives every one of 256^D images 8 bits a dimension."""
-    assert likelihood.bits_per_dimension(0.0, 10) == 8
-    assert likelihood.bits_per_dimension(10 * math.log(2), 10) == pytest.approx(7)
+    assert importance.bits_per_dimension(0.0, 10) == 8
+    assert importance.bits_per_dimension(10 * math.log(2), 10) == pytest.approx(7)

@@ -14,8 +14,10 @@ import pytest
 from conftest import FULL, TINY, environment, run
 
 import sintrovae_jax
-from sintrovae_jax import checkpoint, config, data, export, inference, train_state, train_step
+from sintrovae_jax import checkpoint, config, inference, train_state, train_step
+from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.tools import export
 
 
 def same(a, b) -> bool:
@@ -107,7 +109,7 @@ def test_the_models_of_the_package():
     assert size(inference.PRETRAINED) < 5_000_000
     for name in ("digits", "digits_style"):
         model = sintrovae_jax.load(f"pretrained:{name}")
-        x = data.build(model.config.data).test(297, 0)
+        x = pipeline.build(model.config.data).test(297, 0)
         wanted = json.loads((inference.PRETRAINED / name / "results.json").read_text())["rec_error"]
         error = np.square(np.asarray(model.reconstruct(x)) - x).sum((1, 2, 3)).mean()  # of the posterior's mean
         assert error == pytest.approx(wanted, rel=0.1), "with BatchNorm's running averages here, standing ones there"

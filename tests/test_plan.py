@@ -9,8 +9,9 @@ import jax
 import pytest
 from conftest import ROOT, environment
 
-from sintrovae_jax import bench, config, plan, train_step
+from sintrovae_jax import config, train_step
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.tools import bench, plan
 
 WIDTH, BATCH = 64, 512
 
@@ -133,7 +134,7 @@ def command(*args):
 SLICE = """
 import dataclasses, json
 from test_plan import small
-from sintrovae_jax import plan
+from sintrovae_jax.tools import plan
 (p,) = plan.plan(small(), "v5e:2x4")
 print(json.dumps(dataclasses.asdict(p)))
 """

@@ -13,9 +13,9 @@ import pytest
 from forks import ROOT
 from PIL import Image
 
-from sintrovae_jax import images, readers
-from sintrovae_jax.images import Format
-from sintrovae_jax.readers import Readers
+from sintrovae_jax.data import images, readers
+from sintrovae_jax.data.images import Format
+from sintrovae_jax.data.readers import Readers
 
 FORM = Format(8, 3)
 

@@ -7,15 +7,14 @@ import pytest
 from PIL import Image
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data
-from sintrovae_jax.data import letters
+from sintrovae_jax.data import letters, pipeline
 from sintrovae_jax.errors import UserError
 
 
 def build(source, **values):
     config = configs.read_recipe("configs/digits.py").data
     config.update({"source": str(source), "image_size": 8} | values)
-    return data.build(config)
+    return pipeline.build(config)
 
 
 def folder(place, count=30):

@@ -7,12 +7,13 @@ from matplotlib import colors, path
 from PIL import Image
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data, inference, pictures, train_step
-from sintrovae_jax.data import sources, sprites
+from sintrovae_jax import inference, train_step
+from sintrovae_jax.data import pipeline, sources, sprites
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import transfer
 from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.parallel import Shard
+from sintrovae_jax.plots import pictures
 
 
 def recipe(**values):
@@ -60,7 +61,7 @@ def test_every_outline_has_one_tip_and_lies_about_its_centre():
 
 
 def test_class_and_content_of_test_images_are_both_new():
-    factors = data.build(recipe().data).factors
+    factors = pipeline.build(recipe().data).factors
     (train_class, train_content), (test_class, test_content) = factors
     assert not set(train_class) & set(test_class)
     assert not set(train_content) & set(test_content)
@@ -74,7 +75,7 @@ def test_class_and_content_of_test_images_are_both_new():
 
 
 def test_training_streams_pictures_of_the_training_part_and_test_gives_the_other():
-    source, shard = data.build(recipe().data), Shard(8, 0, 1, 8)
+    source, shard = pipeline.build(recipe().data), Shard(8, 0, 1, 8)
     factors = source.factors
     classes, contents = (np.unique(numbers) for numbers in factors.train)
     streamed = next(source.stream(3, 5, 6, shard).as_numpy_iterator())
@@ -89,7 +90,7 @@ def test_training_streams_pictures_of_the_training_part_and_test_gives_the_other
 
 def test_sprites_need_colours():
     with pytest.raises(UserError, match=r"set data\.image_channels=3"):
-        data.build(recipe(**{"data.image_channels": 1}).data)
+        pipeline.build(recipe(**{"data.image_channels": 1}).data)
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def test_accuracies_tell_which_code_knows_what():
 def test_errors_are_those_of_the_true_pictures(tmp_path):
     settings = recipe(**{"eval.num_samples": 20})
     networks, _, create = train_step.from_config(settings)
-    model, source = inference.from_state(settings, networks, jax.jit(create)()), data.build(settings.data)
+    model, source = inference.from_state(settings, networks, jax.jit(create)()), pipeline.build(settings.data)
     got = transfer.evaluate(Scoring(model, source, tmp_path))
     x = source.test(20, 0)
     classes, contents = (numbers[:20] for numbers in source.factors.test)
@@ -133,7 +134,7 @@ def test_errors_are_those_of_the_true_pictures(tmp_path):
 def test_the_table_has_contents_down_the_side_and_classes_along_the_top(tmp_path):
     settings = recipe()
     networks, _, create = train_step.from_config(settings)
-    model, source = inference.from_state(settings, networks, jax.jit(create)()), data.build(settings.data)
+    model, source = inference.from_state(settings, networks, jax.jit(create)()), pipeline.build(settings.data)
     x = source.test(5, 0)
     pictures.translation(model, x[:3], x[3:], tmp_path / "table.png")
     pixels = np.asarray(Image.open(tmp_path / "table.png"))

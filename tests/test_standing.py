@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sintrovae_jax import checkpoint, data, evaluate, inference, standing, train_step
+from sintrovae_jax import checkpoint, inference, standing, train_step
 from sintrovae_jax import config as configs
-from sintrovae_jax.evaluators import latents
+from sintrovae_jax.data import pipeline
+from sintrovae_jax.evaluators import evaluation, latents
 from sintrovae_jax.evaluators.scoring import Scoring
 
 
@@ -83,13 +84,13 @@ def test_the_decoder_has_averages_for_what_it_decodes(model, role):
 @pytest.mark.parametrize("batch_norm", ["running", "standing"])
 def test_nothing_scored_depends_on_the_evaluation_batch(model, batch_norm, tmp_path):
     figures = []
-    source = data.build(model.config.data)
+    source = pipeline.build(model.config.data)
     for batch_size in (7, 64, 256):
         config = model.config.copy_and_resolve_references()
         config.eval.update({"batch_size": batch_size, "batch_norm": batch_norm, "standing_batches": 4})
-        scored = evaluate.prepared(dataclasses.replace(model, config=config), source)
+        scored = evaluation.prepared(dataclasses.replace(model, config=config), source)
         figures.append(latents.evaluate(Scoring(scored, source, tmp_path)))
-        assert evaluate.conditions(scored, source) == {"batch_norm": batch_norm}
+        assert evaluation.conditions(scored, source) == {"batch_norm": batch_norm}
     for other in figures[1:]:
         assert other == pytest.approx(figures[0], rel=1e-5, abs=1e-7)
     running = latents.evaluate(Scoring(model, source, tmp_path))

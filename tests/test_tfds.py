@@ -17,8 +17,7 @@ from conftest import ROOT, TINY, environment, run
 from test_data import flat, settings
 from test_train import SMALL, final_state
 
-from sintrovae_jax import data
-from sintrovae_jax.data import sources
+from sintrovae_jax.data import pipeline, sources
 from sintrovae_jax.data import tfds as ours
 from sintrovae_jax.errors import Interrupted, UserError
 from sintrovae_jax.parallel import Shard
@@ -119,7 +118,7 @@ def asks(place, name="numbered", **values):
 
 
 def streamed(place, name="numbered", **values):
-    source = data.build(asks(place, name, memory_gib=1e-9, **values))
+    source = pipeline.build(asks(place, name, memory_gib=1e-9, **values))
     assert isinstance(source, ours.Stream)
     return source
 
@@ -129,7 +128,7 @@ def numbers(source, batch_size=12, start=0, stop=10, seed=5, substeps=1, devices
     per_device = batch_size // devices // processes
     shard = Shard(batch_size, process * devices * per_device, devices, per_device)
     options = {"seed": seed, "start": start, "stop": stop, "substeps": substeps, "shard": shard}
-    x = flat(list(data.batches(source, settings("digits", image_size=16), **options)))
+    x = flat(list(pipeline.batches(source, settings("digits", image_size=16), **options)))
     assert x.dtype == np.uint8
     assert x.shape[2:] == (size, size, 3)
     assert (x == x[:, :, :1, :1, :1]).all()
@@ -145,7 +144,7 @@ def held_out(source, n=1000):
 def one_line(values) -> str:
     """The one line of the `UserError` that building this source ends with."""
     with pytest.raises(UserError) as caught:
-        data.build(values)
+        pipeline.build(values)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 
@@ -154,7 +153,7 @@ def one_line(values) -> str:
 
 
 def test_in_memory_every_epoch_visits_each_once_and_the_test_split_is_held_out(prepared):
-    source = data.build(asks(prepared))
+    source = pipeline.build(asks(prepared))
     assert isinstance(source, sources.Arrays)
     epochs = numbers(source).reshape(2, 60)
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(60))
@@ -165,7 +164,7 @@ def test_in_memory_every_epoch_visits_each_once_and_the_test_split_is_held_out(p
 
 @pytest.mark.parametrize("memory_gib", [1, 1e-9])
 def test_without_a_test_split_a_part_is_held_out(prepared, memory_gib):
-    source = data.build(asks(prepared, "only_train", test_fraction=0.25, memory_gib=memory_gib))
+    source = pipeline.build(asks(prepared, "only_train", test_fraction=0.25, memory_gib=memory_gib))
     assert len(held_out(source)) == 10
     train = numbers(source, batch_size=10, stop=3)
     assert sorted([*train.ravel(), *held_out(source)]) == list(range(40))
@@ -173,13 +172,13 @@ def test_without_a_test_split_a_part_is_held_out(prepared, memory_gib):
 
 @pytest.mark.parametrize("memory_gib", [1, 1e-9])
 def test_a_validation_split_serves_where_there_is_no_test_split(prepared, memory_gib):
-    source = data.build(asks(prepared, "with_validation", memory_gib=memory_gib))
+    source = pipeline.build(asks(prepared, "with_validation", memory_gib=memory_gib))
     assert held_out(source) == list(range(20, 25))
     assert sorted(numbers(source, batch_size=10, stop=2).ravel()) == list(range(20))
 
 
 def test_pictures_are_resized_and_turned_grey(prepared):
-    source = data.build(asks(prepared, image_size=8, image_channels=1))
+    source = pipeline.build(asks(prepared, image_size=8, image_channels=1))
     assert source.test(3, 0).shape == (3, 8, 8, 1)
     assert held_out(source) == list(range(200, 212))
 
@@ -255,14 +254,14 @@ def test_a_stream_holds_out_the_test_split(prepared):
 
 @pytest.mark.parametrize("memory_gib", [1.0, 1e-9])
 def test_training_pictures_come_once_each(prepared, memory_gib):
-    source = data.build(asks(prepared, memory_gib=memory_gib))
+    source = pipeline.build(asks(prepared, memory_gib=memory_gib))
     pieces = list(source.train(7))
     assert {piece.shape[1:] for piece in pieces} == {(16, 16, 3)}
     assert max(map(len, pieces)) <= 7
     seen = np.concatenate(pieces)[:, 0, 0, 0]
     whole = numbers(source, stop=5 * len(seen)).ravel()
     assert sorted(seen) == sorted(set(whole))
-    smaller = data.build(asks(prepared, memory_gib=memory_gib, image_size=8))
+    smaller = pipeline.build(asks(prepared, memory_gib=memory_gib, image_size=8))
     if memory_gib == 1:
         np.testing.assert_array_equal(source.labels[0], seen)
         np.testing.assert_array_equal(source.labels[1], (255 * source.test(100, 0)[:, 0, 0, 0]).round())
@@ -271,7 +270,7 @@ def test_training_pictures_come_once_each(prepared, memory_gib):
 
 @pytest.mark.parametrize("room", [1, 80 * 8 * 8 * 3])  # for none of the sizes; for 8 pixels, but not 16
 def test_a_stream_at_a_smaller_size_has_the_same_pictures(prepared, room):
-    source = data.build(asks(prepared, memory_gib=room / 2**30))
+    source = pipeline.build(asks(prepared, memory_gib=room / 2**30))
     assert isinstance(source, ours.Stream)
     for size in (8, 4):
         smaller = source.at(size)
@@ -337,12 +336,12 @@ def test_a_signal_ends_the_preparation_and_nothing_of_it_is_kept(module, tmp_pat
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(module, "on_example", lambda i: i == 5 and signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match=r"^preparing the TFDS set numbered; nothing of it is kept$") as caught:
-        data.build(asks(tmp_path, download=True))
+        pipeline.build(asks(tmp_path, download=True))
     assert caught.value.exit_code == 143
     assert rests(tmp_path) == []
     assert signal.getsignal(signal.SIGTERM) is handler
     monkeypatch.undo()
-    assert held_out(data.build(asks(tmp_path, download=True))) == list(range(200, 212))
+    assert held_out(pipeline.build(asks(tmp_path, download=True))) == list(range(200, 212))
 
 
 def test_a_signal_while_a_picture_is_encoded_is_one_line_too(module, tmp_path, monkeypatch):
@@ -352,7 +351,7 @@ def test_a_signal_while_a_picture_is_encoded_is_one_line_too(module, tmp_path, m
     before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with pytest.raises(Interrupted, match=r"^preparing the TFDS set numbered; nothing of it is kept$") as caught:
-            data.build(asks(tmp_path, download=True))
+            pipeline.build(asks(tmp_path, download=True))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -370,7 +369,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_prepares(module, tmp_path, roo
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "numbered cannot be prepared" in says
     assert rests(tmp_path) == []
-    assert held_out(data.build(asks(tmp_path, download=True))) == list(range(200, 212))
+    assert held_out(pipeline.build(asks(tmp_path, download=True))) == list(range(200, 212))
 
 
 def child(module, place, **env):
@@ -441,7 +440,7 @@ def test_smallnorbs_class_is_the_toy_and_its_content_the_view(tmp_path):
             for name, n in splits.items()
         },
     )
-    source = data.build(asks(tmp_path, "smallnorb", image_channels=1))
+    source = pipeline.build(asks(tmp_path, "smallnorb", image_channels=1))
     for x, (classes, contents) in (
         (np.concatenate(list(source.train(7))), source.factors.train),
         (255 * source.test(99, 0), source.factors.test),

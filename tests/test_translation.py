@@ -17,8 +17,11 @@ from test_inference import WITHOUT_TENSORFLOW
 from test_train import by_address, compilations, final_state, together, wait_for
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import convert, data, inference, modes, pictures
+from sintrovae_jax import inference, modes
+from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.official import convert
+from sintrovae_jax.plots import pictures
 
 TINY = [
     *COMMON,
@@ -93,7 +96,7 @@ def test_what_does_not_fit_is_refused_and_kept(whole, tmp_path):
 
 
 def test_another_process_without_tensorflow_gets_the_same_model(whole, tmp_path):
-    model, x = inference.load(whole[0]), data.build(configs.read(whole[0]).data).test(10, 0)
+    model, x = inference.load(whole[0]), pipeline.build(configs.read(whole[0]).data).test(10, 0)
     np.save(tmp_path / "x.npy", x)
     script = [sys.executable, "-c", WITHOUT_TENSORFLOW, str(whole[0]), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
     subprocess.run(script, check=True, env=environment(), cwd=tmp_path)
@@ -112,7 +115,7 @@ def test_the_mode_draws_test_images_or_the_two_that_are_named(whole, tmp_path):
     assert again.read_bytes() == drawn.read_bytes()
 
     model, config = inference.load(workdir), configs.read(workdir)
-    x = data.build(config.data).test(4, 0)
+    x = pipeline.build(config.data).test(4, 0)
     Image.fromarray((x[0] * 255).round().astype(np.uint8)).save(tmp_path / "a.png")
     modes.run("translate", config, workdir, modes.Ends(str(tmp_path / "a.png"), "3"))
     pictures.translation(model, x[[0, 3]], x[[0, 3]], tmp_path / "wanted.png")

@@ -10,7 +10,8 @@ import pytest
 from scipy.signal import correlate
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import data, inference, models, parallel, schedule, train_step
+from sintrovae_jax import inference, models, parallel, schedule, train_step
+from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import convolution, two_encoder
 
@@ -157,7 +158,7 @@ def trained_on(settings, source):
     networks, objective, create = train_step.from_config(settings)
     first = jax.tree.map(lambda a: a[None], (jax.jit(create)(), schedule.hypers_at(settings, np.arange(3))))
     shard = parallel.Shard(4, 0, 1, 4)
-    (batch,) = data.batches(source, settings.data, seed=0, start=0, stop=3, substeps=3, shard=shard)
+    (batch,) = pipeline.batches(source, settings.data, seed=0, start=0, stop=3, substeps=3, shard=shard)
     assert set(batch) == {"x", "index"}
     np.testing.assert_array_equal(batch["index"][0], np.tile(np.arange(4), (3, 1)))  # a place in the batch, no more
     run = jax.vmap(
@@ -177,7 +178,7 @@ def test_no_label_enters_training(tmp_path):
     for name, y in labels.items():
         np.savez(tmp_path / f"{name}.npz", x_train=x, x_test=x[:4], **y)
         settings = recipe(**small | {"data.source": f"npz:{tmp_path}/{name}.npz", "eval.evaluators": ()})
-        source = data.build(settings.data)
+        source = pipeline.build(settings.data)
         seen.append(source.labels)
         states.append(trained_on(settings, source))
     assert seen[0] is None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from sintrovae_jax.images import read_format
+from sintrovae_jax.data.images import read_format
 from sintrovae_jax.parallel import Shard
 
 _STREAM = 2**61  # keeps these draws apart from those that make examples

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from sintrovae_jax import images
+from sintrovae_jax.data import images
+from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.sources import Arrays, labelled
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import first_line
 
 AZIMUTHS, ELEVATIONS = 24, 4

@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from sintrovae_jax import images
+from sintrovae_jax.data import images
+from sintrovae_jax.data.images import Format
+from sintrovae_jax.data.readers import Readers, cores
 from sintrovae_jax.data.sources import (
     AT_ONCE,
     Arrays,
@@ -27,9 +29,7 @@ from sintrovae_jax.data.sources import (
 )
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.files import is_remote
-from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard
-from sintrovae_jax.readers import Readers, cores
 
 log = logging.getLogger(__name__)
 _NAMED = 20  # damaged files that the warning names; results.json has them all

@@ -32,10 +32,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from sintrovae_jax import images
+from sintrovae_jax.data import images
 from sintrovae_jax.data.densities import DENSITIES
+from sintrovae_jax.data.images import Format
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard, first_line
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 from matplotlib import colors
 
+from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.sources import Factors, Shrunk, as_float, chosen, dispatches
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard
 
 SHAPES = ("triangle", "dart", "house", "drop", "heart", "bell")

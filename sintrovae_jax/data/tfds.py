@@ -14,12 +14,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
-from sintrovae_jax import images
+from sintrovae_jax.data import images
+from sintrovae_jax.data.images import Format
+from sintrovae_jax.data.readers import Readers, cores
 from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, decoded, joined, shrink
 from sintrovae_jax.errors import Interrupted, UserError
-from sintrovae_jax.images import Format
 from sintrovae_jax.parallel import Shard, first_line
-from sintrovae_jax.readers import Readers, cores
 
 log = logging.getLogger(__name__)
 _READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)  # files one after another

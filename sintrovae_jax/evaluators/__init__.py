@@ -8,7 +8,7 @@ import importlib
 from types import ModuleType
 
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.likelihood import observation_std
+from sintrovae_jax.importance import observation_std
 
 _CODES = ("class", "content")
 _OF_SPRITES = ("transfer_error", "transfer_ratio")  # whose right answers are known

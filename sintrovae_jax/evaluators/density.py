@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import figures as draw
 from sintrovae_jax import objectives
 from sintrovae_jax.evaluators import HALF_RANGE
 from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
+from sintrovae_jax.plots import draw
 
 _GNELBO_POINTS = 12_800
 _GRID = 1024

@@ -14,10 +14,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sintrovae_jax import cli, files, pth
+from sintrovae_jax import cli, files
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.features import Extractor
 from sintrovae_jax.evaluators.inception import SHA256, URL, InceptionV3, Params, from_published, published, verify
+from sintrovae_jax.official import pth
 
 _COMMAND = "python -m sintrovae_jax.evaluators.inception_weights IN.pth OUT.npz"
 VARIABLE = "SINTROVAE_INCEPTION"  # of the environment: where the weights are, if the config does not say

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from sintrovae_jax import figures as draw
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.scoring import Scoring, source_of
+from sintrovae_jax.plots import draw
 
 
 class Detection(NamedTuple):
@@ -68,14 +68,14 @@ _built = {}  # by `config.data` and the source: what every evaluation of a run n
 
 def outside_source(config):
     """The source that `config.eval.ood_source` names, read like `config.data`, once a process. Raises `UserError`."""
-    from sintrovae_jax import data  # TensorFlow
+    from sintrovae_jax.data import pipeline  # TensorFlow
 
     other = config.data.copy_and_resolve_references()
     other.source = config.eval.ood_source
     key = str(other)
     if key not in _built:
         try:
-            _built[key] = data.build(other)
+            _built[key] = pipeline.build(other)
         except UserError as error:
             raise UserError(f"eval.ood_source: {error}") from None
     return _built[key]

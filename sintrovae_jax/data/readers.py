@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sintrovae_jax import images
-from sintrovae_jax.images import Format
+from sintrovae_jax.data import images
+from sintrovae_jax.data.images import Format
 
 _DIED = (EOFError, OSError)  # of a connection whose other end is gone, perhaps in the middle of a message
 _TRIES = 3
@@ -136,7 +136,7 @@ def _start(*handles: int) -> subprocess.Popen:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "sintrovae_jax.readers", *map(str, handles)],
+            [sys.executable, "-P", "-m", "sintrovae_jax.data.readers", *map(str, handles)],
             env=os.environ | environment,
             pass_fds=handles,
             stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """Prints the results of several workdirs side by side: a figure a row, a workdir a column.
 
-python -m sintrovae_jax.compare runs/digits runs/digits-vae [--figures ood_auroc fid]
+python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--figures ood_auroc fid]
 """
 
 import sys
@@ -29,7 +29,7 @@ def _shown(value) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = cli.Parser(prog="python -m sintrovae_jax.compare", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="python -m sintrovae_jax.tools.compare", description=__doc__.splitlines()[0])
     parser.add_argument("workdirs", nargs="+")
     parser.add_argument("--figures", nargs="+", default=[], help="only those whose names begin with one of these")
     args = parser.parse_args(argv[1:])

@@ -13,7 +13,7 @@ although its own sum, which the plan's roofline is made of, counts it. All three
 import re
 from typing import NamedTuple
 
-from sintrovae_jax.hlo import Instruction, Program, Size, sizes
+from sintrovae_jax.tools.hlo import Instruction, Program, Size, sizes
 
 KINDS = ("convolution", "normalisation", "resampling", "loss", "optimiser", "copies and layouts", "collective", "other")
 _HEAVIEST = 20

@@ -3,10 +3,11 @@
 import logging
 from pathlib import Path
 
-from sintrovae_jax import evaluators, parallel, pictures, standing
+from sintrovae_jax import evaluators, parallel, standing
 from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
 from sintrovae_jax.parallel import Shard
+from sintrovae_jax.plots import pictures
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,11 @@ def prepared(model: Model, source) -> Model:
     config = model.config
     if config.eval.batch_norm == "running" or not _has_batch_norm(model):
         return model
-    from sintrovae_jax import data  # TensorFlow
+    from sintrovae_jax.data import pipeline  # TensorFlow
 
     batch = config.train.batch_size
     steps = {"start": 0, "stop": config.eval.standing_batches, "substeps": 1, "shard": Shard(batch, 0, 1, batch)}
-    real = (b["x"][0, 0] for b in data.batches(source, config.data, seed=config.seed, **steps))
+    real = (b["x"][0, 0] for b in pipeline.batches(source, config.data, seed=config.seed, **steps))
     return standing.estimate(model, real, parallel.seed_key(config.seed))
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of the official PyTorch release as workdirs, and back. Needs torch (the extra `convert`).
 
-    python -m sintrovae_jax.convert official.pth --config configs/NAME.py [--workdir DIR] [--step N]
-    python -m sintrovae_jax.convert --to-torch WORKDIR OUT.pth
+    python -m sintrovae_jax.official.convert official.pth --config configs/NAME.py [--workdir DIR] [--step N]
+    python -m sintrovae_jax.official.convert --to-torch WORKDIR OUT.pth
 
 The workdir can be loaded, evaluated and trained on as any other; optimisers start afresh, as the official ones do. It
 stands at the file's iteration for 2D densities, which the release counts; where the last level is wholly blended in for
@@ -20,9 +20,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sintrovae_jax import checkpoint, cli, files, inference, official, parallel, pth, train_state, train_step
+from sintrovae_jax import checkpoint, cli, files, inference, parallel, train_state, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.official import layouts, pth
 
 # The style-based release's history of losses is of these classes: they are read as empty ones, and not used.
 _IGNORED = tuple(type(name, (), {"__module__": "tracker"}) for name in ("RunningMeanTorch", "RunningMean"))
@@ -106,13 +107,13 @@ def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> in
             f"train.steps={config.train.steps}"
         )
     try:
-        variables = official.from_official(config, file.tensors)
+        variables = layouts.from_official(config, file.tensors)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     with files.new_folder(workdir) as folder:
         _save(config, fresh_state(config, variables, at), folder)
-        np.savez(folder / UNUSED, **official.unused(config, file.tensors))
-    for copy in official.copies_made(config, file.tensors):
+        np.savez(folder / UNUSED, **layouts.unused(config, file.tensors))
+    for copy in layouts.copies_made(config, file.tensors):
         print(f"{source} has no {_COPIES[copy]}: made as a copy")
     return at
 
@@ -157,7 +158,7 @@ def to_torch(path, target: Path) -> int:
         raise UserError(f"{target} exists already; choose another place")
     workdir, at = inference.locate(path)
     config = inference.config_of(workdir, path)
-    official.table(config)  # whether the release has such networks
+    layouts.table(config)  # whether the release has such networks
     abstract = jax.eval_shape(train_step.from_config(config)[2])
     copies = [name for name in ("target", "ema") if getattr(abstract, name) is not None]
     with inference.opened(config, workdir, at) as (checkpoints, at):
@@ -168,7 +169,7 @@ def to_torch(path, target: Path) -> int:
             raise
         except Exception as error:  # whatever Orbax, its storage layers and numpy raise on damaged files
             raise UserError(f"{workdir} cannot be read at step {at} ({parallel.first_line(error)})") from error
-    tensors = official.to_official(config, networks | dict(zip(copies, others, strict=True)), unused)
+    tensors = layouts.to_official(config, networks | dict(zip(copies, others, strict=True)), unused)
     write(target, _content(config, tensors, at))
     return at
 
@@ -185,7 +186,9 @@ def _content(config, tensors: dict, at: int) -> dict:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m sintrovae_jax.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = cli.Parser(
+        prog="python -m sintrovae_jax.official.convert", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="official.pth; with --to-torch: WORKDIR OUT.pth")
     parser.add_argument("--to-torch", action="store_true", help="write an official checkpoint of a workdir")
     parser.add_argument("--config", help="the recipe, e.g. configs/cifar10.py; values as --config.key=value")

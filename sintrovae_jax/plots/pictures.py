@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sintrovae_jax import figures
 from sintrovae_jax.evaluators import HALF_RANGE
 from sintrovae_jax.inference import Model
 from sintrovae_jax.models import Stage
 from sintrovae_jax.models.convolution import pool
+from sintrovae_jax.plots import draw
 
 FOLDER = "figures"
 _ROWS, _COLUMNS = 10, 10  # of a picture; reconstructions come in pairs of rows
@@ -21,7 +21,7 @@ def samples(model: Model, source, folder: Path, suffix: str = "", truncation: fl
     """samples.png: decoded prior samples; for points, beside data."""
     path = folder / f"samples{suffix}.png"
     if model.config.data.image_size:
-        figures.grid(path, np.asarray(model.sample(model.config.seed, _ROWS * _COLUMNS, truncation)), _COLUMNS)
+        draw.grid(path, np.asarray(model.sample(model.config.seed, _ROWS * _COLUMNS, truncation)), _COLUMNS)
     else:
         _scatter(path, model, source, np.asarray(model.sample(model.config.seed, _POINTS)))
     return path
@@ -35,7 +35,7 @@ def reconstructions(model: Model, source, folder: Path, suffix: str = "") -> Pat
         columns = min(_COLUMNS, len(x))
         x = x[: len(x) // columns * columns]  # whole rows
         pairs = np.stack([x, np.asarray(model.reconstruct(x))]).reshape(2, -1, columns, *model.shape)
-        figures.grid(path, pairs.swapaxes(0, 1).reshape(-1, *model.shape), columns)
+        draw.grid(path, pairs.swapaxes(0, 1).reshape(-1, *model.shape), columns)
     else:
         x = source.test(_POINTS, model.config.seed)
         _scatter(path, model, source, np.asarray(model.reconstruct(x)))
@@ -55,7 +55,7 @@ def interpolation(model: Model, source, a: np.ndarray, b: np.ndarray, file: Path
     steps = _COLUMNS if model.config.data.image_size else 32
     between = np.asarray(model.interpolate(a, b, steps, path)).reshape(-1, *model.shape)
     if model.config.data.image_size:
-        figures.grid(file, between, _COLUMNS)
+        draw.grid(file, between, _COLUMNS)
     else:
         _scatter(file, model, source, between)
     return file
@@ -94,7 +94,7 @@ def resolutions(model: Model, source, folder: Path, suffix: str = "") -> Path:
         rows.insert(0, pair.repeat(side // x.shape[1], 2).repeat(side // x.shape[1], 3))
         x = np.asarray(pool(x))
     path = folder / f"resolutions{suffix}.png"
-    figures.grid(path, np.concatenate(rows).reshape(-1, *model.shape), len(rows[0][0]))
+    draw.grid(path, np.concatenate(rows).reshape(-1, *model.shape), len(rows[0][0]))
     return path
 
 
@@ -123,12 +123,12 @@ def _table(path, top, side, inside):
     """Images inside [rows, columns, *shape] beside those of the rows, below those of the columns."""
     first = np.concatenate([np.ones((1, *top.shape[1:])), top])[None]
     table = np.concatenate([first, np.concatenate([side[:, None], inside], 1)])
-    figures.grid(path, table.reshape(-1, *top.shape[1:]), len(top) + 1)
+    draw.grid(path, table.reshape(-1, *top.shape[1:]), len(top) + 1)
 
 
 def _scatter(path, model, source, points):
     half_range = HALF_RANGE[model.config.data.source]
-    figures.scatter(path, source.test(_POINTS, model.config.seed), points, half_range)
+    draw.scatter(path, source.test(_POINTS, model.config.seed), points, half_range)
 
 
 def write_all(model: Model, source, workdir: Path, suffix: str = "") -> list[Path]:

@@ -1,7 +1,7 @@
 """Times a recipe's compiled training step on synthetic data that stays on the devices. Does not import TensorFlow.
 
-    python -m sintrovae_jax.bench --config configs/rings.py [--config.key=value ...] [--dispatches N]
-    python -m sintrovae_jax.bench --data --config configs/cifar10.py ...
+    python -m sintrovae_jax.tools.bench --config configs/rings.py [--config.key=value ...] [--dispatches N]
+    python -m sintrovae_jax.tools.bench --data --config configs/cifar10.py ...
 
 Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae), whatever num_vae is. With
 --data it times the input pipeline alone instead, from files to host arrays that are ready for the devices.
@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from sintrovae_jax import cli, costs, explain, models, parallel, reconstruction, schedule, train_state, train_step
+from sintrovae_jax import cli, models, parallel, reconstruction, schedule, train_state, train_step
 from sintrovae_jax import config as configs
+from sintrovae_jax.tools import costs, explain
 
 _DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
 _DATA = flags.DEFINE_bool("data", False, "Time the input pipeline instead of the step.")
@@ -97,15 +98,18 @@ def measure(config, dispatches: int) -> dict:
 
 def measure_data(config, dispatches: int) -> dict:
     """Times the input pipeline of this process. The first fifth of the dispatches warms it up and is not counted."""
-    from sintrovae_jax import data, readers  # TensorFlow, which the step's figures do not need
+    from sintrovae_jax.data import (
+        pipeline,  # TensorFlow, which the step's figures do not need
+        readers,  # TensorFlow, which the step's figures do not need
+    )
 
     shard, substeps = parallel.shard(config.train.batch_size), config.train.substeps
     began = time.perf_counter()
-    source = data.build(config.data)
+    source = pipeline.build(config.data)
     build_seconds = time.perf_counter() - began
     warm = max(1, dispatches // 5)
     steps = {"start": 0, "stop": (warm + dispatches) * substeps, "substeps": substeps}
-    stream = data.batches(source, config.data, seed=config.seed, shard=shard, **steps)
+    stream = pipeline.batches(source, config.data, seed=config.seed, shard=shard, **steps)
     for _ in range(warm):
         next(stream)
     began = time.perf_counter()

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import bench, explain, hlo, models, parallel, reconstruction, schedule, train_step
+from sintrovae_jax import models, parallel, reconstruction, schedule, train_step
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.tools import bench, explain, hlo
 
 log = logging.getLogger(__name__)
 _GB, _GIB = 1e9, 2**30

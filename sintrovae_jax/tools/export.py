@@ -1,6 +1,6 @@
 """A workdir's model to hand on: one checkpoint, without the optimisers. It loads as any other and is not trained on.
 
-    python -m sintrovae_jax.export WORKDIR OUT [--step STEP | --step best]
+    python -m sintrovae_jax.tools.export WORKDIR OUT [--step STEP | --step best]
 
 OUT has config.json, the networks to sample from (the averaged ones where the run has them), and results.json if its
 figures are of this step.
@@ -36,7 +36,7 @@ def export(path, target, at: int | str | None = None) -> int:
 
 def main(argv: list[str]) -> None:
     """The command line. Raises `UserError`."""
-    parser = cli.Parser(prog="python -m sintrovae_jax.export", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="python -m sintrovae_jax.tools.export", description=__doc__.splitlines()[0])
     parser.add_argument("workdir")
     parser.add_argument("out")
     parser.add_argument("--step", help="a step, or 'best' (default: the newest)")

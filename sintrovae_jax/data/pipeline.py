@@ -1,0 +1,104 @@
+"""The input pipeline, and the only place that imports TensorFlow.
+
+`build(config.data)` gives a source; `batches` makes its training stream. TensorFlow is kept off the accelerators.
+"""
+
+import os
+import weakref
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every processor, and no notice about it
+
+import tensorflow as tf
+
+from sintrovae_jax.data import augment, cars3d, folder, images, sources, sprites
+from sintrovae_jax.data.densities import DENSITIES
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.parallel import Shard
+
+tf.config.set_visible_devices([], "GPU")
+tf.config.set_visible_devices([], "TPU")
+_EMBEDDED = {"digits": sources.digits, "letters": sources.letters, "sprites": sprites.Sprites}
+_NAMES = (*DENSITIES, *_EMBEDDED, "tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH", "cars3d:PATH", "kth:PATH")
+
+
+def _tfds(name, data, form):
+    from sintrovae_jax.data import tfds  # slow to import
+
+    return tfds.build(name, data, form)
+
+
+_PLACES = {
+    "folder": lambda path, data, form: folder.build(path, form, data.test_fraction, data.memory_gib * 2**30),
+    "npz": lambda path, data, form: sources.npz(path, form, data.test_fraction),
+    "tfds": _tfds,
+    "cars3d": lambda path, data, form: cars3d.build(path, form),
+    "kth": lambda path, data, form: folder.by_class(path, form, data.test_fraction),
+}
+
+
+def build(data):
+    """The source that `config.data.source` names (see `sources`). Raises `UserError` where none fits."""
+    kind, _, place = data.source.partition(":")
+    if data.source in DENSITIES:
+        if data.image_size:
+            raise UserError(f"data.source={data.source} is a density of points: set data.image_size=0")
+        return sources.Density(data.source)
+    if data.image_size < 1:
+        raise UserError(f"data.source={data.source!r} needs data.image_size of 1 or more")
+    form = images.read_format(data)
+    if data.source in _EMBEDDED:
+        return _EMBEDDED[data.source](form)
+    if kind in _PLACES and place:
+        return _PLACES[kind](place, data, form)
+    raise UserError(f"data.source={data.source!r} is none of {', '.join(_NAMES)}")
+
+
+def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, shard: Shard):
+    """Iterates over the dispatches of steps [start, stop), each a dict of numpy arrays
+
+    {'x': [local devices, substeps, per-device batch, *shape], 'index': [local devices, substeps, per-device batch]}
+
+    where `index` (int32) is the example's place in the global batch. data: `config.data`, for its augmentation.
+
+    Which example stands in which place of the global batch depends on the seed and the step, and not on how many
+    processes share the batch. All together see every training example exactly once an epoch; where the batch does not
+    divide the set, a batch ends one epoch and begins the next. Exceptions: an epoch of a TFDS set that is read as
+    training goes is as many whole batches as the set has, and leaves out the rest, others every time; a picture of a
+    folder that cannot be read any more is replaced by the next, which is then seen twice; and networks that grow enter
+    an epoch anywhere at a level whose batch is another. Densities have no epochs.
+    """
+    augmented = augment.from_config(data)
+
+    def by_device(t):  # [substeps × local batch, ...] -> [devices, substeps, per device, ...]
+        shape = [shard.devices, shard.per_device, *t.shape[1:]]
+        if shard.devices == 1:  # no copy
+            return tf.reshape(t, [1, substeps, *shape[1:]])
+        return tf.transpose(tf.reshape(t, [substeps, *shape]), [1, 0, *range(2, len(shape) + 1)])
+
+    index = by_device(tf.tile(tf.range(shard.start, shard.stop), [substeps]))
+
+    def one_dispatch(steps, x):
+        x = augmented(x, seed, steps, shard) if augmented else x
+        return {"x": by_device(x), "index": index}
+
+    stream = source.stream(seed, start, stop, shard, substeps)
+    dataset = tf.data.Dataset.zip((sources.dispatches(start, stop, substeps), stream))
+    return _Iterator(dataset.map(one_dispatch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2))
+
+
+class _Iterator:
+    """A dataset's elements as numpy arrays. May be left unfinished when Python exits.
+
+    TensorFlow's own iterator, if it goes last of all, waits for ever for Python code that cannot run any more.
+    """
+
+    def __init__(self, dataset: tf.data.Dataset):
+        self._held = [dataset.as_numpy_iterator()]
+        weakref.finalize(self, self._held.clear)  # also at exit, before anything is taken down
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self._held[0])
