@@ -12,6 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from sintrovae_jax import files, models, objectives, parallel, perceptual
+from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 
 # Keys that may change between two commands on one workdir: they do not touch the parameters that training reaches.
@@ -189,7 +190,8 @@ def _check_together(config, values):
         )
     if config.objective.target_period and config.objective.name != "soft_intro":
         raise UserError("objective.target_period is the bootstrap variant of objective.name=soft_intro: set it to 0")
-    if not config.data.image_size and (config.data.translate or config.data.hue or config.data.flip):
+    images = examples.of(config.data).kind == "images"
+    if not images and (config.data.translate or config.data.hue or config.data.flip):
         raise UserError("data.translate, data.hue and data.flip are for images: set them to 0 for points")
     if config.data.hue and config.data.image_channels != 3:
         raise UserError("data.hue turns colours: it needs data.image_channels=3")
@@ -214,7 +216,7 @@ _LAST_LEVEL = {
 
 
 def _check_growth(config, values):
-    growth, grows = config.growth, models.grows(config.model)
+    growth, grows = config.growth, models.family(config.model).growth is not None
     if not grows and any(growth.values()):
         raise UserError(f"model.family={config.model.family} does not grow: set growth.* to '()' and 0")
     for key in ("steps", *_LAST_LEVEL):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sintrovae_jax.models import Posterior
+from sintrovae_jax.models.layers import Posterior
 
 _LOG_2PI = math.log(2 * math.pi)
 

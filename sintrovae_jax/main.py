@@ -4,40 +4,50 @@ python -m sintrovae_jax.main --config configs/digits.py [--workdir DIR] [--mode 
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 
-from sintrovae_jax import cli, evaluators, files, inference, logs, parallel, reconstruction, schedule, train_step
+from sintrovae_jax import cli, evaluators, files, logs, models, parallel, reconstruction, schedule, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import plan
 
-MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "translate", "plan")
+MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "plan")
+
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives (default: runs/NAME of the recipe).")
-_MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
+_MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}, or one of the model's family: translate.")
 
 _A = flags.DEFINE_string("a", "", "Interpolate from here, translate this: an image file, or a test example's index.")
 _B = flags.DEFINE_string("b", "", "Interpolate to here, exchange with this.")
-_INTERPOLATION = flags.DEFINE_string("interpolation", "linear", f"One of {', '.join(inference.PATHS)}.")
+_INTERPOLATION = flags.DEFINE_string("interpolation", "linear", "linear, spherical, or a path of the model's family.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "Plan for these chips: v5e:4x8, h100:8.")
 _EXPLAIN = flags.DEFINE_bool("explain", False, "With a plan, say what moves its bytes.")
 _LEVEL = flags.DEFINE_integer("level", None, "Plan this level only, of networks that grow.")
 
 
-def run(mode: str, config, workdir: Path) -> None:
+class Options(NamedTuple):
+    """What the flags besides --config, --workdir and --mode say; each is of one or two modes."""
+
+    a: str = ""
+    b: str = ""
+    interpolation: str = "linear"
+    topology: str = ""
+    level: int | None = None
+    explain: bool = False
+
+
+def run(mode: str, config, workdir: Path, options: Options = Options()) -> None:  # noqa: B008
     """Runs one mode on one workdir. Checks all it can before it imports TensorFlow or writes anything.
 
     Raises `UserError` for what the user got wrong, and what `train` raises.
     """
-    if mode not in MODES:
-        raise UserError(f"--mode {mode} is none of {', '.join(MODES)}")
-    ends = _ends(mode)
     configs.validate(config)
-    if mode == "translate" and config.model.family != "two_encoder":
-        raise UserError(f"--mode translate is for model.family=two_encoder, not {config.model.family}")
+    _check_mode(mode, config)
+    ends = _ends(mode, config, options)
     if mode == "plan":
-        print(plan.report(plan.plan(config, _TOPOLOGY.value, _LEVEL.value, _EXPLAIN.value)))
+        print(plan.report(plan.plan(config, options.topology, options.level, options.explain)))
         return
     if mode in ("train", "eval"):
         evaluators.check(config)
@@ -60,20 +70,33 @@ def run(mode: str, config, workdir: Path) -> None:
         modes.run(mode, config, workdir, modes.Ends(*ends))
 
 
-def _ends(mode: str) -> tuple[str, str, str]:
+def _check_mode(mode: str, config) -> None:
+    owners = [name for name, family in models.FAMILIES.items() if mode in family.modes]
+    if mode in MODES or config.model.family in owners:
+        return
+    if owners:
+        raise UserError(f"--mode {mode} is for model.family={' or '.join(owners)}, not {config.model.family}")
+    known = (*MODES, *sorted(models.family(config.model).modes - set(MODES)))
+    raise UserError(f"--mode {mode} is none of {', '.join(known)}")
+
+
+def _ends(mode: str, config, options: Options) -> tuple[str, str, str]:
     """Between what, and how, to interpolate, or what to translate (`modes.Ends`)."""
-    a, b, path = _A.value, _B.value, _INTERPOLATION.value
-    if path not in inference.PATHS:
-        raise UserError(f"--interpolation {path} is none of {', '.join(inference.PATHS)}")
-    if (a or b) and (mode not in ("interpolate", "translate") or not (a and b)):
-        raise UserError("--a and --b go together, with --mode interpolate or translate")
+    a, b, path = options.a, options.b, options.interpolation
+    family = models.family(config.model)
+    if path not in family.model.paths:
+        raise UserError(f"--interpolation {path} is none of {', '.join(family.model.paths)}")
+    of_two = ("interpolate", *family.figures_of_two)
+    if (a or b) and (mode not in of_two or not (a and b)):
+        raise UserError(f"--a and --b go together, with --mode {' or '.join(of_two)}")
     return a, b, path
 
 
 def main(argv: list[str]) -> None:
     del argv
     name = Path(flags.FLAGS["config"].config_filename).stem
-    run(_MODE.value, cli.CONFIG.value, files.workdir(_WORKDIR.value or Path("runs") / name))
+    options = Options(_A.value, _B.value, _INTERPOLATION.value, _TOPOLOGY.value, _LEVEL.value, _EXPLAIN.value)
+    run(_MODE.value, cli.CONFIG.value, files.workdir(_WORKDIR.value or Path("runs") / name), options)
 
 
 if __name__ == "__main__":

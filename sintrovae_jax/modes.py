@@ -1,4 +1,4 @@
-"""The modes that use a trained model: eval, sample, reconstruct, interpolate, translate."""
+"""The modes that use a trained model: eval, sample, reconstruct, interpolate, and those of its family."""
 
 import dataclasses
 import logging
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sintrovae_jax import files, inference, parallel, results
+from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, scoring
 from sintrovae_jax.plots import pictures
@@ -24,6 +25,11 @@ class Ends(NamedTuple):
     b: str = ""
     path: str = "linear"
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Both, or none."""
+        return (self.a, self.b) if self.a or self.b else ()
+
 
 def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa: B008
     """Loads the workdir's newest checkpoint and does what the mode says.
@@ -38,12 +44,20 @@ def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa:
         source = pipeline.build(config.data)
         model = evaluation.prepared(model, source)
         source = scoring.source_of(model, source)
-        if mode in _OF_TWO:
-            path = _OF_TWO[mode](model, source, workdir / pictures.FOLDER, ends)
-        else:
-            path = _MODES[mode](model, source, workdir)
-        log.info("wrote %s", path)
+        for path in _written(mode, model, source, workdir, ends):
+            log.info("wrote %s", path)
     parallel.from_main(0)  # the others wait: on their way out they would give it up after five minutes
+
+
+def _written(mode, model, source, workdir, ends):
+    folder, common = workdir / pictures.FOLDER, []
+    if mode == "interpolate":
+        common = [_interpolate(model, source, workdir, ends)]
+    elif ends.named:
+        return [pictures.of_two(model, *(_example(end, model, source) for end in ends.named), folder, mode)]
+    elif mode in _MODES:
+        common = [_MODES[mode](model, source, workdir)]
+    return common + pictures.of_family(model, source, folder, mode=mode)
 
 
 def _eval(model, source, workdir):
@@ -61,43 +75,32 @@ def _sample(model, source, workdir):
     x = model.sample(config.seed, len(z), config.eval.truncation)
     with files.replacing(workdir / "samples.npz") as beside:
         np.savez(beside, x=np.asarray(x), z=z)
-    if model.stage is not None:
-        pictures.mixing(model, source, workdir / pictures.FOLDER)
     return pictures.samples(model, source, workdir / pictures.FOLDER, truncation=config.eval.truncation)
 
 
 def _reconstruct(model, source, workdir):
-    if model.stage is not None:
-        pictures.resolutions(model, source, workdir / pictures.FOLDER)
     return pictures.reconstructions(model, source, workdir / pictures.FOLDER)
 
 
-def _interpolate(model, source, folder, ends):
+def _interpolate(model, source, workdir, ends):
     """interpolations.png between test images, or interpolation.png between the two that were named."""
-    if not (ends.a or ends.b):
+    folder = workdir / pictures.FOLDER
+    if not ends.named:
         return pictures.interpolations(model, source, folder, path=ends.path)
-    a, b = (_example(end, model, source)[None] for end in (ends.a, ends.b))
+    a, b = (_example(end, model, source)[None] for end in ends.named)
     return pictures.interpolation(model, source, a, b, folder / "interpolation.png", ends.path)
-
-
-def _translate(model, source, folder, ends):
-    """translations.png of test images, or translation.png: both classes with both contents of two that were named."""
-    if not (ends.a or ends.b):
-        return pictures.translations(model, source, folder)
-    both = np.stack([_example(end, model, source) for end in (ends.a, ends.b)])
-    return pictures.translation(model, both, both, folder / "translation.png")
 
 
 def _example(end: str, model, source) -> np.ndarray:
     """A test example by its index, or an image file as the model sees it."""
-    from sintrovae_jax.data import images, sources
+    from sintrovae_jax.data import images, sources  # TensorFlow
 
     if end.isdigit():
         x = source.test(int(end) + 1, model.config.seed)
         if len(x) <= int(end):
             raise UserError(f"there is no test example {end}: there are {len(x)}, from 0")
         return x[int(end)]
-    if not model.config.data.image_size:
+    if examples.of(model.config.data).kind != "images":
         raise UserError(f"--a and --b of a model of points are indices of test points, not {end!r}")
     try:
         x = images.decode(Path(end).read_bytes(), images.read_format(model.config.data))
@@ -106,5 +109,4 @@ def _example(end: str, model, source) -> np.ndarray:
         raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {error}") from None
 
 
-_OF_TWO = {"interpolate": _interpolate, "translate": _translate}
 _MODES = {"eval": _eval, "sample": _sample, "reconstruct": _reconstruct}

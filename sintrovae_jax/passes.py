@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from sintrovae_jax import objectives, reconstruction
 from sintrovae_jax.models import Stage
+from sintrovae_jax.models.family import Growth
 from sintrovae_jax.objectives import Hyper
 from sintrovae_jax.train_state import Networks, TrainState
 
@@ -24,7 +25,8 @@ class Static:
     kl_weights: tuple[float, ...] = ()
     use_gamma_r: bool = False
     target_period: int = 0  # bootstrap: steps between refreshes of the target decoder, if the state has one
-    level: int | None = None  # of networks that grow; None: they do not
+    growth: Growth | None = None  # of networks that grow
+    level: int | None = None  # which of theirs
 
     @property
     def objective(self) -> objectives.Objective:

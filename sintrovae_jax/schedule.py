@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sintrovae_jax import models, parallel
+from sintrovae_jax.data import examples
 from sintrovae_jax.models import Stage
-from sintrovae_jax.models.style import resolution
 from sintrovae_jax.objectives import Hyper
 
 
@@ -22,23 +22,24 @@ class Level(NamedTuple):
     grown: int  # the step at which it has been blended in
     stop: int
     batch_size: int
-    size: int  # pixels a side of its images; 0: points
+    size: int | None  # pixels a side of its images; None: its examples are those of the source
 
 
 def levels(config) -> list[Level]:
     """The levels of a run, in order, that it reaches in `train.steps`; one for networks that do not grow."""
     last, batch_size, lengths = config.train.steps, config.train.batch_size, list(config.growth.steps)
-    if not models.grows(config.model):
-        return [Level(None, 0, 0, last, batch_size, config.data.image_size)]
+    growth = models.family(config.model).growth
+    if growth is None:
+        return [Level(None, 0, 0, last, batch_size, None)]
     top = len(config.model.channels) - 1
     if not lengths:  # batch_size is also what growth.batch_sizes ends with
-        return [Level(top, 0, 0, last, batch_size, config.data.image_size)]
+        return [Level(top, 0, 0, last, batch_size, growth.size(top))]
     batch_sizes = config.growth.batch_sizes or (batch_size,) * (top + 1)
     out, start = [], 0
     for number, (length, size) in enumerate(zip(lengths, batch_sizes, strict=True)):
         stop = last if number == top else min(start + length, last)
         grown = start + length // 2 if number else start
-        out.append(Level(number, start, grown, stop, size, resolution(number)))
+        out.append(Level(number, start, grown, stop, size, growth.size(number)))
         start += length
     return [level for level in out if level.start < last]
 
@@ -68,7 +69,7 @@ def blend(level: Level, steps) -> np.ndarray:
 
 def hypers_at(config, steps: np.ndarray) -> Hyper:
     """The hyper-parameters of the given steps, each a float32 array of their shape."""
-    o, size = config.objective, math.prod(models.data_shape(config.data))
+    o, size = config.objective, math.prod(examples.of(config.data).shape)
     passed = sum((steps >= milestone).astype(np.int32) for milestone in config.optimizer.milestones)
     values = {name: o[name] for name in Hyper._fields if name in o} | {"ema": config.train.ema}
     values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": config.optimizer.learning_rate}
@@ -79,7 +80,7 @@ def hypers_at(config, steps: np.ndarray) -> Hyper:
 
 def _of_levels(config, steps: np.ndarray) -> dict[str, np.ndarray]:
     """The hyper-parameters that change with the level, at the given steps."""
-    if not models.grows(config.model):
+    if models.family(config.model).growth is None:
         return {"blend": np.ones(steps.shape, np.float32)}
     schedule, growth = levels(config), config.growth
     which = np.searchsorted([level.start for level in schedule], steps, side="right") - 1

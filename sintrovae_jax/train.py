@@ -249,7 +249,7 @@ def _level(run, host, level, first):
     step, key = train_step.on_devices(run.networks, static), parallel.seed_key(config.seed)
     weights = parallel.replicate(run.weights)
     steps = {"start": first, "stop": level.stop, "substeps": substeps, "shard": parallel.shard(level.batch_size)}
-    source = run.source.at(level.size) if level.size else run.source
+    source = run.source if level.size is None else run.source.at(level.size)
     batches = parallel.prefetch(pipeline.batches(source, config.data, seed=config.seed, **steps))
     hypers, devices_state, in_flight = Hypers(config), parallel.replicate(host), collections.deque()
     for start in range(first, level.stop, substeps):
@@ -384,5 +384,5 @@ def _describe(run, host):
             shard.per_device,
             level.stop - level.start,
             run.config.train.substeps,
-            f", at {level.size} pixels" if run.static.level is not None else "",
+            f", at {level.size} pixels" if level.size else "",
         )

@@ -20,7 +20,8 @@ import optax
 from jax import lax
 
 from sintrovae_jax import models, parallel
-from sintrovae_jax.models import Stage, style
+from sintrovae_jax.data import examples
+from sintrovae_jax.models import Stage
 from sintrovae_jax.objectives import Hyper, Terms
 from sintrovae_jax.passes import Noise, Passes, Static, draw_noise
 from sintrovae_jax.train_state import Networks, TrainState, apply_gradients, create, has_ema
@@ -148,7 +149,7 @@ def update(
     keys = parallel.example_keys(key, state.step, batch["index"])
     noise = draw_noise(keys, networks.encoder.z_dim)
     x = as_float(batch["x"])
-    x = x if static.level is None else style.blended_images(x, Stage(static.level, hyper.blend))
+    x = x if static.growth is None else static.growth.shown(x, Stage(static.level, hyper.blend))
     if static.vae or static.objective.encoder is None:
         state, logged = vae_update(networks, static, state, x, noise, hyper, weights)
     else:
@@ -217,7 +218,7 @@ def on_devices(networks: Networks, static: Static, devices: Sequence | None = No
 
 def from_config(config) -> tuple[Networks, Static, Callable[[], TrainState]]:
     """What a config makes static: networks with optimisers, the step, and a function that makes a fresh state."""
-    shape = models.data_shape(config.data)
+    shape, family = examples.of(config.data).shape, models.family(config.model)
     encoder, decoder = models.build(config.model, shape, config.train.dtype)
     o = config.objective
     static = Static(
@@ -227,9 +228,10 @@ def from_config(config) -> tuple[Networks, Static, Callable[[], TrainState]]:
         kl_weights=tuple(o.kl_weights),
         use_gamma_r=o.gamma_r > 0,
         target_period=o.target_period,
-        level=len(config.model.channels) - 1 if models.grows(config.model) else None,
+        growth=family.growth,
+        level=len(config.model.channels) - 1 if family.growth else None,
     )
-    tx = models.optimizer(config.model)
+    tx = family.optimizer()
     networks = Networks(encoder, decoder, tx, tx)
     copies = {"target": o.target_period > 0, "ema": has_ema(config)}
     return networks, static, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **copies)

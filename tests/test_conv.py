@@ -16,6 +16,7 @@ from scipy.signal import correlate
 
 from sintrovae_jax import config as configs
 from sintrovae_jax import models, objectives, parallel, schedule, train_state, train_step
+from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, convolution, style
 
@@ -99,7 +100,7 @@ def test_the_hyper_parameters_are_the_published_ones():
 def test_sizes_that_do_not_divide_are_refused(side, channels):
     model = ConfigDict({"family": "conv", "z_dim": 2, "channels": channels, "output": "linear", "remat": False})
     with pytest.raises(UserError, match="model"):
-        models.build(model, models.data_shape(ConfigDict({"image_size": side, "image_channels": 3})))
+        models.build(model, (side, side, 3))
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def test_a_convolution_of_even_size_and_its_gradients_are_those_of_jax(inputs, o
 def lowered(settings, level=None):
     """The training step of a recipe on one device, lowered from shapes alone; at a level, where networks grow."""
     networks, static, create = train_step.from_config(settings)
-    substeps, batch, shape = settings.train.substeps, settings.train.batch_size, models.data_shape(settings.data)
+    substeps, batch, shape = settings.train.substeps, settings.train.batch_size, examples.of(settings.data).shape
     if level is not None:
         static, shape = dataclasses.replace(static, level=level), (*[style.resolution(level)] * 2, shape[-1])
 

@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sintrovae_jax import checkpoint, inference, models, parallel, schedule, train_step
 from sintrovae_jax import config as configs
+from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Stage
 from sintrovae_jax.official import convert, layouts
@@ -112,7 +113,7 @@ def nchw(x):
 
 
 def built(config):
-    return models.build(config.model, models.data_shape(config.data))
+    return models.build(config.model, examples.of(config.data).shape)
 
 
 def posterior(got):

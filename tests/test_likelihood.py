@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 from sintrovae_jax import config as configs
 from sintrovae_jax import importance, inference, train_step
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.models import Posterior
+from sintrovae_jax.models import Posterior, trained
 
 RNG = np.random.default_rng(0)
 
@@ -137,12 +137,12 @@ def test_memory_does_not_grow_with_samples(model):
     args = (model.encoder, model.decoder, None)
     x, keys = jnp.zeros((64, 2)), jax.random.split(jax.random.key(0), 64)
     variables = jax.tree.map(jnp.asarray, model.variables)
-    compiled = inference._importance_weighted.lower(*args, variables, x, keys, 1000, 0.6, 1.0, 1.0).compile()
+    compiled = trained._importance_weighted.lower(*args, variables, x, keys, 1000, 0.6, 1.0, 1.0).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 64 * 2 * 4 * 50
-    before = inference._importance_weighted._cache_size()
+    before = trained._importance_weighted._cache_size()
     for samples in (3, 30):
         model.log_likelihood(x, samples)
-    assert inference._importance_weighted._cache_size() <= before + 1
+    assert trained._importance_weighted._cache_size() <= before + 1
 
 
 def test_the_standard_deviation_of_the_objective(model):

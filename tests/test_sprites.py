@@ -12,8 +12,9 @@ from sintrovae_jax.data import pipeline, sources, sprites
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import transfer
 from sintrovae_jax.evaluators.scoring import Scoring
+from sintrovae_jax.models import two_encoder
 from sintrovae_jax.parallel import Shard
-from sintrovae_jax.plots import pictures
+from sintrovae_jax.plots import draw
 
 
 def recipe(**values):
@@ -136,7 +137,7 @@ def test_the_table_has_contents_down_the_side_and_classes_along_the_top(tmp_path
     networks, _, create = train_step.from_config(settings)
     model, source = inference.from_state(settings, networks, jax.jit(create)()), pipeline.build(settings.data)
     x = source.test(5, 0)
-    pictures.translation(model, x[:3], x[3:], tmp_path / "table.png")
+    draw.grid(tmp_path / "table.png", *two_encoder.translation_table(model, x[:3], x[3:]))
     pixels = np.asarray(Image.open(tmp_path / "table.png"))
     assert pixels.shape == (3 * 51 - 3, 4 * 51 - 3, 3)
     cells = np.pad(pixels, ((0, 3), (0, 3), (0, 0))).reshape(3, 51, 4, 51, 3)[:, :48:3, :, :48:3].swapaxes(1, 2)

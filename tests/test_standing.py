@@ -13,6 +13,7 @@ from sintrovae_jax import config as configs
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.evaluators import evaluation, latents
 from sintrovae_jax.evaluators.scoring import Scoring
+from sintrovae_jax.models import trained
 
 
 def settings(**train):
@@ -140,17 +141,17 @@ def test_the_great_circle(model):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 4, 1, 3))
     t = np.linspace(0, 1, 9)[None, :, None]
-    arc = np.asarray(inference._great_circle(jnp.asarray(a), jnp.asarray(b), jnp.asarray(t)))
+    arc = np.asarray(trained.great_circle(jnp.asarray(a), jnp.asarray(b), jnp.asarray(t)))
     np.testing.assert_allclose(arc[:, 0], a[:, 0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(arc[:, -1], b[:, 0], rtol=1e-5, atol=1e-6)
     unit = arc / np.linalg.norm(arc, axis=-1, keepdims=True)
     ends = (a / np.linalg.norm(a, axis=-1, keepdims=True) * b / np.linalg.norm(b, axis=-1, keepdims=True)).sum(-1)
     r = np.linalg.norm(a[0]) / np.linalg.norm(b[0])
-    same_length = inference._great_circle(jnp.asarray(a[:1]), jnp.asarray(b[:1] * r), jnp.asarray(t))
+    same_length = trained.great_circle(jnp.asarray(a[:1]), jnp.asarray(b[:1] * r), jnp.asarray(t))
     turned = np.asarray(same_length) / np.linalg.norm(a[0])
     np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), 1, rtol=1e-5)  # stays on the sphere
     steps = np.arccos((turned[:, 1:] * turned[:, :-1]).sum(-1).clip(-1, 1))
     np.testing.assert_allclose(steps, np.arccos(ends[0, 0]) / 8, rtol=1e-2)  # at an even pace
     assert np.abs(unit - a / np.linalg.norm(a, axis=-1, keepdims=True)).max() > 0.1
-    straight = inference._great_circle(jnp.asarray(a), jnp.asarray(2 * a), jnp.asarray(t))
+    straight = trained.great_circle(jnp.asarray(a), jnp.asarray(2 * a), jnp.asarray(t))
     np.testing.assert_allclose(straight, a + t * a, rtol=1e-4, atol=1e-5)  # no circle between parallel vectors

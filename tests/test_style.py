@@ -12,6 +12,7 @@ from test_conv import recipe, size
 
 from sintrovae_jax import config as configs
 from sintrovae_jax import models, parallel, schedule, train_step
+from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Stage, convolution, style
 
@@ -457,7 +458,7 @@ def test_what_cannot_grow_is_refused(changes, said):
     settings.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=said):
         configs.validate(settings)
-        models.build(settings.model, models.data_shape(settings.data))
+        models.build(settings.model, examples.of(settings.data).shape)
 
 
 @pytest.mark.parametrize("name", ["celebahq_style", "ffhq_style"])

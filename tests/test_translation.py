@@ -20,8 +20,9 @@ from sintrovae_jax import config as configs
 from sintrovae_jax import inference, modes
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.models import two_encoder
 from sintrovae_jax.official import convert
-from sintrovae_jax.plots import pictures
+from sintrovae_jax.plots import draw
 
 TINY = [
     *COMMON,
@@ -118,7 +119,7 @@ def test_the_mode_draws_test_images_or_the_two_that_are_named(whole, tmp_path):
     x = pipeline.build(config.data).test(4, 0)
     Image.fromarray((x[0] * 255).round().astype(np.uint8)).save(tmp_path / "a.png")
     modes.run("translate", config, workdir, modes.Ends(str(tmp_path / "a.png"), "3"))
-    pictures.translation(model, x[[0, 3]], x[[0, 3]], tmp_path / "wanted.png")
+    draw.grid(tmp_path / "wanted.png", *two_encoder.translation(model, x[0], x[3]))
     assert (workdir / "figures" / "translation.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
     with pytest.raises(UserError, match="no image that can be read"):
         modes.run("translate", config, workdir, modes.Ends(str(tmp_path / "none.png"), "3"))

@@ -11,7 +11,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every
 
 import tensorflow as tf
 
-from sintrovae_jax.data import augment, cars3d, folder, images, sources, sprites
+from sintrovae_jax.data import augment, cars3d, examples, folder, images, sources, sprites
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
@@ -40,12 +40,8 @@ _PLACES = {
 def build(data):
     """The source that `config.data.source` names (see `sources`). Raises `UserError` where none fits."""
     kind, _, place = data.source.partition(":")
-    if data.source in DENSITIES:
-        if data.image_size:
-            raise UserError(f"data.source={data.source} is a density of points: set data.image_size=0")
+    if examples.of(data).kind == "points":
         return sources.Density(data.source)
-    if data.image_size < 1:
-        raise UserError(f"data.source={data.source!r} needs data.image_size of 1 or more")
     form = images.read_format(data)
     if data.source in _EMBEDDED:
         return _EMBEDDED[data.source](form)

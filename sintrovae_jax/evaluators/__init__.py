@@ -7,6 +7,8 @@ module here and a line in `EVALUATORS`.
 import importlib
 from types import ModuleType
 
+from sintrovae_jax import models
+from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.importance import observation_std
 
@@ -27,8 +29,6 @@ EVALUATORS = {
 }
 # Those that compare features of samples with those of real images, and so depend on whose features they are.
 OF_FEATURES = ("fid", "kid", "precision_recall")
-# Half of the side of the square over which a 2D density is plotted and scored (reference.md, section 2).
-HALF_RANGE = {"gaussians8": 2.0, "spirals": 4.0, "checkerboard": 4.0, "rings": 4.0}
 
 
 def names(config) -> list[str]:
@@ -64,9 +64,12 @@ def check(config) -> None:
 
 
 def _check_one(name, config):
-    if name == "density" and config.data.source not in HALF_RANGE:
-        raise UserError(f"the density evaluator scores {', '.join(HALF_RANGE)}, not data.source={config.data.source}")
-    if name in (*OF_FEATURES, "ood") and not config.data.image_size:
+    kind = examples.of(config.data).kind
+    if name == "density" and kind != "points":
+        raise UserError(
+            f"the density evaluator scores {', '.join(examples.HALF_RANGES)}, not data.source={config.data.source}"
+        )
+    if name in (*OF_FEATURES, "ood") and kind != "images":
         raise UserError(f"the {name} evaluator scores images, not data.source={config.data.source}")
     if name == "kid" and config.eval.kid_subset_size > config.eval.num_samples:
         raise UserError(
@@ -75,8 +78,10 @@ def _check_one(name, config):
         )
     if name == "ood" and not config.eval.ood_source:
         raise UserError("the ood evaluator needs eval.ood_source, a data.source to tell the test images from")
-    if name == "transfer" and config.model.family != "two_encoder":
-        raise UserError(f"the transfer evaluator is for model.family=two_encoder, not {config.model.family}")
+    translate = [name for name, family in models.FAMILIES.items() if hasattr(family.model, "translate")]
+    if name == "transfer" and config.model.family not in translate:
+        who = " or ".join(translate)
+        raise UserError(f"the transfer evaluator is for model.family={who}, not {config.model.family}")
     if name in ("ood", "likelihood") and not (config.eval.observation_std or observation_std(config.objective) > 0):
         raise UserError(f"the {name} evaluator has no standard deviation of p(x|z) here: set eval.observation_std")
 

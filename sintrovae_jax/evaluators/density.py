@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sintrovae_jax import objectives
-from sintrovae_jax.evaluators import HALF_RANGE
+from sintrovae_jax.data import examples
 from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
 from sintrovae_jax.plots import draw
@@ -80,7 +80,7 @@ def evaluate(scoring: Scoring) -> dict[str, float]:
     The histograms are of `eval.num_samples` points of data and as many samples (the published figures use 5,000).
     """
     model, num_samples, seed = scoring.model, scoring.num_samples, scoring.seed
-    half_range = HALF_RANGE[model.config.data.source]
+    half_range = examples.of(model.config.data).half_range
     points = scoring.source.test(_GNELBO_POINTS + num_samples, seed)
     on_grid = energy(model, grid(half_range))
     data = points[_GNELBO_POINTS:]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from sintrovae_jax import importance
+from sintrovae_jax.data import examples
 from sintrovae_jax.evaluators.scoring import Scoring
 
 
@@ -15,7 +16,7 @@ def evaluate(scoring: Scoring) -> dict[str, float]:
     """
     model, scores = scoring.model, scoring.test_scores
     mean = float(np.mean(scores["likelihood"]))
-    images = model.config.data.image_size > 0
+    images = examples.of(model.config.data).kind == "images"
     bits = {"bits_per_dimension": importance.bits_per_dimension(mean, math.prod(model.shape))} if images else {}
     return bits | {
         "log_likelihood": mean,

@@ -2,16 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from sintrovae_jax import objectives, train_step
+from sintrovae_jax import models, objectives, train_step
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features, figure, names
 from sintrovae_jax.inference import Model
-from sintrovae_jax.models import style
 
 
 class _Blended:
@@ -19,15 +18,15 @@ class _Blended:
 
     fingerprint = None  # another at every step: not worth keeping anything under
 
-    def __init__(self, source, stage):
-        self._source, self._stage = source, stage
+    def __init__(self, source, shown: Callable, stage):
+        self._source, self._shown, self._stage = source, shown, stage
         self.skipped, self.labels, self.factors = source.skipped, source.labels, source.factors
 
     def test(self, n: int, seed: int) -> np.ndarray:
-        return np.asarray(style.blended_images(self._source.test(n, seed), self._stage))
+        return np.asarray(self._shown(self._source.test(n, seed), self._stage))
 
     def train(self, size: int) -> Iterator[np.ndarray]:
-        return (np.asarray(style.blended_images(train_step.as_float(x), self._stage)) for x in self._source.train(size))
+        return (np.asarray(self._shown(train_step.as_float(x), self._stage)) for x in self._source.train(size))
 
 
 def source_of(model: Model, source):
@@ -35,7 +34,8 @@ def source_of(model: Model, source):
     if model.stage is None:
         return source
     source = source.at(model.shape[0])
-    return source if model.stage.blend == 1 else _Blended(source, model.stage)
+    shown = models.family(model.config.model).growth.shown
+    return source if model.stage.blend == 1 else _Blended(source, shown, model.stage)
 
 
 @dataclasses.dataclass(frozen=True)

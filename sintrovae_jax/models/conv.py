@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import (
     convolve,
     convolve_pairs,
@@ -26,6 +27,7 @@ from sintrovae_jax.models.convolution import (
     upsample,
     upsample_pairs,
 )
+from sintrovae_jax.models.family import Family
 from sintrovae_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -119,3 +121,22 @@ class Decoder(nn.Module):
         x = Conv(self.shape[2], 5, features, self.dtype, bias=True, convolve=convolved, name="conv")(x)
         x = single(x, self.shape[2]) if paired else x
         return nn.sigmoid(x) if self.output == "sigmoid" else x
+
+
+def build(model, shape, dtype):
+    """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
+    channels, halvings = tuple(model.channels), len(model.channels)
+    if len(shape) != 3:
+        raise UserError("model.family=conv is for images: set data.image_size")
+    if not channels:
+        raise UserError("model.family=conv needs at least one width in model.channels")
+    if shape[0] % 2**halvings:
+        raise UserError(
+            f"data.image_size={shape[0]} is not a multiple of {2**halvings}, as the {halvings} model.channels need, "
+            "each of which halves the image"
+        )
+    decoder = Decoder(channels, shape, model.output, dtype, model.remat)
+    return Encoder(channels, model.z_dim, dtype, model.remat), decoder
+
+
+FAMILY = Family(build)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sintrovae_jax.models.family import Family
 from sintrovae_jax.models.layers import Dense, Posterior, split_posterior
 
 
@@ -40,3 +41,12 @@ class Decoder(nn.Module):
             z = nn.relu(Dense(width, self.dtype)(z))
         x = Dense(math.prod(self.shape), self.dtype)(z).reshape(-1, *self.shape)
         return nn.sigmoid(x) if self.output == "sigmoid" else x
+
+
+def build(model, shape, dtype):
+    """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
+    channels = tuple(model.channels)
+    return Encoder(channels, model.z_dim, dtype), Decoder(channels, shape, model.output, dtype)
+
+
+FAMILY = Family(build)

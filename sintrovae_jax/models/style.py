@@ -10,18 +10,25 @@ Networks hold the parameters of all levels; `Stage` says up to which one they ar
 in [-1, 1] inside. Learning rates are equalised by the optimiser (`multipliers`), not in the layers.
 """
 
+import dataclasses
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from sintrovae_jax import parallel
+from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import convolve, convolve_down, convolve_up, padded, pool, upsample
+from sintrovae_jax.models.family import Family, Figure, Grid, Growth, table
 from sintrovae_jax.models.layers import Posterior, Stage, split_posterior
+from sintrovae_jax.models.trained import Model, Noise, between, line
 from sintrovae_jax.objectives import at_least_float32
 
 _GAINS = {"modulation": 1.0, "to_rgb": 0.03}  # of layers that have not √2, by name
@@ -338,3 +345,113 @@ class Decoder(nn.Module):
 
         kept, z = jax.vmap(draw)(keys)
         return jnp.where((jnp.arange(layers) < kept[:, None])[..., None], styles, self.style(z)[:, None])
+
+
+class StyleModel(Model):
+    """A trained style-based model: its layers' styles can be mixed, interpolated and truncated."""
+
+    paths: ClassVar[Mapping[str, Callable]] = MappingProxyType({**Model.paths, "style": line})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example of the level that the model has reached."""
+        side = resolution(self.stage.level)
+        return (side, side, super().shape[-1])
+
+    def styles(self, z, truncation: float = 1.0) -> jax.Array:
+        """z [N, Z] -> the styles of every layer [N, layers, Z], to be mixed and synthesised.
+
+        truncation: how far those of the first 8 layers stay from the average of training; 1: untouched, 0: at it.
+        Raises `UserError` for other shapes, or a truncation outside [0, 1].
+        """
+        if not 0 <= truncation <= 1:
+            raise UserError(f"a truncation is from 0 to 1, not {truncation}")
+        w = self._in_chunks("decoder", self._latents(z), method="style")
+        average = self.variables["decoder"]["averages"]["style"]
+        return truncated(jnp.repeat(w[:, None], self._layers, 1), average, truncation)
+
+    def synthesize(self, styles, noise: Noise = True) -> jax.Array:
+        """Styles [N, layers, Z] -> x̂ [N, *shape], as `decode`. Raises `UserError` for other shapes."""
+        styles, shape = jnp.asarray(styles, jnp.float32), (self._layers, self.config.model.z_dim)
+        if styles.shape[1:] != shape:
+            raise UserError(f"this model synthesises styles of shape [N, {shape[0]}, {shape[1]}], not {styles.shape}")
+        return self._in_chunks("decoder", styles, self._keys(len(styles), noise), method="synthesize")
+
+    def sample(self, key, n: int, truncation: float = 1.0) -> jax.Array:
+        """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
+
+        truncation: see `styles`.
+        """
+        if truncation == 1:
+            return super().sample(key, n)
+        return self.synthesize(self.styles(self.prior(key, n), truncation))
+
+    @property
+    def _layers(self):
+        return 2 * (self.stage.level + 1)
+
+    def _along(self, path, z_a, z_b, t, noise):
+        if path != "style":
+            return super()._along(path, z_a, z_b, t, noise)
+        return self.synthesize(between(self.styles(z_a), self.styles(z_b), t, line), noise)
+
+
+_ROWS = 8  # and columns of the table of mixed styles
+_COLUMNS = 10  # of the figure of resolutions
+
+
+def mixing(model: StyleModel, source) -> Grid:
+    """A table: the first half of an image's layers has the styles of its row, the rest those of its column.
+
+    The first row and column are the samples whose styles they are.
+    """
+    del source
+    styles = model.styles(model.prior(model.config.seed, 2 * _ROWS))
+    layers = np.arange(styles.shape[1])[:, None]
+    mixed = np.where(layers < len(layers) // 2, styles[:_ROWS, None], styles[None, _ROWS:])
+    noise = np.arange(_ROWS).repeat(_ROWS)  # the same in all images of a row
+    inside = np.asarray(model.synthesize(mixed.reshape(-1, *styles.shape[1:]), noise))
+    own = np.asarray(model.synthesize(styles))
+    return table(own[_ROWS:], own[:_ROWS], inside.reshape(_ROWS, _ROWS, *model.shape))
+
+
+def resolutions(model: StyleModel, source) -> Grid:
+    """Test images above their reconstructions, at every level so far.
+
+    The layers to and from RGB of a lower level have not been trained since the next one was blended in.
+    """
+    rows, side = [], model.shape[0]
+    x = source.test(_COLUMNS, model.config.seed)
+    for level in range(model.stage.level, -1, -1):
+        stage = model.stage if level == model.stage.level else Stage(level)
+        pair = np.stack([x, dataclasses.replace(model, stage=stage).reconstruct(x)])
+        rows.insert(0, pair.repeat(side // x.shape[1], 2).repeat(side // x.shape[1], 3))
+        x = np.asarray(pool(x))
+    return Grid(np.concatenate(rows).reshape(-1, *model.shape), len(rows[0][0]))
+
+
+def build(model, shape, dtype):
+    """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
+    channels = tuple(model.channels)
+    if len(shape) != 3:
+        raise UserError("model.family=style is for images: set data.image_size")
+    if not channels:
+        raise UserError("model.family=style needs model.channels")
+    if shape[0] != resolution(len(channels) - 1):
+        raise UserError(
+            f"model.family=style with {len(channels)} model.channels makes images of "
+            f"{resolution(len(channels) - 1)} pixels a side, not data.image_size={shape[0]}"
+        )
+    if model.output != "linear":
+        raise UserError(f"model.family=style has no model.output={model.output}: set it to linear")
+    encoder = Encoder(channels, model.z_dim, dtype, model.remat)
+    return encoder, Decoder(channels, model.z_dim, shape[2], dtype, model.remat)
+
+
+FAMILY = Family(
+    build,
+    optimizer,
+    Growth(resolution, blended_images),
+    StyleModel,
+    {"mixing": Figure(mixing, "sample"), "resolutions": Figure(resolutions, "reconstruct")},
+)

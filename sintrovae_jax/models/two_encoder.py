@@ -13,10 +13,14 @@ what changes a picture all over, and the other what lies where, is left to how t
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import convolve_half, convolve_up
+from sintrovae_jax.models.family import Family, Figure, FigureOfTwo, Grid, table
 from sintrovae_jax.models.layers import Conv, Dense, Posterior, split_posterior
+from sintrovae_jax.models.trained import Model
 from sintrovae_jax.objectives import at_least_float32
 
 _SLOPE = 0.01  # of LeakyReLU
@@ -117,3 +121,77 @@ class Decoder(nn.Module):
         x = _leaky(Conv(self.channels[0], self.kernel - 2, width, self.dtype, bias=True, name="conv")(x))
         x = Conv(self.shape[2], self.kernel, x.shape[-1], self.dtype, bias=True, name="image")(x)
         return nn.sigmoid(x) if self.output == "sigmoid" else x
+
+
+class TwoEncoderModel(Model):
+    """A trained two-encoder model: it tells the class of an image from its content, and exchanges them."""
+
+    def codes(self, x) -> tuple[jax.Array, jax.Array]:
+        """x [N, *shape] -> the means of its class code and of its content code, [N, Z] together."""
+        return jnp.split(self.encode(x).mean, [self.config.model.class_dim], axis=-1)
+
+    def translate(self, of_class, of_content) -> jax.Array:
+        """Images with the class of one and the content of the other, all [N, *shape].
+
+        Decodes the class code of `of_class` with the content code of `of_content`, both posterior means.
+        """
+        return self.decode(jnp.concatenate([self.codes(of_class)[0], self.codes(of_content)[1]], -1))
+
+
+_ROWS = 8  # and columns of the table of translations
+
+
+def translations(model: TwoEncoderModel, source) -> Grid:
+    """`translation_table` of the first test images, classes and contents from different ones."""
+    x = source.test(2 * _ROWS, model.config.seed)
+    half = -(-len(x) // 2)
+    return translation_table(model, x[:half], x[-half:])
+
+
+def translation(model: TwoEncoderModel, a: np.ndarray, b: np.ndarray) -> Grid:
+    """`translation_table` of both classes and both contents of two images [*shape]."""
+    both = np.stack([a, b])
+    return translation_table(model, both, both)
+
+
+def translation_table(model: TwoEncoderModel, of_class: np.ndarray, of_content: np.ndarray) -> Grid:
+    """A table: every image has its column's class and its row's content.
+
+    The first row and column are the images [N, *shape], [M, *shape] that these are of.
+    """
+    rows, columns = len(of_content), len(of_class)
+    crossed = model.translate(np.tile(of_class, (rows, 1, 1, 1)), np.repeat(of_content, columns, 0))
+    return table(of_class, of_content, np.asarray(crossed).reshape(rows, columns, *model.shape))
+
+
+def build(model, shape, dtype):
+    """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
+    channels, halvings = tuple(model.channels), len(model.channels) - 1
+    if len(shape) != 3:
+        raise UserError("model.family=two_encoder is for images: set data.image_size")
+    if halvings < 1 or channels[-1] % 8:
+        raise UserError(
+            f"model.family=two_encoder needs two widths or more in model.channels, the last a multiple of 8: {channels}"
+        )
+    if shape[0] % 2**halvings:
+        raise UserError(
+            f"data.image_size={shape[0]} is not a multiple of {2**halvings}, as the {halvings + 1} model.channels "
+            "need, each of which but the first halves the image"
+        )
+    if not 0 < model.class_dim < model.z_dim:
+        raise UserError(
+            f"model.class_dim={model.class_dim} must be at least 1 and leave some of model.z_dim={model.z_dim} for the "
+            "content code"
+        )
+    if model.kernel < 3 or model.kernel % 2 == 0:
+        raise UserError(f"model.kernel={model.kernel} must be an odd number of at least 3")
+    encoder = Encoder(channels, model.kernel, model.hidden, model.z_dim, model.class_dim, dtype, model.remat)
+    return encoder, Decoder(channels, model.kernel, model.class_dim, shape, model.output, dtype, model.remat)
+
+
+FAMILY = Family(
+    build,
+    model=TwoEncoderModel,
+    figures={"translations": Figure(translations, "translate")},
+    figures_of_two={"translate": FigureOfTwo("translation", translation)},
+)

@@ -18,8 +18,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from sintrovae_jax import cli, models, parallel, reconstruction, schedule, train_state, train_step
+from sintrovae_jax import cli, parallel, reconstruction, schedule, train_state, train_step
 from sintrovae_jax import config as configs
+from sintrovae_jax.data import examples
 from sintrovae_jax.tools import costs, explain
 
 _DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
@@ -29,8 +30,9 @@ _DATA = flags.DEFINE_bool("data", False, "Time the input pipeline instead of the
 def synthetic(config, shard: parallel.Shard) -> dict:
     """Batches as `data.batches` makes them, of noise: host arrays [local devices, substeps, batch, *shape]."""
     lead = (shard.devices, config.train.substeps, shard.per_device)
-    x = np.random.default_rng(config.seed).random((*lead, *models.data_shape(config.data)), np.float32)
-    if config.data.image_size:
+    kind = examples.of(config.data)
+    x = np.random.default_rng(config.seed).random((*lead, *kind.shape), np.float32)
+    if kind.dtype == np.uint8:
         x = (256 * x).astype(np.uint8)
     index = np.arange(shard.start, shard.stop, dtype=np.int32).reshape(shard.devices, 1, shard.per_device)
     return {"x": x, "index": np.broadcast_to(index, lead).copy()}

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import models, parallel, reconstruction, schedule, train_step
+from sintrovae_jax import parallel, reconstruction, schedule, train_step
+from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import bench, explain, hlo
 
@@ -167,11 +168,10 @@ def _step(config, networks, static, create, level, devices_count, per_device, de
     def on_each(tree):
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices_count, *leaf.shape), leaf.dtype), tree)
 
-    channels = models.data_shape(config.data)
-    shape = (level.size, level.size, channels[-1]) if level.size else channels
-    pixels = jnp.uint8 if config.data.image_size else jnp.float32
+    kind = examples.of(config.data)
+    shape = (level.size, level.size, kind.shape[-1]) if level.size else kind.shape
     batch = {
-        "x": jax.ShapeDtypeStruct((substeps, per_device, *shape), pixels),
+        "x": jax.ShapeDtypeStruct((substeps, per_device, *shape), kind.dtype),
         "index": jax.ShapeDtypeStruct((substeps, per_device), jnp.int32),
     }
     hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, schedule.hypers_at(config, np.arange(substeps))))

@@ -1,0 +1,33 @@
+"""What the examples of a source are, known from the config alone: without the data, and without TensorFlow."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sintrovae_jax.errors import UserError
+
+# Half of the side of the square over which each 2D density is plotted and scored (docs/method.md, "2D densities").
+HALF_RANGES = {"gaussians8": 2.0, "spirals": 4.0, "checkerboard": 4.0, "rings": 4.0}
+
+
+class Examples(NamedTuple):
+    """kind: 'images' or 'points'. shape: of one example. dtype: as a source serves them (an .npz of floats: float32).
+
+    half_range: of points, half of the side of the square over which they are plotted and scored.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: type = np.uint8
+    half_range: float = 0.0
+
+
+def of(data) -> Examples:
+    """What `config.data.source` serves. Raises `UserError` where `data.image_size` does not fit it."""
+    if data.source in HALF_RANGES:
+        if data.image_size:
+            raise UserError(f"data.source={data.source} is a density of points: set data.image_size=0")
+        return Examples("points", (2,), np.float32, HALF_RANGES[data.source])
+    if data.image_size < 1:
+        raise UserError(f"data.source={data.source!r} needs data.image_size of 1 or more")
+    return Examples("images", (data.image_size, data.image_size, data.image_channels))

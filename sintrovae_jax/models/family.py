@@ -1,0 +1,78 @@
+"""What a network family is: one record, which the family's module defines and `models.FAMILIES` lists."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+import optax
+
+from sintrovae_jax.models.trained import Model
+
+
+class Growth(NamedTuple):
+    """How the networks of a family grow, from level 0 to one level for each of `model.channels`.
+
+    size: level -> pixels a side of its images. shown: (x [B, H, W, C] of the stage's level, stage) -> what the networks
+    are shown of it while the level is blended in.
+    """
+
+    size: Callable
+    shown: Callable
+
+
+class Grid(NamedTuple):
+    """Images [N, H, W, C] in [0, 1], to be drawn in rows of `columns`."""
+
+    images: np.ndarray
+    columns: int
+
+
+class Figure(NamedTuple):
+    """A figure that only models of one family have; drawn after training, and by `--mode MODE`.
+
+    draw: (model, source) -> `Grid`.
+    """
+
+    draw: Callable
+    mode: str
+
+
+class FigureOfTwo(NamedTuple):
+    """What a mode draws of two images that the user names with --a and --b. draw: (model, a, b [*shape]) -> `Grid`."""
+
+    name: str
+    draw: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """All that is special about a kind of networks.
+
+    build: (config.model, shape of one example, dtype or None) -> (encoder, decoder); raises `UserError` for a config
+    that it cannot build. optimizer: makes the optax transform of either network, without its learning rate. model: what
+    `load` returns. figures: by name. figures_of_two: by mode.
+    """
+
+    build: Callable[..., tuple[nn.Module, nn.Module]]
+    optimizer: Callable[[], optax.GradientTransformation] = optax.scale_by_adam
+    growth: Growth | None = None
+    model: type[Model] = Model
+    figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
+    figures_of_two: Mapping[str, FigureOfTwo] = dataclasses.field(default_factory=dict)
+
+    @property
+    def modes(self) -> set[str]:
+        """The modes that draw a figure of this family."""
+        return {figure.mode for figure in self.figures.values()} | set(self.figures_of_two)
+
+
+def table(top: np.ndarray, side: np.ndarray, inside: np.ndarray) -> Grid:
+    """Images `inside` [rows, columns, *shape], right of those of the rows `side` and below those of the columns `top`.
+
+    The corner is white.
+    """
+    first = np.concatenate([np.ones((1, *top.shape[1:])), top])[None]
+    cells = np.concatenate([first, np.concatenate([side[:, None], inside], 1)])
+    return Grid(cells.reshape(-1, *top.shape[1:]), len(top) + 1)

@@ -1,0 +1,207 @@
+"""A trained encoder and decoder, and all that can be done with them whatever their family is."""
+
+import dataclasses
+import functools
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sintrovae_jax import importance, parallel
+from sintrovae_jax.data import examples
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.models.layers import Posterior, Stage
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("role", "method"))
+def _apply(module: nn.Module, level, variables, inputs, keys=None, blend=1.0, *, role=None, method=None):
+    """level, blend, keys: of networks that grow; role: of decoders (`models`)."""
+    options = {} if level is None else {"stage": Stage(level, blend)}
+    options |= {} if role is None else {"role": role}
+    options |= {} if keys is None else {"keys": keys}
+    options |= {"train": False} if method is None else {"method": method}
+    return module.apply(variables, inputs, **options)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _importance_weighted(encoder, decoder, level, variables, x, keys, samples, std, prior_std, blend):
+    def decode(z, noise):
+        keys = None if level is None else noise
+        return _apply(decoder, level, variables["decoder"], z, keys, blend, role="posterior")
+
+    posterior = _apply(encoder, level, variables["encoder"], x, None, blend)
+    return importance.importance_weighted(decode, x, posterior, keys, samples, std=std, prior_std=prior_std)
+
+
+def great_circle(a, b, t):
+    """Points at t in [0, 1] of the arc from a to b, [..., Z]; of the line where an angle of 0 or π makes no circle."""
+    cosine = (a * b).sum(-1, keepdims=True) / jnp.maximum(
+        jnp.linalg.norm(a, axis=-1, keepdims=True) * jnp.linalg.norm(b, axis=-1, keepdims=True), 1e-12
+    )
+    angle = jnp.arccos(cosine.clip(-1, 1))
+    sine = jnp.sin(angle)
+    arc = (jnp.sin((1 - t) * angle) * a + jnp.sin(t * angle) * b) / jnp.where(sine > 1e-4, sine, 1)
+    return jnp.where(sine > 1e-4, arc, (1 - t) * a + t * b)
+
+
+def line(a, b, t):
+    return (1 - t) * a + t * b
+
+
+Noise = bool | Sequence[int] | np.ndarray | jax.Array
+
+
+def between(a, b, t, path):
+    """Points at every t [T] of the paths from a to b [N, ...]. Returns [N·T, ...]."""
+    points = path(a[:, None], b[:, None], t.reshape(-1, *[1] * (a.ndim - 1)))
+    return points.reshape(-1, *a.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained encoder and decoder. Arrays in, arrays out; x is float32 [N, *shape], N above 0, images in [0, 1].
+
+    What is decoded is not clipped: images of most models overshoot [0, 1] a little. BatchNorm uses the averages of the
+    checkpoint, its running ones: those of prior samples in `sample`, those of posterior samples in all that begins with
+    images.
+
+    Long inputs go through in chunks of `config.eval.batch_size`; every call compiles once per shape.
+    """
+
+    config: ConfigDict
+    step: int
+    encoder: nn.Module
+    decoder: nn.Module
+    variables: dict  # {'encoder': ..., 'decoder': ...}
+    stage: Stage | None = None  # how far it has grown, if it grows
+
+    paths: ClassVar[Mapping[str, Callable]] = MappingProxyType({"linear": line, "spherical": great_circle})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example, of the level that the model has reached if it grows."""
+        return examples.of(self.config.data).shape
+
+    def encode(self, x) -> Posterior:
+        """x [N, *shape] -> the posterior's mean and logvar, [N, Z] each. Raises `UserError` for another shape."""
+        return self._in_chunks("encoder", self._examples(x))
+
+    def decode(self, z, noise: Noise = True, role: str = "posterior") -> jax.Array:
+        """z [N, Z] -> x̂ [N, *shape]. Not clipped. Raises `UserError` for another number of latent dimensions.
+
+        role: where z is from, 'posterior' or 'prior'. BatchNorm has averages of its own for each; a model without it
+        decodes both alike.
+        noise: whether a decoder that adds noise does so, always the same to image i, or is in its deterministic mode;
+        or the numbers [N] of the noises that the images get.
+        """
+        z = self._latents(z)
+        return self._in_chunks("decoder", z, self._keys(len(z), noise), role=role)
+
+    def _examples(self, x):
+        x = jnp.asarray(x, jnp.float32)
+        if x.shape[1:] != self.shape:
+            raise UserError(f"this model encodes arrays of shape [N, {', '.join(map(str, self.shape))}], not {x.shape}")
+        if not len(x):
+            raise UserError("there is nothing to encode: x has no examples")
+        return x
+
+    def _latents(self, z):
+        z = jnp.asarray(z, jnp.float32)
+        if z.ndim != 2 or z.shape[1] != self.config.model.z_dim:
+            raise UserError(f"this model decodes latents of shape [N, {self.config.model.z_dim}], not {z.shape}")
+        return z
+
+    def _keys(self, n, noise):
+        if self.stage is None or noise is False:
+            return None
+        numbers = jnp.arange(n) if noise is True else jnp.asarray(noise)
+        return parallel.example_keys(parallel.seed_key(self.config.seed), jnp.zeros((), jnp.int32), numbers)
+
+    @functools.cached_property
+    def _on_devices(self):
+        with jax.ensure_compile_time_eval():  # also if the first call is within somebody's jit
+            return parallel.on_local_devices(self.variables)
+
+    def _in_chunks(self, network: str, inputs, keys=None, **static):
+        module, variables = getattr(self, network), self._on_devices[network]
+        level, blend = (None, 1.0) if self.stage is None or static.get("method") == "style" else self.stage
+
+        def apply(chunk, keys):
+            return _apply(module, level, variables, chunk, keys, blend, **static)
+
+        return parallel.in_chunks(apply, self.config.eval.batch_size, inputs, keys)
+
+    def prior(self, key, n: int) -> jax.Array:
+        """n latents from the prior N(0, prior_std²). key: a jax key or an int seed. Returns [n, Z]."""
+        key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
+        if n < 0:
+            raise UserError(f"so many latents cannot be drawn: {n}")
+        return self.config.objective.prior_std * jax.random.normal(key, (n, self.config.model.z_dim))
+
+    def sample(self, key, n: int, truncation: float = 1.0) -> jax.Array:
+        """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
+
+        truncation: of models that have it (style-based ones); raises `UserError` for others, unless it is 1.
+        """
+        if truncation != 1:
+            raise UserError(f"a model of model.family={self.config.model.family} has no truncation: set it to 1")
+        return self.decode(self.prior(key, n), role="prior")
+
+    def importance_weighted(self, x, samples: int = 1000, std: float | None = None, key=0) -> importance.Estimate:
+        """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `importance.importance_weighted` says.
+
+        samples: importance samples of every example. std: of p(x|z), `config.eval.observation_std` if not given. key: a
+        jax key or an int seed. Raises `UserError` for another shape of x, or a std that is not above 0.
+        """
+        x, std = self._examples(x), self.observation_std if std is None else std
+        if samples < 1:
+            raise UserError(f"log p(x) needs at least one importance sample, not {samples}")
+        if not std > 0:
+            raise UserError("p(x|z) has no standard deviation: set eval.observation_std")
+        key = parallel.seed_key(key) if isinstance(key, numbers.Integral) else key
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(x)))
+        level, blend = self.stage or (None, 1.0)
+        static, prior_std = (self.encoder, self.decoder, level), self.config.objective.prior_std
+
+        def estimate(x, keys):
+            return _importance_weighted(*static, self._on_devices, x, keys, samples, std, prior_std, blend)
+
+        return parallel.in_chunks(estimate, self.config.eval.batch_size, x, keys)
+
+    def log_likelihood(self, x, samples: int = 1000, std: float | None = None, key=0) -> jax.Array:
+        """log p(x) in nats [N]; see `importance_weighted`."""
+        return self.importance_weighted(x, samples, std, key).log_likelihood
+
+    @property
+    def observation_std(self) -> float:
+        """The standard deviation of p(x|z) that likelihoods are computed with, unless another is given."""
+        return self.config.eval.observation_std or importance.observation_std(self.config.objective)
+
+    def reconstruct(self, x) -> jax.Array:
+        """Decodes the posterior's mean. [N, *shape] in and out."""
+        return self.decode(self.encode(x).mean)
+
+    def interpolate(self, a, b, steps: int = 8, path: str = "linear") -> jax.Array:
+        """Decodes points between the latents (posterior means) of a and b, both ends included.
+
+        a, b: [N, *shape]. path: one of `paths`: 'linear' or 'spherical' (White 2016, arXiv 1609.04468). Returns
+        [N, steps, *shape]. Raises `UserError` for another path, and where a and b differ in shape.
+        """
+        if path not in self.paths:
+            raise UserError(f"a path of interpolation is one of {', '.join(self.paths)}, not {path!r}")
+        if jnp.shape(a) != jnp.shape(b):
+            raise UserError(f"a and b are of different shapes: {jnp.shape(a)} and {jnp.shape(b)}")
+        z_a, z_b = self.encode(a).mean, self.encode(b).mean
+        t, noise = jnp.linspace(0.0, 1.0, steps), jnp.arange(len(z_a)).repeat(steps)  # the same all along a path
+        images = self._along(path, z_a, z_b, t, noise)
+        return images.reshape(len(z_a), steps, *self.shape)
+
+    def _along(self, path, z_a, z_b, t, noise):
+        """Decodes every point t [T] of the paths between latents [N, Z]. Returns [N·T, *shape]."""
+        return self.decode(between(z_a, z_b, t, self.paths[path]), noise)
