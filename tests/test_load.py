@@ -211,7 +211,7 @@ def test_a_model_cannot_be_changed():
 
 def test_an_export_needs_no_more_than_loading(trained, tmp_path):
     without = "import sys; sys.modules.update(dict.fromkeys(('tensorflow', 'matplotlib', 'clu', 'PIL', 'scipy')))\n"
-    code = f"{without}from sintrovae_jax import export; export.export(sys.argv[1], sys.argv[2])"
+    code = f"{without}from sintrovae_jax.tools import export; export.export(sys.argv[1], sys.argv[2])"
     subprocess.run([sys.executable, "-c", code, str(trained), str(tmp_path / "out")], env=environment(), check=True)
     assert same(sintrovae_jax.load(tmp_path / "out"), sintrovae_jax.load(trained))
 
