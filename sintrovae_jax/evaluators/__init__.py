@@ -27,7 +27,7 @@ EVALUATORS = {
 }
 # Those that compare features of samples with those of real images, and so depend on whose features they are.
 OF_FEATURES = ("fid", "kid", "precision_recall")
-# Half of the side of the square over which a 2D density is plotted and scored (reference.md, section 2).
+# Half of the side of the square over which a 2D density is plotted and scored (docs/method.md, "2D densities").
 HALF_RANGE = {"gaussians8": 2.0, "spirals": 4.0, "checkerboard": 4.0, "rings": 4.0}
 
 
