@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 demo: .venv/train
 	$(BIN)/python -m sintrovae_jax.main --config configs/digits.py
-	@echo "samples, reconstructions and interpolations: runs/digits/figures; figures: runs/digits/results.json"
+	@echo "samples, reconstructions and interpolations: runs/digits/figures; metrics: runs/digits/results.json"
 
 test: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -1,4 +1,4 @@
-"""Unsupervised translation of Cars3D at 64×64: class is the car model, content the view (reference.md, section 5).
+"""Unsupervised translation of Cars3D at 64×64: class is the car model, content the view.
 
     python -m sintrovae_jax.main --config configs/cars3d.py --config.data.source=cars3d:PATH
 

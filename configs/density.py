@@ -1,4 +1,4 @@
-"""What the four 2D recipes share (reference.md, section 2). Not a recipe itself."""
+"""What the four 2D recipes share (docs/method.md, "2D densities"). Not a recipe itself."""
 
 from configs import common
 

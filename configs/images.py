@@ -1,4 +1,4 @@
-"""What the convolutional recipes share (reference.md, section 3). Not a recipe itself."""
+"""What the convolutional recipes share (docs/method.md, "Convolutional networks"). Not a recipe itself."""
 
 from configs import common
 

@@ -1,4 +1,4 @@
-"""Unsupervised translation of KTH's frames, 64×64 and grey: class is the actor, content the pose (reference.md, 5).
+"""Unsupervised translation of KTH's frames, 64×64 and grey: class is the actor, content the pose.
 
     python -m sintrovae_jax.main --config configs/kth.py --config.data.source=kth:PATH
 

@@ -1,4 +1,4 @@
-"""What the style-based recipes of faces share (reference.md, section 4). Not a recipe itself."""
+"""What the style-based recipes of faces share (docs/method.md, "Style-based networks"). Not a recipe itself."""
 
 import numpy as np
 

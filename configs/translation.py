@@ -1,7 +1,7 @@
-"""What the recipes of unsupervised translation share: LORD's networks (reference.md, section 5). Not a recipe itself.
+"""What the recipes of unsupervised translation share: LORD's networks. Not a recipe itself.
 
-The betas are ours: none are published. The content code pays twice for every nat, so that it is left to the class code
-whatever AdaIN can paint with it: see `configs/sprites.py`.
+See docs/method.md, "Translation networks". The betas are ours: none are published. The content code pays twice for
+every nat, so that it is left to the class code whatever AdaIN can paint with it: see `configs/sprites.py`.
 """
 
 from configs import common

@@ -1,4 +1,4 @@
-"""log p(x) by importance weighting (Burda, Grosse & Salakhutdinov 2016, arXiv 1509.00519; reference.md, section 6).
+"""log p(x) by importance weighting (Burda, Grosse & Salakhutdinov 2016, arXiv 1509.00519).
 
     log p(x) ≈ logsumexp_k[ log p(x|z_k) + log p(z_k) - log q(z_k|x) ] - log K,     z_k ~ q(z|x)
 

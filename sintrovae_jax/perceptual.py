@@ -1,7 +1,7 @@
-"""LORD's reconstruction loss: L1 of pixels, and L1 of what a VGG-16 sees in them (reference.md, section 5).
+"""LORD's reconstruction loss: L1 of pixels, and L1 of what a VGG-16 sees in them.
 
-Weights are read from the file that torchvision publishes (`FILE`; torch is needed for it) or an .npz of arrays with
-the same names and shapes. Nothing is ever downloaded.
+See docs/method.md, "Translation networks". Weights are read from the file that torchvision publishes (`FILE`; torch is
+needed for it) or an .npz of arrays with the same names and shapes. Nothing is ever downloaded.
 """
 
 import io

@@ -1,6 +1,7 @@
-"""The official networks in numpy, float64, on tensors of the official names and layout (reference.md, section 8).
+"""The official networks in numpy, float64, on tensors of the official names and layout.
 
-Written from the reference's sections 2 to 4 and 8 alone, NCHW throughout, so that a mistake in the conversion shows.
+Written from the description in docs/method.md alone ("2D densities" to "Style-based networks", "Official checkpoints"),
+NCHW throughout, so that a mistake in the conversion shows.
 `*_shapes` are the tensors of a checkpoint, written out by hand as well.
 """
 

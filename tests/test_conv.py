@@ -36,7 +36,8 @@ def size(tree) -> int:
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
-# Worked out by hand from reference.md, section 3. A block a → b has 9ab + 9bb + 4b weights, and ab more where a ≠ b:
+# Worked out by hand from docs/method.md, "Convolutional networks". A block a → b has 9ab + 9bb + 4b weights, and ab
+# more where a ≠ b:
 #   64→64 73,984     64→128 229,888   128→128 295,424     128→256 918,528   256→256 1,180,672
 #   128→64 119,040   256→128 475,648  512→256 1,901,568   256→512 3,672,064 512→512 4,720,640
 CIFAR = (

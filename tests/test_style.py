@@ -22,9 +22,9 @@ BATCH = 3
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
-# By hand from reference.md, section 4. Encoder block a → b: 9aa + a, 9ab + b, and dense layers of 2a and 2b to 512,
-# 1,024(a + b) + 1,024. Decoder block a → b: 9ab (not block 0), 9bb, two noises and two biases 4b, and two modulations
-# of 512 to 2b, 2,052b.
+# By hand from docs/method.md, "Style-based networks". Encoder block a → b: 9aa + a, 9ab + b, and dense layers of 2a and
+# 2b to 512, 1,024(a + b) + 1,024. Decoder block a → b: 9ab (not block 0), 9bb, two noises and two biases 4b, and two
+# modulations of 512 to 2b, 2,052b.
 ENCODER_BLOCKS = (
     36_864 + 64 + 73_728 + 128 + 1_024 * 193,
     147_456 + 128 + 294_912 + 256 + 1_024 * 385,

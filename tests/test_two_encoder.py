@@ -31,7 +31,7 @@ def size(tree) -> int:
 
 
 def test_sizes_of_the_published_networks():
-    """Worked out by hand from reference.md, section 5, at 64×64×3."""
+    """Worked out by hand from docs/method.md, "Translation networks", at 64×64×3."""
     tower = 49 * 3 * 64 + 64 + 16 * 64 * 128 + 128 + 16 * 128 * 256 + 256 + 2 * (16 * 256 * 256 + 256)
     tower += (4 * 4 * 256) * 256 + 256 + 256 * 256 + 256  # dense; and then mean and logvar of the code
     encoders = 2 * tower + 257 * 2 * 256 + 257 * 2 * 128

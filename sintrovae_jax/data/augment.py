@@ -1,4 +1,4 @@
-"""Augmentation of a batch of images: translation, hue jitter, flip, in this order (reference.md, section 3).
+"""Augmentation of a batch of images: translation, hue jitter, flip, in this order.
 
 Every example's draw is a function of (seed, step, index of the example in the global batch). Images are [B, H, W, C],
 uint8 or floats in [0, 1], and keep their type.

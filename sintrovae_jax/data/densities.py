@@ -1,4 +1,4 @@
-"""The four 2D densities of reference.md, section 2, sampled statelessly in TensorFlow.
+"""The four 2D densities of docs/method.md, "2D densities", sampled statelessly in TensorFlow.
 
 Every function takes a count and a stateless seed of shape [2] and returns float32 points [n, 2].
 """

@@ -1,4 +1,4 @@
-"""How well a 2D density is learnt: gnELBO, KL and JSD, and a picture (reference.md, section 2)."""
+"""How well a 2D density is learnt: gnELBO, KL and JSD, and a picture (docs/method.md, "2D densities")."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""The Inception-v3 whose features FID and KID compare (reference.md, section 6).
+"""The Inception-v3 whose features FID and KID compare (docs/method.md, "Evaluation of images").
 
 It is the TensorFlow graph of 2015-12-05 (Szegedy et al. 2016), as pytorch-fid publishes it: its weights, its names, and
 where it departs from the paper. `inception_weights` finds and reads the weights.

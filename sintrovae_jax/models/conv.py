@@ -1,4 +1,4 @@
-"""IntroVAE's residual convolutional encoder and decoder, for images (reference.md, section 3).
+"""IntroVAE's residual convolutional encoder and decoder, for images (docs/method.md, "Convolutional networks").
 
     encoder   conv5×5(c0) BN LeakyReLU, pool; block(c), pool for c in c1…ck; block(ck); dense 2·z_dim
     decoder   dense to [size/2^(k+1), size/2^(k+1), ck], ReLU; block(c), upsample for c in ck…c0; block(c0); conv5×5

@@ -166,7 +166,7 @@ def split_posterior(features: jax.Array) -> Posterior:
 
 
 def uniform_fan_in(fan_in: int) -> Callable:
-    """Uniform in ±1/sqrt(fan_in), the initialisation behind the published figures (reference.md, section 1)."""
+    """Uniform in ±1/sqrt(fan_in), the initialisation behind the published hyper-parameters."""
     limit = 1 / math.sqrt(fan_in)
 
     def init(key, shape, dtype=jnp.float32):

@@ -1,4 +1,4 @@
-"""Fully connected encoder and decoder, for 2D densities (reference.md, section 2) and very small images."""
+"""Fully connected encoder and decoder, for 2D densities (docs/method.md, "2D densities") and very small images."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The style-based encoder and decoder of ALAE, which grow from 4×4 images up (reference.md, section 4).
+"""The style-based encoder and decoder of ALAE, which grow from 4×4 images up (docs/method.md, "Style-based networks").
 
 With L = len(channels) levels, level k shows images of 4·2^k pixels a side; channels[i] is the width of blocks that see
 the full resolution halved i times, encoder's and decoder's alike.

@@ -1,6 +1,7 @@
-"""LORD's networks for translation: two encoders, of class and of content, and an AdaIN generator (reference.md, 5).
+"""LORD's networks for translation: two encoders, of class and of content, and an AdaIN generator.
 
-With channels = (c0, c1, …, ck), and LeakyReLU 0.01 after every layer but the last ones:
+See docs/method.md, "Translation networks"; Gabbay & Hoshen, ICLR 2020. With channels = (c0, c1, …, ck), and LeakyReLU
+0.01 after every layer but the last ones:
 
     encoders    each: conv7×7(c0); conv4×4 at stride 2 (c) for c in c1…ck; dense `hidden`, `hidden`, 2·code
     generator   content code, dense to [size/2^k, size/2^k] × (ck/8, ck/4, ck); k times {upsample, conv3×3(ck),
