@@ -6,7 +6,7 @@ PATH is the folder of the published .mat files, or the .npz made of them (`data/
 held out. LORD's own loss: --config.objective.reconstruction=perceptual. This recipe has not been run to its end yet.
 """
 
-from configs import translation
+from sintrovae_jax.presets import translation
 
 
 def get_config():

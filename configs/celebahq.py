@@ -9,15 +9,8 @@ has not been run to its end yet; the published FID of 18.63 is the style-based n
 54 s on 2 cores of an AMD EPYC, in 6.9 GB (2026-11-22): train it on a GPU or TPU.
 """
 
-from configs import images
+from sintrovae_jax.presets import images
 
 
-def get_config(source: str = "tfds:celeb_a_hq/256", size: int = 256, count: int = 29_000, substeps: int = 5):
-    config = images.get_config(source, size=size, channels=3, images=count, batch_size=8, epochs=250, substeps=substeps)
-    config.data.test_fraction = 1 / 30
-    config.data.flip = True
-    config.model.z_dim = 256
-    config.model.channels = (64, 128, 256, 512, 512, 512)
-    config.objective.beta_kl = 0.5
-    config.objective.beta_neg = 1024.0
-    return config
+def get_config():
+    return images.faces("tfds:celeb_a_hq/256")

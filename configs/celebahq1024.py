@@ -6,11 +6,11 @@ As configs/celebahq.py, with a deeper and narrower network and gradient remateri
 to its end yet.
 """
 
-from configs import celebahq
+from sintrovae_jax.presets import images
 
 
 def get_config():
-    config = celebahq.get_config("tfds:celeb_a_hq/1024", size=1024, substeps=1)
+    config = images.faces("tfds:celeb_a_hq/1024", size=1024, substeps=1)
     config.model.channels = (16, 32, 64, 128, 256, 512, 512, 512)
     config.model.remat = True
     return config

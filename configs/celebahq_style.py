@@ -7,7 +7,7 @@ The batches are the published ones for 8 devices; configs/celebahq_style.py:4, :
 published FID is 18.63, at epoch 230. This recipe has not been run to its end yet.
 """
 
-from configs import style
+from sintrovae_jax.presets import style
 
 
 def get_config(devices: str = "8"):

@@ -7,12 +7,8 @@ published checkpoint with an ordinary FID program (official issue 14). This reci
 step takes 1.8 s on 2 cores of an AMD EPYC (2026-11-22): train it on a GPU.
 """
 
-from configs import images
+from sintrovae_jax.presets import images
 
 
-def get_config(source: str = "tfds:cifar10", count: int = 50_000):
-    config = images.get_config(source, size=32, channels=3, images=count, batch_size=32, epochs=250, substeps=10)
-    config.model.z_dim = 128
-    config.model.channels = (64, 128, 256)
-    config.objective.beta_neg = 256.0
-    return config
+def get_config():
+    return images.cifar("tfds:cifar10", count=50_000)

@@ -5,11 +5,11 @@
 As configs/cifar10.py, with γ_r = 1. This recipe has not been run to its end yet.
 """
 
-from configs import cifar10
+from sintrovae_jax.presets import images
 
 
 def get_config():
-    config = cifar10.get_config()
+    config = images.cifar("tfds:cifar10", count=50_000)
     config.objective.gamma_r = 1.0
     config.objective.target_period = 1_563
     return config

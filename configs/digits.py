@@ -11,11 +11,11 @@ Longer was no better: 9,600 steps of that at half the learning rate, the drop at
 batches rose to 2.1 after the drop.
 """
 
-from configs import common
+from sintrovae_jax.config import default
 
 
 def get_config():
-    config = common.get_config()
+    config = default()
     config.data.source = "digits"
     config.data.image_size = 16
     config.model.family = "conv"

@@ -10,11 +10,11 @@ beta_neg and num_vae, trained at once on an H100 with one seed each, this one ha
 num_vae=1_200 had a lower distance, but strokes beside the digits, and a VAE 38.
 """
 
-from configs import common
+from sintrovae_jax.config import default
 
 
 def get_config():
-    config = common.get_config()
+    config = default()
     config.data.source = "digits"
     config.data.image_size = 16
     config.model.family = "style"

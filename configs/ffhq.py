@@ -6,10 +6,10 @@
 paper trained FFHQ with the style-based networks only (FID 17.55). This recipe has not been run to its end yet.
 """
 
-from configs import celebahq
+from sintrovae_jax.presets import images
 
 
 def get_config():
-    config = celebahq.get_config("folder:data/ffhq", count=60_000)
+    config = images.faces("folder:data/ffhq", count=60_000)
     config.data.test_fraction = 1 / 7
     return config

@@ -7,7 +7,7 @@ all, the first one of a plain VAE. The batches are the published ones for 8 devi
 have those for 4, 2 and 1. The published FID is 17.55, at epoch 270. This recipe has not been run to its end yet.
 """
 
-from configs import style
+from sintrovae_jax.presets import style
 
 
 def get_config(devices: str = "8"):

@@ -5,8 +5,8 @@
 200 epochs at batch 128. This recipe has not been run to its end yet.
 """
 
-from configs import mnist
+from sintrovae_jax.presets import images
 
 
 def get_config():
-    return mnist.get_config("tfds:fashion_mnist")
+    return images.mnist("tfds:fashion_mnist")

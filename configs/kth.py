@@ -6,7 +6,7 @@ PATH has a folder of pictures for every actor, frames whose names are in their o
 out. LORD's own loss: --config.objective.reconstruction=perceptual. This recipe has not been run to its end yet.
 """
 
-from configs import translation
+from sintrovae_jax.presets import translation
 
 
 def get_config():

@@ -6,12 +6,8 @@
 end yet.
 """
 
-from configs import images
+from sintrovae_jax.presets import images
 
 
-def get_config(source: str = "tfds:mnist"):
-    config = images.get_config(source, size=28, channels=1, images=60_000, batch_size=128, epochs=200, substeps=10)
-    config.model.z_dim = 32
-    config.model.channels = (64, 128)
-    config.objective.beta_neg = 256.0
-    return config
+def get_config():
+    return images.mnist("tfds:mnist")

@@ -6,7 +6,7 @@
 circle, mirrored. The published set is not distributed here. This recipe has not been run to its end yet.
 """
 
-from configs import images
+from sintrovae_jax.presets import images
 
 
 def get_config():

@@ -12,13 +12,13 @@ The content code pays four times for every nat. With equal weights, size goes to
 the class code can, and what changes a picture all over is left to the class code only where that is cheaper.
 """
 
-from configs import common
+from sintrovae_jax.config import default
 
 CLASS, CONTENT = 8, 8  # sizes of the codes
 
 
 def get_config():
-    config = common.get_config()
+    config = default()
     config.data.source = "sprites"
     config.data.image_size = 32
     config.data.image_channels = 3

@@ -5,8 +5,8 @@
 250 epochs at batch 32. This recipe has not been run to its end yet.
 """
 
-from configs import cifar10
+from sintrovae_jax.presets import images
 
 
 def get_config():
-    return cifar10.get_config("tfds:svhn_cropped", count=73_257)
+    return images.cifar("tfds:svhn_cropped", count=73_257)

@@ -1,7 +1,6 @@
 """What the command lines of this project share: the --config flag, and user errors to one line."""
 
 import argparse
-import itertools
 import os
 import signal
 import sys
@@ -26,20 +25,24 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def recipe_path(argv: list[str]) -> str | None:
-    """The value of --config, before any flag is parsed."""
-    for flag, value in itertools.zip_longest(argv[1:], argv[2:]):
-        if flag in ("--config", "-config"):
-            return value
+def _recipe(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The value of --config, before any flag is parsed, and the arguments with the recipe's path for its name."""
+    argv = list(argv)
+    for i, flag in enumerate(argv[1:], 1):
+        if flag in ("--config", "-config") and i + 1 < len(argv):
+            argv[i + 1] = configs.recipe_path(argv[i + 1])
+            return argv[i + 1], argv
         if flag.startswith(("--config=", "-config=")):
-            return flag.split("=", 1)[1]
-    return None
+            path = configs.recipe_path(flag.split("=", 1)[1])
+            argv[i] = f"--config={path}"
+            return path, argv
+    return None, argv
 
 
 def parse(argv: list[str]) -> list[str]:
     """Parses flags, having checked what config_flags would answer with a traceback. Raises `UserError`."""
     if not any(a.startswith(("--help", "-help")) for a in argv):
-        path = recipe_path(argv)
+        path, argv = _recipe(argv)
         if path is None:
             raise UserError("no recipe given: add --config configs/NAME.py")
         given = [a.lstrip("-").removeprefix("config.") for a in argv if a.startswith(("--config.", "-config."))]

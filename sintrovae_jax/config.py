@@ -4,43 +4,32 @@ import difflib
 import importlib.util
 import inspect
 import json
-import math
-import numbers
-import sys
 from pathlib import Path
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
-from sintrovae_jax import files, models, objectives, parallel, perceptual
+from sintrovae_jax import files, keys, models, perceptual, schema
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.keys import Optional
 
 # Keys that may change between two commands on one workdir: they do not touch the parameters that training reaches.
 FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir", "data.download", "objective.vgg")
 
-# Keys that came after the first workdirs were written, and what these ran with.
-_ADDED = {
-    "distributed_heartbeat": parallel.HEARTBEAT,
-    "objective": {"vgg": ""},
-    "model": {"class_dim": 0, "kernel": 7, "hidden": 256},
-    "growth": {"steps": [], "batch_sizes": [], "learning_rates": [], "beta_neg": [], "ema_images": 0.0},
-    "eval": {
-        "truncation": 1.0,
-        "features": "inception",
-        "inception": "",
-        "reference": "train",
-        "num_real": 50_000,
-        "cache": "~/.cache/sintrovae_jax",
-        "kid_subsets": 100,
-        "kid_subset_size": 1000,
-        "neighbours": 3,
-        "num_scored": 1000,
-        "importance_samples": 1000,
-        "observation_std": None,
-        "ood_source": "",
-        "bootstrap": 1000,
-    },
-}
+
+def default() -> ConfigDict:
+    """The config that every recipe starts from: all keys of `schema`, with their defaults."""
+    config = ConfigDict()
+    for name, value in schema.defaults().items():
+        *path, last = name.split(".")
+        section = config
+        for part in path:
+            if part not in section:
+                section[part] = ConfigDict()
+            section = section[part]
+        section[last] = placeholder(value.type) if isinstance(value, Optional) else value
+    return config
 
 
 def flatten(config) -> dict:
@@ -54,19 +43,32 @@ def flatten(config) -> dict:
     return out
 
 
+def recipes() -> Path:
+    """The folder of the recipes that come with the package, or of a checkout's."""
+    installed = Path(__file__).with_name("recipes")
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def recipe_path(name: str) -> str:
+    """Where the recipe is that the user calls NAME, PATH/NAME.py, or either with :ARGUMENT."""
+    path, colon, argument = name.partition(":")
+    by_name = recipes() / f"{path}.py"
+    return f"{by_name}{colon}{argument}" if Path(path).name == path and by_name.is_file() else name
+
+
 def read_recipe(path: str) -> ConfigDict:
     """The config that `get_config()` of the recipe PATH, or `get_config(ARGUMENT)` of PATH:ARGUMENT, returns.
 
-    Raises `UserError` if the file is not there, is no recipe, or does not know the argument.
+    Raises `UserError` if the file is not there, is no recipe, does not know the argument, or has unknown keys.
     """
-    path, *argument = path.split(":", 1)
+    path, *argument = recipe_path(path).split(":", 1)
     file = Path(path)
     if not file.is_file():
-        known = sorted(p.stem for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        folder = file.parent if file.suffix else recipes()
+        known = sorted(p.stem for p in folder.glob("*.py")) if folder.is_dir() else []
         near = difflib.get_close_matches(file.stem, known, n=1)
-        hint = f"; did you mean {file.parent / near[0]}.py?" if near else ""
+        hint = f"; did you mean {folder / near[0]}.py?" if near else ""
         raise UserError(f"no such config file: {path}{hint}")
-    make_importable(file)
     spec = importlib.util.spec_from_file_location("recipe", file)
     if spec is None:
         raise UserError(f"{path} is not a Python file")
@@ -78,16 +80,28 @@ def read_recipe(path: str) -> ConfigDict:
         how = f"takes {argument[0]!r}" if argument else "works without arguments"
         raise UserError(f"{path} is no recipe: it has no get_config() that {how}") from None
     try:
-        return module.get_config(*argument)
+        config = module.get_config(*argument)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path} is no recipe: its get_config() returns no ConfigDict")
+    _check_recipe(path, flatten(config))
+    return config
 
 
-def make_importable(file: Path) -> None:
-    """Recipes say `from configs import common`: puts the parent of their folder on the path."""
-    root = str(file.resolve().parent.parent)
-    if root not in sys.path:
-        sys.path.insert(0, root)
+def _check_recipe(path, values):
+    known = schema.defaults()
+    for key in values:
+        if key not in known:
+            raise UserError(f"{path}: {_unknown(key, known)}")
+    missing = known.keys() - values.keys()
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: let it start from sintrovae_jax.config.default()")
+
+
+def _unknown(key, known):
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"unknown config key {key}; the nearest is {near[0]}"
 
 
 def check_keys(config: ConfigDict, keys: list[str]) -> None:
@@ -95,88 +109,19 @@ def check_keys(config: ConfigDict, keys: list[str]) -> None:
     known = list(flatten(config))
     for key in keys:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise UserError(f"unknown config key {key}; the nearest is {near[0]}")
+            raise UserError(_unknown(key, known))
 
 
-_CHOICES = {
-    "objective.name": tuple(objectives.OBJECTIVES),
-    "objective.reconstruction": (*objectives.RECONSTRUCTION_ERRORS, "perceptual"),
-    "model.output": ("linear", "sigmoid"),
-    "checkpoint.best_mode": ("min", "max"),
-    "data.image_channels": (1, 3),
-    "eval.batch_norm": ("running", "standing"),
-    "eval.reference": ("train", "test"),
-}
-_AT_LEAST_1 = (
-    *("model.z_dim", "model.hidden", "train.steps", "train.batch_size", "train.substeps"),
-    *("checkpoint.every", "checkpoint.keep", "log.every", "eval.num_samples", "eval.batch_size"),
-    *("eval.standing_batches", "eval.num_real", "eval.kid_subsets", "eval.neighbours", "eval.num_scored"),
-    *("eval.importance_samples", "eval.bootstrap", "data.shuffle_buffer"),
-)
-_AT_LEAST_0 = (
-    *(
-        "seed",
-        "model.class_dim",
-        "data.image_size",
-        "data.translate",
-        "eval.every",
-        "log.figures_every",
-        "optimizer.decay",
-    ),
-    *(f"objective.{name}" for name in ("beta_rec", "beta_kl", "beta_neg", "gamma", "gamma_r", "intro_alpha", "margin")),
-    *("objective.num_vae", "objective.target_period", "growth.ema_images"),
-)
-_ABOVE_0 = (
-    *("data.memory_gib", "objective.alpha", "objective.prior_std", "objective.scale", "optimizer.learning_rate"),
-    "eval.observation_std",
-)
 _DISPATCHES = (
     *("train.steps", "objective.num_vae"),
     *("log.every", "log.figures_every", "checkpoint.every", "eval.every"),
 )
 
 
-def _is_colour(value) -> bool:
-    return len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value)
-
-
 def validate(config: ConfigDict) -> None:
     """Raises `UserError` for the first value that cannot work. Cheap: imports no data, builds no network."""
     values = flatten(config)
-    for key, value in values.items():
-        for v in value if isinstance(value, list) else [value]:
-            if isinstance(v, numbers.Real) and not math.isfinite(v):
-                raise UserError(f"{key}={v} is not a finite number")
-    for key, choices in _CHOICES.items():
-        if values[key] not in choices:
-            raise UserError(f"{key}={values[key]!r} is none of {', '.join(map(str, choices))}")
-    for keys, fits, what in (
-        (_AT_LEAST_1, lambda v: v >= 1, "at least 1"),
-        (_AT_LEAST_0, lambda v: v >= 0, "at least 0"),
-        (_ABOVE_0, lambda v: v is None or v > 0, "above 0"),
-        (("eval.kid_subset_size",), lambda v: v >= 2, "at least 2"),
-        (("distributed_heartbeat",), lambda v: v >= 10, "at least 10"),
-        (("data.hue", "data.test_fraction"), lambda v: 0 <= v <= 0.5, "from 0 to 0.5"),
-        (("eval.truncation",), lambda v: 0 <= v <= 1, "from 0 to 1"),
-        (("train.ema",), lambda v: 0 <= v < 1, "at least 0 and below 1"),
-        (("data.background",), _is_colour, "red, green and blue of 0 to 255, as in '(255,255,255)'"),
-    ):
-        for key in keys:
-            if not fits(values[key]):
-                raise UserError(f"{key}={values[key]} must be {what}")
-    for key, kind, low in (
-        ("model.channels", int, 1),
-        ("optimizer.milestones", int, 1),
-        ("growth.steps", int, 1),
-        ("growth.batch_sizes", int, 1),
-        ("growth.learning_rates", numbers.Real, 0),
-        ("growth.beta_neg", numbers.Real, 0),
-        ("objective.kl_weights", numbers.Real, 0),
-    ):
-        if not all(isinstance(v, kind) and v >= low for v in values[key]):
-            name = "whole numbers" if kind is int else "numbers"
-            raise UserError(f"{key}={values[key]} must be {name} of at least {low}, as in '({low},)', or '()' for none")
+    keys.check(schema.keys(), values)
     _check_together(config, values)
 
 
@@ -245,8 +190,6 @@ def read(workdir: Path) -> ConfigDict | None:
     path = workdir / FILE
     try:
         values = json.loads(path.read_text())
-        for key, added in _ADDED.items():
-            values[key] = added | values.get(key, {}) if isinstance(added, dict) else values.get(key, added)
         return ConfigDict(values)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -7,12 +7,14 @@ with p(x|z) = N(D(z), std² I). It is a lower bound in expectation, which tighte
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from sintrovae_jax.models.layers import Posterior
+if TYPE_CHECKING:
+    from sintrovae_jax.models.layers import Posterior
+
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -25,7 +27,7 @@ class Estimate(NamedTuple):
 
 
 def importance_weighted(
-    decode: Callable, x: jax.Array, posterior: Posterior, keys: jax.Array, samples, *, std, prior_std=1.0
+    decode: Callable, x: jax.Array, posterior: "Posterior", keys: jax.Array, samples, *, std, prior_std=1.0
 ) -> Estimate:
     """Estimates log p(x) of every example, holding one of its K samples at a time, so that memory does not grow with K.
 

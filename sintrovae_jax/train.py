@@ -132,8 +132,9 @@ class Run:
         self.networks, self.static, self.create = train_step.from_config(config)
         self.weights = reconstruction.weights(config.objective)
         self.source = pipeline.build(config.data)
+        self.kept = {}  # what evaluations share
         if parallel.is_main():  # which evaluates
-            evaluators.check_data(config, self.source)
+            evaluators.check_source(config, self.source, self.kept)
         parallel.refuse_different("the examples", (self.source.count, sorted(self.source.skipped)))
         c = config.checkpoint
         self.checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.best, c.best_mode)
@@ -335,7 +336,7 @@ def _keep(run, host, due, metrics, stop):
             with stop.abandoning():
                 model = run.model(host)
                 if due["evaluate"]:
-                    figures = evaluation.figures_of(model, run.source_of(model), run.workdir)
+                    figures = evaluation.figures_of(model, run.source_of(model), run.workdir, run.kept)
                     metrics.scalars(int(host.step), evaluation.numbers(figures))
                 if due["draw"]:
                     _draw(run, model, metrics, f"_{model.step:07d}")
@@ -361,7 +362,7 @@ def _learning_rate(config, at: int) -> dict[str, float]:
 
 def _finish(run, model, figures, metrics, clock):
     """Pictures and results.json, and the evaluation if a run that was killed after its last step still lacks it."""
-    figures = figures or evaluation.figures_of(model, run.source_of(model), run.workdir)
+    figures = figures or evaluation.figures_of(model, run.source_of(model), run.workdir, run.kept)
     _draw(run, model, metrics)
     rate = clock.rate() or metrics.rate()
     final = figures | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}

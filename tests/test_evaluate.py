@@ -23,14 +23,14 @@ from sintrovae_jax.tools import compare
 SCORE = [
     "--config.eval.evaluators=latents,fid,kid,precision_recall,likelihood,ood",
     "--config.eval.features=classifier",
-    "--config.eval.ood_source=letters",
+    "--config.eval.ood.source=letters",
     "--config.eval.num_samples=300",
     "--config.eval.num_real=400",
-    "--config.eval.kid_subsets=20",
-    "--config.eval.kid_subset_size=100",
-    "--config.eval.num_scored=100",
-    "--config.eval.importance_samples=20",
-    "--config.eval.bootstrap=50",
+    "--config.eval.kid.subsets=20",
+    "--config.eval.kid.subset_size=100",
+    "--config.eval.likelihood.num_scored=100",
+    "--config.eval.likelihood.importance_samples=20",
+    "--config.eval.ood.bootstrap=50",
 ]
 
 
@@ -76,14 +76,18 @@ def says_what_it_depends_on(got):
 def settings(**changed):
     config = configs.read_recipe("configs/digits.py")
     config.model.channels, config.eval.cache = (4, 4), ""
-    config.eval.update({"num_samples": 40, "num_real": 50, "batch_size": 32, "features": "classifier"} | changed)
+    small = {"num_samples": 40, "num_real": 50, "batch_size": 32, "features": "classifier"}
+    config.eval.update_from_flattened_dict(small | changed)
     return config
+
+
+KEPT = {}  # one classifier for all tests
 
 
 def scoring(tmp_path, **changed):
     config = settings(**changed)
     networks, _, create = train_step.from_config(config)
-    return Scoring(inference.from_state(config, networks, create()), pipeline.build(config.data), tmp_path)
+    return Scoring(inference.from_state(config, networks, create()), pipeline.build(config.data), tmp_path, KEPT)
 
 
 def random_inception(path):
@@ -148,7 +152,9 @@ def test_a_bfloat16_model_is_scored_in_float32(tmp_path):
     rounded = features.as_stored(jnp.full((1, 2, 2, 1), 0.7, jnp.bfloat16))
     assert rounded.dtype == jnp.float32
     np.testing.assert_allclose(rounded, round(float(jnp.bfloat16(0.7)) * 255) / 255, rtol=1e-6)
-    config = settings(evaluators=("latents", "fid", "likelihood"), num_scored=10, importance_samples=3)
+    config = settings(
+        evaluators=("latents", "fid", "likelihood"), **{"likelihood.num_scored": 10, "likelihood.importance_samples": 3}
+    )
     config.train.dtype = "bfloat16"
     networks, _, create = train_step.from_config(config)
     model = inference.from_state(config, networks, create())
@@ -161,8 +167,9 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     config.model.channels, config.model.z_dim = (4, 4, 4), 4
     config.eval.update({"num_samples": 40, "num_real": 50, "batch_size": 32, "features": "classifier"})
     chosen = ("latents", "fid", "precision_recall", "likelihood", "ood")
-    small = {"evaluators": chosen, "num_scored": 20, "importance_samples": 3, "bootstrap": 10, "ood_source": "letters"}
-    config.eval.update(small | {"cache": str(tmp_path / "cache")})
+    small = {"evaluators": chosen, "likelihood.num_scored": 20, "likelihood.importance_samples": 3}
+    small |= {"ood.bootstrap": 10, "ood.source": "letters"}
+    config.eval.update_from_flattened_dict(small | {"cache": str(tmp_path / "cache")})
     networks, _, create = train_step.from_config(config)
     grown = inference.from_state(config, networks, create())
     model = dataclasses.replace(grown, stage=Stage(1, 0.5))
@@ -184,8 +191,11 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
 
 def test_scores_that_are_not_finite_are_not_figures(tmp_path):
     """They end no run."""
-    one = scoring(tmp_path, evaluators=("fid", "kid", "precision_recall", "likelihood", "ood"), ood_source="letters")
-    one.model.config.eval.update({"kid_subset_size": 20, "num_scored": 10, "importance_samples": 2, "bootstrap": 5})
+    one = scoring(
+        tmp_path, evaluators=("fid", "kid", "precision_recall", "likelihood", "ood"), **{"ood.source": "letters"}
+    )
+    small = {"kid.subset_size": 20, "likelihood.num_scored": 10, "likelihood.importance_samples": 2}
+    one.model.config.eval.update_from_flattened_dict(small | {"ood.bootstrap": 5})
     broken = jax.tree.map(lambda x: x * np.nan, one.model.variables["decoder"])
     model = dataclasses.replace(one.model, variables={**one.model.variables, "decoder": broken})
     got = evaluation.figures_of(model, one.source, tmp_path)
@@ -204,7 +214,7 @@ def test_a_better_match_scores_better(tmp_path):
         tmp_path, evaluators=("kid",), reference="test", num_real=250
     ).real  # a cached property
     for config in (poor.model.config, good.model.config):
-        config.eval.kid_subset_size = 100
+        config.eval.kid.subset_size = 100
     metrics = (frechet, kid, precision_recall)
     good, poor = ({k: v for metric in metrics for k, v in metric.evaluate(one).items()} for one in (good, poor))
     assert good["frechet_classifier"] < 5 < poor["frechet_classifier"]
@@ -239,7 +249,11 @@ def test_an_extractor_of_ones_own(tmp_path):
 
 
 def test_scores_rise_with_what_the_model_finds_likely(tmp_path):
-    one = scoring(tmp_path, ood_source="letters", num_scored=30, importance_samples=5, bootstrap=20)
+    one = scoring(
+        tmp_path,
+        **{"ood.source": "letters", "likelihood.num_scored": 30, "likelihood.importance_samples": 5},
+        **{"ood.bootstrap": 20},
+    )
     x = one.source.test(30, 0)
     scores = one.test_scores
     posterior = one.model.encode(x)
@@ -256,21 +270,24 @@ def test_scores_rise_with_what_the_model_finds_likely(tmp_path):
     ("changed", "says"),
     [
         ({"evaluators": ("fid",), "features": "inception", "inception": "/nowhere.npz"}, "there is no such file"),
-        ({"evaluators": ("kid",), "num_samples": 60, "kid_subset_size": 55}, "there are 50"),
-        ({"evaluators": ("precision_recall",), "neighbours": 45}, "needs at least 46 samples: eval.num_samples=40"),
+        ({"evaluators": ("kid",), "num_samples": 60, "kid.subset_size": 55}, "there are 50"),
+        (
+            {"evaluators": ("precision_recall",), "precision_recall.neighbours": 45},
+            "needs at least 46 samples: eval.num_samples=40",
+        ),
         ({"evaluators": ("fid",), "features": "moments"}, "eval.features='moments' is none of inception, classifier"),
         ({"evaluators": ("fid",), "features": "nowhere:build"}, "nor a MODULE:FUNCTION: No module named 'nowhere'"),
         ({"evaluators": ("fid",), "features": "./mine.py:build"}, "eval.features='./mine.py:build' is none of"),
-        ({"evaluators": ("ood",), "ood_source": "rings"}, "eval.ood_source: data.source=rings is a density"),
+        ({"evaluators": ("ood",), "ood.source": "rings"}, "eval.ood.source: data.source=rings is a density"),
         (
-            {"evaluators": ("ood",), "ood_source": "npz:x.npz"},
-            "eval.ood_source: x of x.npz has images of shape (5, 5, 1)",
+            {"evaluators": ("ood",), "ood.source": "npz:x.npz"},
+            "eval.ood.source: x of x.npz has images of shape (5, 5, 1)",
         ),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, changed, says):
     np.savez(tmp_path / "x.npz", x=np.zeros((10, 5, 5, 1), np.float32))
-    one = scoring(tmp_path, **{"importance_samples": 1, "num_scored": 5} | changed)
+    one = scoring(tmp_path, **{"likelihood.importance_samples": 1, "likelihood.num_scored": 5} | changed)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         evaluation.figures_of(one.model, one.source, tmp_path)

@@ -1,7 +1,6 @@
 """Growing in the loop: the schedule, the images of each level, and that a run in parts is the run."""
 
 import dataclasses
-import json
 import random
 import shutil
 import signal
@@ -9,8 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from conftest import FULL, metrics, run, start
-from conftest import TINY as SMALL
+from conftest import metrics, run, start
 from PIL import Image
 from test_train import compilations, final_state, wait_for
 
@@ -251,12 +249,3 @@ def test_in_a_blend_a_model_is_scored_on_images_as_blended_as_in_training(whole)
     coarse = np.kron(average(x, 2), np.ones((1, 2, 2, 1)))
     wanted = (1 - model.stage.blend) * coarse + model.stage.blend * x
     np.testing.assert_allclose(scoring.source_of(model, source).test(5, 0), wanted, atol=1e-5)
-
-
-def test_a_workdir_from_before_growing_loads_and_resumes(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    values = json.loads((tmp_path / "run" / "config.json").read_text())
-    del values["growth"], values["eval"]["truncation"]
-    (tmp_path / "run" / "config.json").write_text(json.dumps(values))
-    np.testing.assert_array_equal(inference.load(tmp_path / "run").sample(0, 3), inference.load(trained).sample(0, 3))
-    assert "already trained" in run("gaussians8", tmp_path / "run", *SMALL, *FULL)

@@ -385,10 +385,10 @@ def test_processes_that_are_killed_as_training_goes_change_nothing(tmp_path, sta
 
 _LEFT = """
 import sys
-from configs import celebahq
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.parallel import Shard
-values = celebahq.get_config(f"folder:{sys.argv[1]}", size=16).data
+from sintrovae_jax.presets import images
+values = images.faces(f"folder:{sys.argv[1]}", size=16).data
 values.memory_gib = 0.0
 options = {"seed": 0, "start": 0, "stop": 100_000, "substeps": 5, "shard": Shard(8, 0, 1, 8)}
 batches = pipeline.batches(pipeline.build(values), values, **options)

@@ -152,7 +152,7 @@ def test_the_standard_deviation_of_the_objective(model):
     silent.config.objective.update({"name": "intro", "beta_kl": 3.0})
     assert silent.observation_std == pytest.approx(math.sqrt(1 / (2 * objective.beta_rec)))
     silent.config.objective.beta_rec = 0.0
-    with pytest.raises(UserError, match=r"set eval\.observation_std"):
+    with pytest.raises(UserError, match=r"set eval\.likelihood\.observation_std"):
         silent.log_likelihood(np.zeros((1, 2)), 1)
 
 

@@ -34,7 +34,8 @@ CASES = {
         f"""
         steps, every, samples = 20, 10, 100
         flags = {[*TINY, "--config.data.image_size=8", "--config.model.channels=(8,)", "--config.train.batch_size=16"]}
-        flags += ["--config.eval.standing_batches=2", "--config.eval.num_scored=20", "--config.eval.bootstrap=50"]
+        flags += ["--config.eval.standing_batches=2", "--config.eval.likelihood.num_scored=20"]
+        flags += ["--config.eval.ood.bootstrap=50"]
         """,
         """
         assert results["step"] == model.step == 20

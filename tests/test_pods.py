@@ -145,7 +145,7 @@ def test_a_notice_during_an_evaluation_ends_it_and_saves(tmp_path, count):
     """One that would take hours, on process 0; the others wait for it."""
     args = [*RUN, "--config.eval.every=20", "--config.checkpoint.every=1000", "--config.eval.evaluators=likelihood"]
     args += ["--config.train.steps=100", "--config.checkpoint.best=elbo", "--config.eval.batch_size=8"]
-    args += ["--config.eval.num_scored=1000000"]
+    args += ["--config.eval.likelihood.num_scored=1000000"]
     group = processes(count, "gaussians8", "--workdir", str(tmp_path / "run"), *args)
     wait_for(group, tmp_path / "run", 20)
     time.sleep(2)

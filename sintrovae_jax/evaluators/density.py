@@ -1,13 +1,19 @@
 """How well a 2D density is learnt: gnELBO, KL and JSD, and a picture (docs/method.md, "2D densities")."""
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 import numpy as np
 
 from sintrovae_jax import objectives
 from sintrovae_jax.data import examples
-from sintrovae_jax.evaluators.scoring import Scoring
-from sintrovae_jax.inference import Model
-from sintrovae_jax.plots import draw
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators.evaluator import Evaluator
+from sintrovae_jax.models import Model
+
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
+
 
 _GNELBO_POINTS = 12_800
 _GRID = 1024
@@ -74,11 +80,13 @@ def paper_divergences(r: np.ndarray, f: np.ndarray) -> tuple[float, float]:
     return float(cross(r, f)), float(0.5 * (cross(m, r) + cross(m, f)))
 
 
-def evaluate(scoring: Scoring) -> dict[str, float]:
+def evaluate(scoring: "Scoring") -> dict[str, float]:
     """gnelbo, kl, jsd, paper_kl, paper_jsd; writes density.png.
 
     The histograms are of `eval.num_samples` points of data and as many samples (the published figures use 5,000).
     """
+    from sintrovae_jax.plots import draw  # matplotlib
+
     model, num_samples, seed = scoring.model, scoring.num_samples, scoring.seed
     half_range = examples.of(model.config.data).half_range
     points = scoring.source.test(_GNELBO_POINTS + num_samples, seed)
@@ -95,3 +103,12 @@ def evaluate(scoring: Scoring) -> dict[str, float]:
         "paper_kl": paper_kl,
         "paper_jsd": paper_jsd,
     }
+
+
+def _check(config):
+    if examples.of(config.data).kind != "points":
+        known = ", ".join(examples.HALF_RANGES)
+        raise UserError(f"the density evaluator scores {known}, not data.source={config.data.source}")
+
+
+EVALUATOR = Evaluator(evaluate, lambda config: ("gnelbo", "kl", "jsd", "paper_kl", "paper_jsd"), check=_check)

@@ -12,14 +12,14 @@ from sintrovae_jax.plots import pictures
 log = logging.getLogger(__name__)
 
 
-def figures_of(model: Model, source, workdir: Path) -> dict:
+def figures_of(model: Model, source, workdir: Path, kept: dict | None = None) -> dict:
     """The figures of every evaluator in `config.eval.evaluators`, and texts that say what they are of.
 
-    Their pictures go to WORKDIR/figures.
+    Their pictures go to WORKDIR/figures. kept: what the evaluations of one run share (`Scoring`).
     """
-    scoring, out = Scoring(model, source, workdir / pictures.FOLDER), {}
-    for name in evaluators.names(model.config):
-        out |= evaluators.get(name).evaluate(scoring)
+    scoring, out = Scoring(model, source, workdir / pictures.FOLDER, {} if kept is None else kept), {}
+    for each in evaluators.chosen(model.config):
+        out |= each.evaluate(scoring)
     if out:
         log.info("evaluation at step %d: %s", model.step, "  ".join(f"{k} {v:.4g}" for k, v in numbers(out).items()))
     return out

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sintrovae_jax import files, parallel
+from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,27 @@ def build(config, source) -> Extractor:
     return builder(config.eval.features)(config, source)
 
 
-def check(config, source) -> None:
+def metric(name: str, features: str) -> str:
+    """The name of a metric of features: Inception's Fréchet distance is `fid`, another's `frechet_EXTRACTOR`."""
+    if features == "inception":
+        return name
+    return f"{'frechet' if name == 'fid' else name}_{features.partition(':')[2] or features}"
+
+
+def metrics(config, *names: str) -> tuple[str, ...]:
+    """The names of metrics with the extractor of this config."""
+    return tuple(metric(name, config.eval.features) for name in names)
+
+
+def check_images(name: str, config) -> None:
+    """Raises `UserError` if there are no images to take features of. name: of the evaluator that does so."""
+    if examples.of(config.data).kind != "images":
+        raise UserError(f"the {name} evaluator scores images, not data.source={config.data.source}")
+
+
+def check(config, source, kept: dict) -> None:
     """Raises `UserError` if the extractor is not to be had, as far as can be told at no cost."""
+    del kept
     build_it = builder(config.eval.features)
     look = getattr(importlib.import_module(build_it.__module__), "check", None)
     if look:

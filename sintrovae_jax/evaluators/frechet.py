@@ -1,10 +1,15 @@
 """Fréchet distance between Gaussian fits of features (Heusel et al. 2017, arXiv 1706.08500): FID, if Inception's."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sintrovae_jax.evaluators.scoring import Scoring
+from sintrovae_jax.evaluators import features
+from sintrovae_jax.evaluators.evaluator import Evaluator
+
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
@@ -26,8 +31,16 @@ def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, 
     return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * overlap)
 
 
-def evaluate(scoring: Scoring) -> dict:
+def evaluate(scoring: "Scoring") -> dict:
     """fid, or frechet_EXTRACTOR; and of how many samples and real images."""
     real, generated = scoring.compared(2, "a Fréchet distance")
     distance = frechet_distance(real.mean, real.covariance, generated.mean, generated.covariance)
     return scoring.described("fid", {"fid": distance}, generated.count, real.count)
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    lambda config: features.metrics(config, "fid"),
+    check=lambda config: features.check_images("fid", config),
+    check_source=features.check,
+)

@@ -1,8 +1,16 @@
 """Kernel Inception Distance (Bińkowski et al. 2018, arXiv 1801.01401): an unbiased MMD² with a cubic kernel."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from sintrovae_jax.evaluators.scoring import Scoring
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators import features
+from sintrovae_jax.evaluators.evaluator import Evaluator
+from sintrovae_jax.keys import Key, at_least
+
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -26,9 +34,28 @@ def kid(real: np.ndarray, generated: np.ndarray, subsets: int, size: int, seed: 
     return float(np.mean(values)), float(np.std(values))
 
 
-def evaluate(scoring: Scoring) -> dict:
-    """kid and kid_std, over `eval.kid_subsets` subsets of `eval.kid_subset_size`; kid_EXTRACTOR if not Inception's."""
-    e = scoring.model.config.eval
-    real, generated = scoring.compared(e.kid_subset_size, "kid with this eval.kid_subset_size")
-    mean, std = kid(real.vectors, generated.vectors, e.kid_subsets, e.kid_subset_size, scoring.seed)
+def evaluate(scoring: "Scoring") -> dict:
+    """kid and kid_std, over `eval.kid.subsets` subsets of `eval.kid.subset_size`; kid_EXTRACTOR if not Inception's."""
+    options = scoring.model.config.eval.kid
+    real, generated = scoring.compared(options.subset_size, "kid with this eval.kid.subset_size")
+    mean, std = kid(real.vectors, generated.vectors, options.subsets, options.subset_size, scoring.seed)
     return scoring.described("kid", {"kid": mean, "kid_std": std}, generated.count, real.count)
+
+
+def _check(config):
+    features.check_images("kid", config)
+    size, samples = config.eval.kid.subset_size, config.eval.num_samples
+    if size > samples:
+        raise UserError(f"eval.kid.subset_size={size} needs as many samples: eval.num_samples={samples}")
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    lambda config: features.metrics(config, "kid"),
+    {
+        "subsets": Key(100, "that the estimate is averaged over", at_least(1)),
+        "subset_size": Key(1000, "samples, and real images, of a subset", at_least(2)),
+    },
+    _check,
+    features.check,
+)

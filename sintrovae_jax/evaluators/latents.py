@@ -1,12 +1,17 @@
 """What the encoder thinks of real images, of samples and of reconstructions: errors, KLs, and the kl gap."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from sintrovae_jax import objectives, reconstruction
-from sintrovae_jax.evaluators.scoring import Scoring
+from sintrovae_jax.evaluators.evaluator import Evaluator
+
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
 
 
-def evaluate(scoring: Scoring) -> dict[str, float]:
+def evaluate(scoring: "Scoring") -> dict[str, float]:
     """Means over up to `eval.num_samples` test images and as many samples, reconstructing from the posterior's mean.
 
     rec_error (summed over an image's dimensions), kl_real, kl_fake, kl_recon (nats, unweighted) and kl_gap.
@@ -22,3 +27,6 @@ def evaluate(scoring: Scoring) -> dict[str, float]:
     recon = model.reconstruct(x)
     kls = {"kl_real": kl(x), "kl_fake": kl(model.sample(seed, len(x))), "kl_recon": kl(recon)}
     return {"rec_error": float(np.mean(rec(x, recon)))} | kls | {"kl_gap": objectives.kl_gap(**kls)}
+
+
+EVALUATOR = Evaluator(evaluate, lambda config: ("rec_error", "kl_real", "kl_fake", "kl_recon", "kl_gap"))

@@ -1,16 +1,23 @@
 """How likely the model finds test images: log p(x) by importance weighting, in nats and in bits a dimension."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sintrovae_jax import importance
 from sintrovae_jax.data import examples
-from sintrovae_jax.evaluators.scoring import Scoring
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators.evaluator import Evaluator
+from sintrovae_jax.keys import ABOVE_0, Key, Optional, at_least
+
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
 
 
-def evaluate(scoring: Scoring) -> dict[str, float]:
-    """Means over `eval.num_scored` test images: log_likelihood and elbo in nats, and of images bits_per_dimension.
+def evaluate(scoring: "Scoring") -> dict[str, float]:
+    """Means over `eval.likelihood.num_scored` test examples: log_likelihood and elbo in nats, bits_per_dimension of
+    images.
 
     And what they depend on: observation_std, importance_samples, and log_likelihood_images, how many there were.
     """
@@ -22,6 +29,35 @@ def evaluate(scoring: Scoring) -> dict[str, float]:
         "log_likelihood": mean,
         "elbo": float(np.mean(scores["elbo"])),
         "observation_std": model.observation_std,
-        "importance_samples": model.config.eval.importance_samples,
+        "importance_samples": model.config.eval.likelihood.importance_samples,
         "log_likelihood_images": len(scores["likelihood"]),
     }
+
+
+def check_std(name: str, config) -> None:
+    """Raises `UserError` where p(x|z) has no standard deviation. name: of the evaluator that needs one."""
+    if not (config.eval.likelihood.observation_std or importance.observation_std(config.objective) > 0):
+        raise UserError(
+            f"the {name} evaluator has no standard deviation of p(x|z) here: set eval.likelihood.observation_std"
+        )
+
+
+def _metrics(config):
+    return ("log_likelihood", "elbo", "bits_per_dimension")
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    _metrics,
+    {
+        "num_scored": Key(1000, "test images that are scored", at_least(1)),
+        "importance_samples": Key(1000, "of each of them", at_least(1)),
+        "observation_std": Key(
+            Optional(float),
+            "standard deviation of p(x|z), a Gaussian around the decoded image; default: that of the trained "
+            "objective, sqrt(beta_kl / (2 beta_rec))",
+            ABOVE_0,
+        ),
+    },
+    lambda config: check_std("likelihood", config),
+)

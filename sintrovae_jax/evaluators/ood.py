@@ -1,17 +1,24 @@
-"""Telling data the model was trained on from other data: one score an image, test images against `eval.ood_source`.
+"""Telling data the model was trained on from other data: one score an image, test images against `eval.ood.source`.
 
 Scores are higher for what the model finds likelier (`Scoring.scores`); test images are the positives.
 """
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.evaluators.scoring import Scoring, source_of
-from sintrovae_jax.plots import draw
+from sintrovae_jax.evaluators import likelihood
+from sintrovae_jax.evaluators.evaluator import Evaluator
+from sintrovae_jax.keys import Key, at_least
+
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
+
+
+SCORES = ("likelihood", "elbo", "kl", "reconstruction")  # of `Scoring.scores`
 
 
 class Detection(NamedTuple):
@@ -24,6 +31,8 @@ class Detection(NamedTuple):
 
 def detection(inside: np.ndarray, outside: np.ndarray) -> Detection:
     """From scores [N] of what is to be accepted and [M] of what is not. All NaN where a score is not finite."""
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
     if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
         return Detection(math.nan, math.nan, math.nan)
     label = np.concatenate([np.ones(len(inside)), np.zeros(len(outside))])
@@ -41,41 +50,68 @@ def bootstrap(inside: np.ndarray, outside: np.ndarray, times: int, seed: int) ->
     return Detection(*low), Detection(*high)
 
 
-def evaluate(scoring: Scoring) -> dict:
+def evaluate(scoring: "Scoring") -> dict:
     """ood_FIGURE_SCORE for every figure of `Detection` and every score; with _low and _high, the ends of its interval.
 
-    Writes ood.png, the histograms. As many images of the test split of `eval.ood_source` as test images, at most.
+    Writes ood.png, the histograms. As many images of the test split of `eval.ood.source` as test images, at most.
     """
+    from sintrovae_jax.evaluators.scoring import source_of
+    from sintrovae_jax.plots import draw  # matplotlib
+
     model, config = scoring.model, scoring.model.config
-    other = source_of(model, outside_source(config))
+    other = source_of(model, outside_source(config, scoring.kept))
     outside = scoring.scores(other.test(len(scoring.test_scores["likelihood"]), scoring.seed))
     results = {}
     for name, inside in scoring.test_scores.items():
         found = detection(inside, outside[name])
-        low, high = bootstrap(inside, outside[name], config.eval.bootstrap, scoring.seed)
+        low, high = bootstrap(inside, outside[name], config.eval.ood.bootstrap, scoring.seed)
         for ending, figures in (("", found), ("_low", low), ("_high", high)):
             results |= {f"ood_{figure}_{name}{ending}": float(v) for figure, v in figures._asdict().items()}
-    names = (config.data.source, config.eval.ood_source)
+    names = (config.data.source, config.eval.ood.source)
     pairs = {name: (inside, outside[name]) for name, inside in scoring.test_scores.items()}
     draw.histograms(scoring.folder / "ood.png", pairs, names)
     counts = {"ood_images": len(outside["likelihood"]), "ood_test_images": len(scoring.test_scores["likelihood"])}
-    about = {"ood_source": config.eval.ood_source, "importance_samples": config.eval.importance_samples}
+    about = {"ood_source": config.eval.ood.source, "importance_samples": config.eval.likelihood.importance_samples}
     return results | counts | about | {"observation_std": model.observation_std}
 
 
-_built = {}  # by `config.data` and the source: what every evaluation of a run needs again
+def outside_source(config, kept: dict):
+    """The source that `config.eval.ood.source` names, read like `config.data`; in `kept`, once it has been built.
 
-
-def outside_source(config):
-    """The source that `config.eval.ood_source` names, read like `config.data`, once a process. Raises `UserError`."""
+    Raises `UserError` where there is none.
+    """
     from sintrovae_jax.data import pipeline  # TensorFlow
 
     other = config.data.copy_and_resolve_references()
-    other.source = config.eval.ood_source
-    key = str(other)
-    if key not in _built:
+    other.source = config.eval.ood.source
+    key = ("ood", str(other))
+    if key not in kept:
         try:
-            _built[key] = pipeline.build(other)
+            kept[key] = pipeline.build(other)
         except UserError as error:
-            raise UserError(f"eval.ood_source: {error}") from None
-    return _built[key]
+            raise UserError(f"eval.ood.source: {error}") from None
+    return kept[key]
+
+
+def _metrics(config):
+    return tuple(f"ood_{metric}_{score}" for metric in Detection._fields for score in SCORES)
+
+
+def _check(config):
+    if examples.of(config.data).kind != "images":
+        raise UserError(f"the ood evaluator scores images, not data.source={config.data.source}")
+    if not config.eval.ood.source:
+        raise UserError("the ood evaluator needs eval.ood.source, a data.source to tell the test images from")
+    likelihood.check_std("ood", config)
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    _metrics,
+    {
+        "source": Key("", "a data.source to tell the test images from"),
+        "bootstrap": Key(1000, "resamplings behind the intervals", at_least(1)),
+    },
+    _check,
+    lambda config, source, kept: outside_source(config, kept),
+)

@@ -4,22 +4,29 @@ A set's manifold is the union of balls around its feature vectors, each reaching
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_chunked
-from sklearn.neighbors import NearestNeighbors
 
-from sintrovae_jax.evaluators.scoring import Scoring
+from sintrovae_jax.evaluators import features
+from sintrovae_jax.evaluators.evaluator import Evaluator
+from sintrovae_jax.keys import Key, at_least
+
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
 
 
 def radii(vectors: np.ndarray, neighbours: int) -> np.ndarray:
     """The distance of each of [N, D] to its k-th nearest neighbour, itself not counted. Returns [N]."""
+    from sklearn.neighbors import NearestNeighbors
+
     search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(vectors)
     return search.kneighbors()[0][:, -1]  # without an argument, a point is not its own neighbour
 
 
 def covered(vectors: np.ndarray, others: np.ndarray, radii_of_others: np.ndarray) -> float:
     """The share of `vectors` that lie in a ball around one of `others`."""
+    from sklearn.metrics import pairwise_distances_chunked
 
     def inside(distances, start):
         del start
@@ -37,13 +44,22 @@ def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbours: in
     return precision, covered(real, generated, radii(generated, neighbours))
 
 
-def evaluate(scoring: Scoring) -> dict:
-    """precision and recall, with `eval.neighbours`; precision_EXTRACTOR and so on if not with Inception's features.
+def evaluate(scoring: "Scoring") -> dict:
+    """precision and recall; precision_EXTRACTOR and so on if not with the features of Inception.
 
     As many real images as samples count, at most.
     """
-    neighbours = scoring.model.config.eval.neighbours
+    neighbours = scoring.model.config.eval.precision_recall.neighbours
     real, generated = scoring.compared(neighbours + 1, "precision and recall")
     n = min(real.count, generated.count)
     precision, recall = precision_and_recall(real.vectors[:n], generated.vectors[:n], neighbours)
     return scoring.described("precision", {"precision": precision, "recall": recall}, n, n)
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    lambda config: features.metrics(config, "precision", "recall"),
+    {"neighbours": Key(3, "k: a ball reaches to the k-th nearest neighbour of its centre", at_least(1))},
+    lambda config: features.check_images("precision_recall", config),
+    features.check,
+)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sintrovae_jax import models, objectives, train_step
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.evaluators import features, figure, names
+from sintrovae_jax.evaluators import features, names
 from sintrovae_jax.inference import Model
 
 
@@ -40,11 +40,12 @@ def source_of(model: Model, source):
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """folder: where pictures go."""
+    """folder: where figures go. kept: what several evaluations of one run share, as sources and extractors."""
 
     model: Model
     source: object  # as in data.sources
     folder: Path
+    kept: dict = dataclasses.field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
@@ -56,7 +57,13 @@ class Scoring:
 
     @functools.cached_property
     def extractor(self) -> features.Extractor:
-        return features.build(self.model.config, self.source)
+        e, fingerprint = self.model.config.eval, self.source.fingerprint
+        key = ("extractor", e.features, e.inception, fingerprint)
+        if fingerprint is None:  # of a level that is being blended in: other images at every step
+            return features.build(self.model.config, self.source)
+        if key not in self.kept:
+            self.kept[key] = features.build(self.model.config, self.source)
+        return self.kept[key]
 
     @property
     def _keep(self) -> bool:
@@ -110,8 +117,8 @@ class Scoring:
     def described(self, name: str, figures: dict[str, float], samples: int, real: int) -> dict:
         """Figures of a distribution metric, under the extractor's name, with all that they depend on."""
         whose, counts = self.model.config.eval.features, {"samples": samples, "real": real}
-        named = {figure(key, whose): value for key, value in figures.items()}
-        named |= {f"{figure(name, whose)}_{key}": n for key, n in counts.items()}
+        named = {features.metric(key, whose): value for key, value in figures.items()}
+        named |= {f"{features.metric(name, whose)}_{key}": n for key, n in counts.items()}
         text = {"features": f"{self.extractor.name} {self.extractor.fingerprint}"}
         return named | self.extractor.figures | text | {"reference": self.model.config.eval.reference}
 
@@ -122,7 +129,7 @@ class Scoring:
         reconstruction: minus the squared error of the decoded posterior mean, summed over dimensions.
         """
         config = self.model.config
-        estimate = self.model.importance_weighted(x, config.eval.importance_samples, key=self.seed)
+        estimate = self.model.importance_weighted(x, config.eval.likelihood.importance_samples, key=self.seed)
         posterior = self.model.encode(x)
         kl = objectives.kl(*posterior, config.objective.prior_std)
         scores = {
@@ -135,5 +142,5 @@ class Scoring:
 
     @functools.cached_property
     def test_scores(self) -> dict[str, np.ndarray]:
-        """`scores` of the first `eval.num_scored` test images."""
-        return self.scores(self.source.test(self.model.config.eval.num_scored, self.seed))
+        """`scores` of the first `eval.likelihood.num_scored` test images."""
+        return self.scores(self.source.test(self.model.config.eval.likelihood.num_scored, self.seed))

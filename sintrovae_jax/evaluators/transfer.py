@@ -4,6 +4,7 @@ Of test images, whose classes and contents a set knows (`data.sources.Factors`).
 """
 
 import functools
+from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
@@ -11,19 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sintrovae_jax import objectives, parallel
-from sintrovae_jax.evaluators.scoring import Scoring
+from sintrovae_jax import models, objectives, parallel
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators.evaluator import Evaluator
 
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
+
+
+_CODES = ("class", "content")
 _HIDDEN, _STEPS, _LEARNING_RATE = 64, 500, 1e-2  # of the classifiers
 
 
-def evaluate(scoring: Scoring) -> dict[str, float]:
+def evaluate(scoring: "Scoring") -> dict[str, float]:
     """What `accuracies` finds in the codes of up to `eval.num_samples` test images; of sprites, `errors` too."""
     model, source = scoring.model, scoring.source
     x = source.test(scoring.num_samples, scoring.seed)
-    known = zip(("class", "content"), source.factors.test, strict=True)
+    known = zip(_CODES, source.factors.test, strict=True)
     factors = {name: y[: len(x)] for name, y in known if y is not None}
-    codes = dict(zip(("class", "content"), map(np.asarray, model.codes(x)), strict=True))
+    codes = dict(zip(_CODES, map(np.asarray, model.codes(x)), strict=True))
     out = accuracies(codes, factors) | {"transfer_images": len(x)}
     if hasattr(source, "render"):
         out |= errors(model, source, x, factors)
@@ -98,3 +105,27 @@ def _accuracy(z, y, z_test, y_test, classes):
     network = _Classifier(classes)
     params = _fit(network, jnp.asarray(z), jnp.asarray(y))
     return float((np.asarray(network.apply(params, z_test)).argmax(1) == y_test).mean())
+
+
+def _metrics(config):
+    known = ("transfer_error", "transfer_ratio") if config.data.source == "sprites" else ()  # right answers are known
+    return (*known, *(f"{what}_from_{code}" for what in _CODES for code in _CODES))
+
+
+def _check(config):
+    translate = [name for name, family in models.FAMILIES.items() if hasattr(family.model, "translate")]
+    if config.model.family not in translate:
+        who = " or ".join(translate)
+        raise UserError(f"the transfer evaluator is for model.family={who}, not {config.model.family}")
+
+
+def _check_source(config, source, kept):
+    del kept
+    if source.factors is None:
+        raise UserError(
+            "the transfer evaluator needs images whose class is known, which those of "
+            f"data.source={config.data.source} is not"
+        )
+
+
+EVALUATOR = Evaluator(evaluate, _metrics, check=_check, check_source=_check_source)

@@ -156,14 +156,14 @@ class Model:
     def importance_weighted(self, x, samples: int = 1000, std: float | None = None, key=0) -> importance.Estimate:
         """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `importance.importance_weighted` says.
 
-        samples: importance samples of every example. std: of p(x|z), `config.eval.observation_std` if not given. key: a
-        jax key or an int seed. Raises `UserError` for another shape of x, or a std that is not above 0.
+        samples: importance samples of every example. std: of p(x|z), `observation_std` if not given. key: a jax key or
+        an int seed. Raises `UserError` for another shape of x, or a std that is not above 0.
         """
         x, std = self._examples(x), self.observation_std if std is None else std
         if samples < 1:
             raise UserError(f"log p(x) needs at least one importance sample, not {samples}")
         if not std > 0:
-            raise UserError("p(x|z) has no standard deviation: set eval.observation_std")
+            raise UserError("p(x|z) has no standard deviation: set eval.likelihood.observation_std")
         key = parallel.seed_key(key) if isinstance(key, numbers.Integral) else key
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(x)))
         level, blend = self.stage or (None, 1.0)
@@ -181,7 +181,7 @@ class Model:
     @property
     def observation_std(self) -> float:
         """The standard deviation of p(x|z) that likelihoods are computed with, unless another is given."""
-        return self.config.eval.observation_std or importance.observation_std(self.config.objective)
+        return self.config.eval.likelihood.observation_std or importance.observation_std(self.config.objective)
 
     def reconstruct(self, x) -> jax.Array:
         """Decodes the posterior's mean. [N, *shape] in and out."""

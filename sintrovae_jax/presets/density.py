@@ -1,10 +1,10 @@
 """What the four 2D recipes share (docs/method.md, "2D densities"). Not a recipe itself."""
 
-from configs import common
+from sintrovae_jax.config import default
 
 
 def get_config(source: str, *, beta_kl: float, beta_rec: float, beta_neg: float):
-    config = common.get_config()
+    config = default()
     config.seed = 92
     config.data.source = source
     config.objective.beta_kl = beta_kl

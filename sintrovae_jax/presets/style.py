@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from configs import images
+from sintrovae_jax.presets import images
 
 SUBSTEPS = 10
 # Published, by the number of devices, from 4×4 up.

@@ -4,14 +4,14 @@ See docs/method.md, "Translation networks". The betas are ours: none are publish
 every nat, so that it is left to the class code whatever AdaIN can paint with it: see `configs/sprites.py`.
 """
 
-from configs import common
+from sintrovae_jax.config import default
 
 CLASS, CONTENT = 256, 128  # sizes of the published codes
 
 
 def get_config(source: str, *, channels: int, images: int, batch_size: int, epochs: int, substeps: int):
     """images: how many the training split has, to derive steps from epochs. Lengths are multiples of `substeps`."""
-    config = common.get_config()
+    config = default()
     config.data.source = source
     config.data.image_size = 64
     config.data.image_channels = channels

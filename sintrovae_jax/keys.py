@@ -1,0 +1,75 @@
+"""What a config key is: its default, what it means, and what values it may have, in one place."""
+
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from sintrovae_jax.errors import UserError
+
+
+class Check(NamedTuple):
+    """fits: value -> bool. says: what a value must be, or `None` of, after 'KEY=VALUE '."""
+
+    fits: Callable[[Any], bool]
+    says: str
+
+
+class Key(NamedTuple):
+    """default: what a recipe starts from. about: what it means, with its unit. check: what values it may have."""
+
+    default: Any
+    about: str = ""
+    check: Check | None = None
+
+
+class Optional(NamedTuple):
+    """A default that is worked out from other values: the key's type, without a value."""
+
+    type: type
+
+
+def at_least(low: float) -> Check:
+    return Check(lambda v: v >= low, f"must be at least {low}")
+
+
+def between(low: float, high: float) -> Check:
+    return Check(lambda v: low <= v <= high, f"must be from {low:g} to {high:g}")
+
+
+def one_of(*choices) -> Check:
+    return Check(lambda v: v in choices, f"is none of {', '.join(map(str, choices))}")
+
+
+def each_at_least(low: float, kind: type = numbers.Real) -> Check:
+    """Of a tuple, whose elements are of this type."""
+    name = "whole numbers" if kind is int else "numbers"
+    return Check(
+        lambda v: all(isinstance(each, kind) and each >= low for each in v),
+        f"must be {name} of at least {low}, as in '({low},)', or '()' for none",
+    )
+
+
+ABOVE_0 = Check(lambda v: v is None or v > 0, "must be above 0")
+COLOUR = Check(
+    lambda v: len(v) == 3 and all(isinstance(each, int) and 0 <= each <= 255 for each in v),
+    "must be red, green and blue of 0 to 255, as in '(255,255,255)'",
+)
+
+
+def check(keys: dict[str, Key], values: dict[str, Any]) -> None:
+    """Raises `UserError` for the first value that its key cannot have. values: by key, tuples as lists."""
+    for key, value in values.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, numbers.Real) and not math.isfinite(each):
+                raise UserError(f"{key}={each} is not a finite number")
+    for name, key in keys.items():
+        if key.check and not key.check.fits(values[name]):
+            value = values[name]
+            shown = repr(value) if isinstance(value, str) else value
+            raise UserError(f"{name}={shown} {key.check.says}")
+
+
+def under(prefix: str, keys: dict[str, Key]) -> Iterable[tuple[str, Key]]:
+    """The keys with a prefix before their names."""
+    return ((f"{prefix}.{name}", key) for name, key in keys.items())

@@ -1,0 +1,1 @@
+"""What recipes of one kind share: functions that return a config, to be changed further. Recipes are in configs/."""

@@ -1,0 +1,149 @@
+"""Every config key: its default, what it means, and what it may be. Evaluators add theirs, under `eval.NAME`.
+
+A recipe sets what differs from these defaults; the command line overrides either.
+"""
+
+from typing import Any
+
+from sintrovae_jax import evaluators, models, objectives
+from sintrovae_jax.keys import ABOVE_0, COLOUR, Check, Key, Optional, at_least, between, each_at_least, one_of, under
+
+_RUN = {
+    "seed": Key(0, "of the parameters, the noise and the order of the data", at_least(0)),
+    "distributed": Key("auto", "several processes: 'auto' asks Slurm or a TPU pod; 'on', 'off', HOST:PORT,COUNT,INDEX"),
+    "distributed_heartbeat": Key(60, "seconds without a sign of life of one process after which all end", at_least(10)),
+}
+_DATA = {
+    "source": Key(
+        "",
+        "gaussians8, spirals, checkerboard, rings; digits, letters, sprites; tfds:NAME[/CONFIG], folder:PATH (local or "
+        "gs://), npz:PATH, cars3d:PATH, kth:PATH",
+    ),
+    "image_size": Key(0, "pixels a side; 0: points, not images", at_least(0)),
+    "image_channels": Key(1, "grey or colour", one_of(1, 3)),
+    "crop": Key(True, "the largest square in the middle of a picture; False: all of it, squeezed"),
+    "background": Key((255, 255, 255), "behind transparent pictures, and what translations bring in", COLOUR),
+    "test_fraction": Key(0.05, "held out where a set has no test split of its own", between(0, 0.5)),
+    "memory_gib": Key(2.0, "a set larger than this is read from disk during training", ABOVE_0),
+    "shuffle_buffer": Key(10_000, "encoded images, of a TFDS set that is read from disk", at_least(1)),
+    "dir": Key("", "where TFDS sets are; '': TFDS's own default"),
+    "download": Key(False, "download and prepare a TFDS set that is not there"),
+    # Augmentation, drawn per example from (seed, step), in this order.
+    "translate": Key(0, "pixels, at most, in each direction", at_least(0)),
+    "hue": Key(0.0, "at most this part of the colour circle, either way; 0.5 is all of it", between(0, 0.5)),
+    "flip": Key(False, "left to right, one in two"),
+}
+_MODEL = {
+    "family": Key("mlp", f"one of {', '.join(models.FAMILIES)}"),
+    "z_dim": Key(2, "latent dimensions", at_least(1)),
+    "channels": Key(
+        (256, 256, 256, 256),
+        "mlp: widths of the hidden layers; others: of the stages, from the finest",
+        each_at_least(1, int),
+    ),
+    "class_dim": Key(0, "two_encoder: how many of z_dim are the class code; the rest is the content code", at_least(0)),
+    "kernel": Key(7, "two_encoder: pixels a side of the outermost convolutions; the last but one has 2 less"),
+    "hidden": Key(256, "two_encoder: width of the encoders' dense layers", at_least(1)),
+    "output": Key("linear", "of the decoder; sigmoid for bce", one_of("linear", "sigmoid")),
+    "remat": Key(False, "all but mlp: recompute activations in the backward pass, to save memory"),
+}
+# Of families that grow: a value for each level, from the coarsest up. Empty: the key named here, at all levels.
+_GROWTH = {
+    "steps": Key((), "the last level goes on to the end; empty: the last level from the start", each_at_least(1, int)),
+    "batch_sizes": Key((), "train.batch_size", each_at_least(1, int)),
+    "learning_rates": Key((), "optimizer.learning_rate", each_at_least(0)),
+    "beta_neg": Key((), "objective.beta_neg", each_at_least(0)),
+    "ema_images": Key(0.0, "half-life of the averaged networks, in images; 0: train.ema", at_least(0)),
+}
+_OBJECTIVE = {
+    "name": Key("soft_intro", "", one_of(*objectives.OBJECTIVES)),
+    "reconstruction": Key(
+        "mse",
+        "error, summed over the dimensions of an example",
+        one_of(*objectives.RECONSTRUCTION_ERRORS, "perceptual"),
+    ),
+    "vgg": Key("", "perceptual: the file of VGG-16's weights; '': where others keep it, see perceptual.py"),
+    "beta_rec": Key(1.0, "weight of the reconstruction error", at_least(0)),
+    "beta_kl": Key(1.0, "weight of the KL of real data, and in the decoder's loss", at_least(0)),
+    "beta_neg": Key(1.0, "weight of the KL of generated data, in the encoder's exponential term", at_least(0)),
+    "alpha": Key(2.0, "of the exponential term", ABOVE_0),
+    "gamma": Key(1.0, "weight of generated data in the decoder's loss", at_least(0)),
+    "gamma_r": Key(0.0, "weight of the reconstruction of generated data there", at_least(0)),
+    "scale": Key(Optional(float), "s; default: 1 / (dimensions of an example)", ABOVE_0),
+    "num_vae": Key(0, "first steps, which train a VAE in the scale of the objective that follows", at_least(0)),
+    "target_period": Key(0, "bootstrap: steps between refreshes of the target decoder; 0: no target", at_least(0)),
+    "prior_std": Key(1.0, "standard deviation of the prior", ABOVE_0),
+    "kl_weights": Key((), "one for each latent dimension; empty: all 1", each_at_least(0)),
+    "intro_alpha": Key(0.25, "IntroVAE's weight of the hinge", at_least(0)),
+    "margin": Key(110.0, "IntroVAE's m, in nats", at_least(0)),
+}
+_OPTIMIZER = {
+    "learning_rate": Key(2e-4, "of Adam, for both networks", ABOVE_0),
+    "milestones": Key((), "steps at which the learning rate is multiplied by `decay`", each_at_least(1, int)),
+    "decay": Key(0.1, "", at_least(0)),
+}
+_TRAIN = {
+    "steps": Key(1000, "", at_least(1)),
+    "batch_size": Key(128, "over all devices", at_least(1)),
+    "substeps": Key(1, "steps of one dispatch; all lengths are multiples of it", at_least(1)),
+    "dtype": Key("float32", "what the networks compute in; bfloat16 keeps losses, statistics and parameters float32"),
+    "ema": Key(
+        0.0,
+        "decay per step of the averaged networks that figures and evaluation use; 0: none",
+        Check(lambda v: 0 <= v < 1, "must be at least 0 and below 1"),
+    ),
+}
+_CHECKPOINT = {
+    "every": Key(1000, "steps", at_least(1)),
+    "keep": Key(2, "newest ones", at_least(1)),
+    "best": Key("", "also keep the best by this metric of an evaluator; '': none"),
+    "best_mode": Key("min", "", one_of("min", "max")),
+}
+_LOG = {
+    "every": Key(100, "steps", at_least(1)),
+    "figures_every": Key(0, "steps between figures during training; 0: at the end only", at_least(0)),
+}
+_EVAL = {
+    "every": Key(0, "steps between evaluations during training; 0: at the end only", at_least(0)),
+    "evaluators": Key((), f"some of {', '.join(evaluators.EVALUATORS)}; in any order"),
+    "batch_size": Key(256, "what fits the device; no metric depends on it", at_least(1)),
+    "batch_norm": Key(
+        "running",
+        "averages that evaluation and figures use; standing: estimated again from `standing_batches` training batches "
+        "and as many of prior samples",
+        one_of("running", "standing"),
+    ),
+    "standing_batches": Key(100, "", at_least(1)),
+    "truncation": Key(
+        1.0, "style, --mode sample: how far styles stay from their average; 1: no truncation", between(0, 1)
+    ),
+    "num_samples": Key(5000, "that the evaluators draw, and --mode sample writes", at_least(1)),
+    # What fid, kid and precision_recall compare: the features of samples with those of real images.
+    "features": Key("inception", "or classifier (trained on the labels of the set), or MODULE:FUNCTION"),
+    "inception": Key("", "the weights file; '': where others keep it, see evaluators/inception_weights.py"),
+    "reference": Key("train", "the split that samples are compared with", one_of("train", "test")),
+    "num_real": Key(50_000, "real images that are compared, at most", at_least(1)),
+    "cache": Key("~/.cache/sintrovae_jax", "where what was computed of real images is kept; '': nowhere"),
+}
+_SECTIONS = {
+    "data": _DATA,
+    "model": _MODEL,
+    "growth": _GROWTH,
+    "objective": _OBJECTIVE,
+    "optimizer": _OPTIMIZER,
+    "train": _TRAIN,
+    "checkpoint": _CHECKPOINT,
+    "log": _LOG,
+    "eval": _EVAL,
+}
+
+
+def keys() -> dict[str, Key]:
+    """All keys, by their full names, with those of evaluators that have been added from outside."""
+    sections = _SECTIONS | {f"eval.{name}": each.keys for name, each in evaluators.EVALUATORS.items() if each.keys}
+    return _RUN | dict(pair for name, section in sections.items() for pair in under(name, section))
+
+
+def defaults() -> dict[str, Any]:
+    """The default of every key, by its full name."""
+    return {name: key.default for name, key in keys().items()}
