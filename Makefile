@@ -11,7 +11,7 @@ demo: .venv/train
 	@echo "samples, reconstructions and interpolations: runs/digits/figures; metrics: runs/digits/results.json"
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # One marker per set of extras, so that nothing is installed twice.
 .venv/%: setup.py constraints.txt

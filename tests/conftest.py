@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forks import ROOT, Process
+from forks import COMPILE_FAST, ROOT, Process
 
 from sintrovae_jax.data import readers
 
@@ -20,6 +20,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/sin
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # Most of the time is compilation of programs that run for seconds, and its last third makes no difference here.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("XLA_FLAGS", COMPILE_FAST)
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 MAIN = "sintrovae_jax.main"
@@ -38,7 +39,7 @@ TINY = [
 
 def environment(devices: int = 1, **extra) -> dict:
     """The environment of a child process with so many simulated CPU devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{COMPILE_FAST} --xla_force_host_platform_device_count={devices}"
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | extra
 
 
@@ -154,3 +155,13 @@ def started(monkeypatch) -> list[subprocess.Popen]:
 
     monkeypatch.setattr(readers, "_start", recorded)
     return processes
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that share what takes long to make (a fixture of a module, the session's run) go to one worker."""
+    for item in items:
+        scopes = {name: found[-1].scope for name, found in item._fixtureinfo.name2fixturedefs.items()}
+        if "trained" in scopes:
+            item.add_marker(pytest.mark.xdist_group("trained"))
+        elif "module" in scopes.values():
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))

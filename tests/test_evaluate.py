@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY, run
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import inference, results, train_step
+from sintrovae_jax import inference, results, train_state, train_step
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, features, frechet, inception, kid, likelihood, ood, precision_recall
@@ -37,7 +37,13 @@ SCORE = [
 def test_figures_and_that_no_split_of_the_work_changes_them(tmp_path):
     """At the end of training on one device, from its checkpoint on four, and in chunks of another size."""
     workdir = tmp_path / "run"
-    args = (*TINY, "--config.train.steps=20", *SCORE, f"--config.eval.cache={workdir / 'cache'}")
+    args = (
+        *TINY,
+        "--config.data.image_size=8",
+        "--config.train.steps=20",
+        *SCORE,
+        f"--config.eval.cache={workdir / 'cache'}",
+    )
     run("digits", workdir, *args)
     results = json.loads((workdir / "results.json").read_text())
     assert (workdir / "figures" / "ood.png").stat().st_size > 5_000
@@ -70,7 +76,7 @@ def says_what_it_depends_on(got):
     assert "fid" not in got
     assert got["classifier_accuracy"] > 0.95
     assert got["elbo"] < got["log_likelihood"]
-    assert got["bits_per_dimension"] == pytest.approx(8 - got["log_likelihood"] / (256 * np.log(2)))
+    assert got["bits_per_dimension"] == pytest.approx(8 - got["log_likelihood"] / (64 * np.log(2)))
 
 
 def settings(**changed):
@@ -84,10 +90,17 @@ def settings(**changed):
 KEPT = {}  # one classifier for all tests
 
 
+def untrained(config):
+    networks, _, create = train_step.from_config(config)
+    return inference.from_state(config, networks, train_state.initial(create))
+
+
 def scoring(tmp_path, **changed):
     config = settings(**changed)
     networks, _, create = train_step.from_config(config)
-    return Scoring(inference.from_state(config, networks, create()), pipeline.build(config.data), tmp_path, KEPT)
+    return Scoring(
+        inference.from_state(config, networks, train_state.initial(create)), pipeline.build(config.data), tmp_path, KEPT
+    )
 
 
 def random_inception(path):
@@ -104,16 +117,16 @@ def random_inception(path):
 def test_fid_is_inceptions(tmp_path):
     weights = random_inception(tmp_path / "weights.npz")
     names = ("fid", "precision_recall")
-    counts = {"num_samples": 8, "num_real": 10, "batch_size": 8}
+    counts = {"num_samples": 4, "num_real": 5, "batch_size": 4}
     inside = scoring(tmp_path, features="inception", inception=str(weights), evaluators=names, **counts)
     fid = frechet.evaluate(inside)
     assert set(fid) == {"fid", "fid_samples", "fid_real", "features", "reference"}
     assert fid["fid"] > 0
     assert fid["features"].startswith("inception ")
-    assert inside.real.vectors.shape == (10, 2048)
+    assert inside.real.vectors.shape == (5, 2048)
     assert set(precision_recall.evaluate(inside)) >= {"precision", "recall", "precision_samples"}
     # The vectors are those of the images as a PNG file has them.
-    pixels = np.round(np.asarray(inside.model.decode(inside.model.prior(0, 8))).clip(0, 1) * 255) / 255
+    pixels = np.round(np.asarray(inside.model.decode(inside.model.prior(0, 4))).clip(0, 1) * 255) / 255
     params = inside.extractor.variables["params"]
     alone = inception.InceptionV3().apply({"params": params}, pixels[:2].astype(np.float32))
     np.testing.assert_allclose(inside.generated.vectors[:2], alone, rtol=1e-3, atol=1e-4)
@@ -156,8 +169,7 @@ def test_a_bfloat16_model_is_scored_in_float32(tmp_path):
         evaluators=("latents", "fid", "likelihood"), **{"likelihood.num_scored": 10, "likelihood.importance_samples": 3}
     )
     config.train.dtype = "bfloat16"
-    networks, _, create = train_step.from_config(config)
-    model = inference.from_state(config, networks, create())
+    model = untrained(config)
     got = evaluation.figures_of(model, pipeline.build(config.data), tmp_path)
     assert all(np.isfinite(v) for v in evaluation.numbers(got).values())
 
@@ -170,8 +182,7 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     small = {"evaluators": chosen, "likelihood.num_scored": 20, "likelihood.importance_samples": 3}
     small |= {"ood.bootstrap": 10, "ood.source": "letters"}
     config.eval.update_from_flattened_dict(small | {"cache": str(tmp_path / "cache")})
-    networks, _, create = train_step.from_config(config)
-    grown = inference.from_state(config, networks, create())
+    grown = untrained(config)
     model = dataclasses.replace(grown, stage=Stage(1, 0.5))
     source = source_of(model, pipeline.build(config.data))
     got = evaluation.numbers(evaluation.figures_of(model, source, tmp_path))
@@ -182,7 +193,7 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     wanted = style.blended_images(whole.test(20, 0), model.stage)
     one = Scoring(model, source, tmp_path)
     np.testing.assert_allclose(one.test_scores["reconstruction"], one.scores(wanted)["reconstruction"], rtol=1e-5)
-    letters = style.blended_images(ood.outside_source(config).at(8).test(20, 0), model.stage)
+    letters = style.blended_images(ood.outside_source(config, {}).at(8).test(20, 0), model.stage)
     inside, outside = one.test_scores["kl"], one.scores(letters)["kl"]
     assert got["ood_auroc_kl"] == pytest.approx(ood.detection(inside, outside).auroc)
     plain = np.concatenate(list(whole.train(50)))[:50].astype(np.float32) / 255
@@ -300,7 +311,9 @@ def test_a_classifier_needs_labels(tmp_path):
     config = settings()
     config.data.source = f"npz:{tmp_path / 'x.npz'}"
     networks, _, create = train_step.from_config(config)
-    unlabelled = Scoring(inference.from_state(config, networks, create()), pipeline.build(config.data), tmp_path)
+    unlabelled = Scoring(
+        inference.from_state(config, networks, train_state.initial(create)), pipeline.build(config.data), tmp_path
+    )
     with pytest.raises(UserError, match="needs labels to learn"):
         frechet.evaluate(unlabelled)
 
