@@ -74,7 +74,7 @@ class Checkpoints:
             policies.append(BestN(n=1, get_metric_fn=self._rank))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else AnyPreservationPolicy(policies),
-            # Orbax stores the figures only if it is given a `best_fn`; the policies above decide what stays.
+            # Orbax stores the metrics only if it is given a `best_fn`; the policies above decide what stays.
             best_fn=self._rank if best else None,
             async_options=ocp.AsyncOptions(timeout_secs=_SAVING),
             create=not read_only,
@@ -83,9 +83,9 @@ class Checkpoints:
         handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
         self._manager = _Manager(self.folder, options=options, item_handlers=handlers)
 
-    def _rank(self, figures: dict) -> float:
+    def _rank(self, metrics: dict) -> float:
         """The larger the better; one that was not evaluated comes last."""
-        value = figures.get(self._best)
+        value = metrics.get(self._best)
         return -math.inf if value is None else self._sign * value
 
     def steps(self) -> list[int]:
@@ -97,11 +97,11 @@ class Checkpoints:
         step = self._manager.best_step() if self._best else None
         return None if step is None or self._rank(self._manager.metrics(step) or {}) == -math.inf else step
 
-    def save(self, state: TrainState, figures: dict | None = None) -> None:
-        """Saves a host state (`parallel.unreplicate`) under its step. figures: the evaluators', for `best`."""
-        # Only the main process has figures, but all must agree on which checkpoint is the best.
-        figure = (figures or {}).get(self._best)
-        (value,) = parallel.from_main(math.nan if figure is None else float(figure))
+    def save(self, state: TrainState, metrics: dict | None = None) -> None:
+        """Saves a host state (`parallel.unreplicate`) under its step. metrics: the evaluators', for `best`."""
+        # Only the main process has metrics, but all must agree on which checkpoint is the best.
+        value = (metrics or {}).get(self._best)
+        (value,) = parallel.from_main(math.nan if value is None else float(value))
         self._save(int(state.step), _items(state), {self._best: None if math.isnan(value) else value})
 
     def save_networks(self, step: int, variables: dict, ema: bool) -> None:

@@ -131,7 +131,7 @@ class Metrics:
         if self._writer:
             self._writer.write_scalars(step, values)
 
-    def pictures(self, step: int, paths: dict[str, Path]) -> None:
+    def figures(self, step: int, paths: dict[str, Path]) -> None:
         """PNG files to TensorBoard, by name."""
         if self._writer:
             self._writer.write_images(step, {name: _pixels(path)[None] for name, path in paths.items()})

@@ -11,7 +11,7 @@ from sintrovae_jax import files, inference, parallel, results
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, scoring
-from sintrovae_jax.plots import pictures
+from sintrovae_jax.plots import figures
 
 log = logging.getLogger(__name__)
 
@@ -50,22 +50,22 @@ def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa:
 
 
 def _written(mode, model, source, workdir, ends):
-    folder, common = workdir / pictures.FOLDER, []
+    folder, common = workdir / figures.FOLDER, []
     if mode == "interpolate":
         common = [_interpolate(model, source, workdir, ends)]
     elif ends.named:
-        return [pictures.of_two(model, *(_example(end, model, source) for end in ends.named), folder, mode)]
+        return [figures.of_two(model, *(_example(end, model, source) for end in ends.named), folder, mode)]
     elif mode in _MODES:
         common = [_MODES[mode](model, source, workdir)]
-    return common + pictures.of_family(model, source, folder, mode=mode)
+    return common + figures.of_family(model, source, folder, mode=mode)
 
 
 def _eval(model, source, workdir):
     """Scores the model again; seconds and rate of its training stay in results.json."""
     before = results.read(workdir)
     kept = {k: before[k] for k in ("seconds", "examples_per_second") if k in before}
-    figures = evaluation.figures_of(model, source, workdir) | {"step": model.step} | kept
-    return results.write(workdir, figures | evaluation.conditions(model, source))
+    metrics = evaluation.metrics_of(model, source, workdir) | {"step": model.step} | kept
+    return results.write(workdir, metrics | evaluation.conditions(model, source))
 
 
 def _sample(model, source, workdir):
@@ -75,20 +75,20 @@ def _sample(model, source, workdir):
     x = model.sample(config.seed, len(z), config.eval.truncation)
     with files.replacing(workdir / "samples.npz") as beside:
         np.savez(beside, x=np.asarray(x), z=z)
-    return pictures.samples(model, source, workdir / pictures.FOLDER, truncation=config.eval.truncation)
+    return figures.samples(model, source, workdir / figures.FOLDER, truncation=config.eval.truncation)
 
 
 def _reconstruct(model, source, workdir):
-    return pictures.reconstructions(model, source, workdir / pictures.FOLDER)
+    return figures.reconstructions(model, source, workdir / figures.FOLDER)
 
 
 def _interpolate(model, source, workdir, ends):
     """interpolations.png between test images, or interpolation.png between the two that were named."""
-    folder = workdir / pictures.FOLDER
+    folder = workdir / figures.FOLDER
     if not ends.named:
-        return pictures.interpolations(model, source, folder, path=ends.path)
+        return figures.interpolations(model, source, folder, path=ends.path)
     a, b = (_example(end, model, source)[None] for end in ends.named)
-    return pictures.interpolation(model, source, a, b, folder / "interpolation.png", ends.path)
+    return figures.interpolation(model, source, a, b, folder / "interpolation.png", ends.path)
 
 
 def _example(end: str, model, source) -> np.ndarray:

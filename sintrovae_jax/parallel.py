@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sintrovae_jax import cancellation
 from sintrovae_jax.errors import UserError
 
 AXIS = "devices"
@@ -194,6 +195,7 @@ def in_chunks(function: Callable, size: int, *inputs):
     n, size = next(len(x) for x in inputs if x is not None), chunk(size)
 
     def part(rows):
+        cancellation.check()
         if any(isinstance(x, jax.core.Tracer) for x in rows):
             return function(*rows)
         split_up = next(len(x) for x in rows if x is not None) % jax.local_device_count() == 0
@@ -203,7 +205,11 @@ def in_chunks(function: Callable, size: int, *inputs):
         return part(inputs)
     # The last chunk is filled up, with what was first, so that it compiles nothing new.
     places = [np.arange(start, start + size) % n for start in range(0, n, size)]
-    parts = [part([None if x is None else x[some] for x in inputs]) for some in places]
+    parts = []
+    for some in places:
+        parts.append(part([None if x is None else x[some] for x in inputs]))
+        if len(parts) > 1 and not isinstance(jax.tree.leaves(parts[-2])[0], jax.core.Tracer):
+            jax.block_until_ready(parts[-2])  # one waits while one is computed: more could not be cancelled
     return jax.tree.map(lambda *chunks: jnp.concatenate(chunks)[:n], *parts)
 
 
@@ -257,9 +263,9 @@ def refuse_different(what: str, value) -> None:
 def preempted(poll: int) -> bool:
     """Several processes only: whether one of them was told to stop, the same answer to all for the same poll.
 
-    poll: 1, 2, 3, … The first time that one is told, jax names the poll after the latest that any process has made,
-    and says True to exactly its number. So no number may be left out once another process may have reached it, and
-    none of another count (as of training steps, which a resumed run does not begin at 1) used in between.
+    poll: 1, 2, 3, … When a process is told, jax picks the number that follows the highest one polled so far in any
+    process, and answers True to that number alone. So every process must poll every number, and the numbers must count
+    polls, not training steps: a resumed run does not begin at step 1.
     """
     from jax.experimental import multihost_utils
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
-from sintrovae_jax import parallel
+from sintrovae_jax import cancellation, parallel
 from sintrovae_jax.inference import Model
 from sintrovae_jax.models.layers import MOMENTUM, ROLES
 from sintrovae_jax.train_step import as_float
@@ -51,6 +51,7 @@ def estimate(model: Model, real: Iterable, key: jax.Array) -> Model:
         return model
 
     def of_batch(number, batch):
+        cancellation.check()
         prior_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
         x = as_float(jnp.asarray(batch))
         posterior, of_encoder = _of_batches(model.encoder, model.variables["encoder"], x, 1)

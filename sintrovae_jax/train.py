@@ -1,12 +1,9 @@
 """The training loop: restore, step, log, picture, evaluate, save."""
 
 import collections
-import contextlib
 import dataclasses
 import logging
 import math
-import os
-import signal
 from pathlib import Path
 
 import jax
@@ -28,87 +25,11 @@ from sintrovae_jax import config as configs
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
 from sintrovae_jax.evaluators import evaluation, scoring
-from sintrovae_jax.plots import pictures
+from sintrovae_jax.plots import figures
+from sintrovae_jax.preemption import Stop
 
 log = logging.getLogger(__name__)
 _IN_FLIGHT = 2  # dispatches queued on the devices; more would only delay the answer to a signal
-_LOOK = 0.5  # seconds between two looks for a signal where there are no dispatches
-
-
-class _Abandoned(BaseException):
-    """Ends an evaluation that there is no time for; no `except Exception` on its way is meant."""
-
-
-class Stop:
-    """SIGTERM and SIGINT ask to stop after the dispatch in flight; a second one gets its default effect.
-
-    Several processes must stop at one step: there jax's own SIGTERM handler tells all of them (`parallel.preempted`),
-    and SIGINT is handed on to it.
-    """
-
-    def __init__(self):
-        self.signum = 0  # the signal that asked; with several processes, the same on all of them after `asked`
-        self._polls = 0
-
-    @contextlib.contextmanager
-    def listening(self):
-        several = jax.process_count() > 1
-        signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
-        before = {s: signal.getsignal(s) for s in signals}
-
-        def handle(signum, _):
-            if several:
-                os.kill(os.getpid(), signal.SIGTERM)
-            else:
-                self.signum = signum
-            signal.signal(signum, before[signum])
-            log.info("%s: stopping after what is under way", signal.Signals(signum).name)
-
-        for s in signals:
-            signal.signal(s, handle)
-        try:
-            yield self
-        finally:
-            for s, handler in before.items():
-                signal.signal(s, handler)
-
-    def asked(self) -> int:
-        """The signal that asks to stop now, or 0. All processes must call it equally often; or one alone, within
-        `abandoning`."""
-        if not self.signum and jax.process_count() > 1:
-            self._polls += 1
-            self.signum = signal.SIGTERM if parallel.preempted(self._polls) else 0
-        return self.signum
-
-    @contextlib.contextmanager
-    def abandoning(self):
-        """What the main process does alone and may take minutes: it ends where it is, without an error, when a signal
-        asks to stop. All processes must call `agree` after it, whatever it ends with."""
-
-        inside = True
-
-        def look(*_):
-            if inside and self.asked():
-                raise _Abandoned  # and again at the next look, should it get lost in somebody's callback
-
-        before = signal.signal(signal.SIGALRM, look)
-        signal.siginterrupt(signal.SIGALRM, False)  # libraries that wait for a disk or a server notice nothing
-        signal.setitimer(signal.ITIMER_REAL, _LOOK, _LOOK)
-        try:
-            try:
-                yield
-            finally:
-                inside = False
-        except _Abandoned:
-            log.info("stopping: the evaluation or picture under way is abandoned")
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-
-    def agree(self) -> int:
-        """All processes wait for the main one, and go on with its answer. Returns the signal that asked, or 0."""
-        self._polls, self.signum = parallel.from_main(self._polls, int(self.signum))
-        return self.signum
 
 
 class Hypers:
@@ -210,20 +131,20 @@ def _train(run, stop):
     if parallel.agree(done):  # all have looked before the main one writes
         log.info("already trained to step %d: see %s", first, workdir / results.FILE)
         return
-    metrics = logs.Metrics(workdir, first) if parallel.is_main() else None
-    clock = logs.Clock(metrics.seconds() if metrics else 0.0)
+    writer = logs.Metrics(workdir, first) if parallel.is_main() else None
+    clock = logs.Clock(writer.seconds() if writer else 0.0)
     if first == 0 and parallel.is_main():
         _describe(run, host)
     try:
-        host, figures, model = _loop(run, host, metrics, clock, stop)
-        if metrics:
-            with stop.abandoning():
-                _finish(run, model or run.model(host), figures, metrics, clock)
+        host, metrics, model = _loop(run, host, writer, clock, stop)
+        if writer:
+            with stop.cancelling():
+                _finish(run, model or run.model(host), metrics, writer, clock)
         if stop.agree():  # the others wait: on their way out they would give the main process up after five minutes
             raise Interrupted(f"saved step {last} of {last}; run the same command again for its results", stop.signum)
     finally:
-        if metrics:
-            metrics.close()
+        if writer:
+            writer.close()
 
 
 def _dispatches(run, host: train_state.TrainState):
@@ -278,11 +199,11 @@ def _due(config, at: int) -> dict[str, bool]:
     }
 
 
-def _loop(run, host, metrics, clock, stop):
-    """Dispatches until the last step; returns the final host state, its figures and its model as they were made."""
+def _loop(run, host, writer, clock, stop):
+    """Dispatches until the last step; returns the final host state, its metrics and its model as they were made."""
     config, first, last = run.config, int(host.step), run.config.train.steps
     substeps = config.train.substeps
-    figures, model = {}, None
+    metrics, model = {}, None
     window, pending = [], []  # terms of this log step: on the host, and still on the devices
     if stop.asked():  # while the data was looked through: nothing to save
         raise Interrupted(f"still at step {first} of {last}; run the same command again to go on", stop.signum)
@@ -307,65 +228,65 @@ def _loop(run, host, metrics, clock, stop):
             row = {"seconds": clock.seconds(), "examples_per_second": rate} | _learning_rate(config, at)
             row |= logs.summarise(window)
             window = []
-            if metrics:
-                metrics.write(at, row)
+            if writer:
+                writer.write(at, row)
                 progress.report(at, row, rate and rate / level.batch_size)
         if signum:  # nothing but saving: there may be seconds left
             due = {"draw": False, "evaluate": False, "save": True}
         if due["draw"] or due["evaluate"] or due["save"]:
             host = parallel.unreplicate(devices_state)
             refuse_bad_state(config, host)
-            figures, model, asked = _keep(run, host, due, metrics, stop)
+            metrics, model, asked = _keep(run, host, due, writer, stop)
             signum = signum or asked
         if signum:  # and not `stop.signum`, which may have come after what was saved
             progress.close()
             raise Interrupted(f"saved step {at} of {last}; run the same command again to go on", signum)
         clock.resume()
     progress.close()
-    return host, figures, model
+    return host, metrics, model
 
 
-def _keep(run, host, due, metrics, stop):
-    """Evaluates, draws and saves what is due. Returns the figures, if evaluated, and the model, if made.
+def _keep(run, host, due, writer, stop):
+    """Evaluates, draws and saves what is due. Returns the metrics, if evaluated, and the model, if made.
 
     A signal that comes meanwhile leaves only the saving; then it is the third result, 0 otherwise.
     """
-    figures, model, asked = {}, None, 0
+    metrics, model, asked = {}, None, 0
     try:
-        if metrics and (due["evaluate"] or due["draw"]):  # the main process alone
-            with stop.abandoning():
+        if writer and (due["evaluate"] or due["draw"]):  # the main process alone
+            with stop.cancelling():
                 model = run.model(host)
                 if due["evaluate"]:
-                    figures = evaluation.figures_of(model, run.source_of(model), run.workdir, run.kept)
-                    metrics.scalars(int(host.step), evaluation.numbers(figures))
+                    metrics = evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
+                    writer.scalars(int(host.step), evaluation.numbers(metrics))
                 if due["draw"]:
-                    _draw(run, model, metrics, f"_{model.step:07d}")
-    finally:  # a checkpoint carries its figures, for `best`, but must not be lost with them
+                    _draw(run, model, writer, f"_{model.step:07d}")
+    finally:  # a checkpoint carries its metrics, for `best`, but must not be lost with them
         if due["evaluate"] or due["draw"]:
             asked = stop.agree()
         if due["evaluate"] or due["save"] or asked:
-            if metrics:
-                metrics.flush()
-            run.checkpoints.save(host, evaluation.numbers(figures))
-    return figures, model, asked
+            if writer:
+                writer.flush()
+            run.checkpoints.save(host, evaluation.numbers(metrics))
+    return metrics, model, asked
 
 
-def _draw(run, model, metrics, suffix=""):
+def _draw(run, model, writer, suffix=""):
     """The pictures, to the workdir and to TensorBoard."""
-    paths = pictures.write_all(model, run.source_of(model), run.workdir, suffix)
-    metrics.pictures(model.step, {path.stem.removesuffix(suffix): path for path in paths})
+    paths = figures.write_all(model, run.source_of(model), run.workdir, suffix)
+    writer.figures(model.step, {path.stem.removesuffix(suffix): path for path in paths})
 
 
 def _learning_rate(config, at: int) -> dict[str, float]:
     return {"learning_rate": float(schedule.hypers_at(config, np.array(at - 1)).learning_rate)}
 
 
-def _finish(run, model, figures, metrics, clock):
+def _finish(run, model, metrics, writer, clock):
     """Pictures and results.json, and the evaluation if a run that was killed after its last step still lacks it."""
-    figures = figures or evaluation.figures_of(model, run.source_of(model), run.workdir, run.kept)
-    _draw(run, model, metrics)
-    rate = clock.rate() or metrics.rate()
-    final = figures | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}
+    metrics = metrics or evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
+    _draw(run, model, writer)
+    rate = clock.rate() or writer.rate()
+    final = metrics | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}
     results.write(run.workdir, final | evaluation.conditions(model, run.source))
     log.info("done: %s", run.workdir)
 

@@ -58,7 +58,7 @@ def test_figures_and_that_no_split_of_the_work_changes_them(tmp_path):
     assert {k: again[k] for k in wanted} == pytest.approx(wanted, rel=1e-5)
     model = inference.load(workdir)
     model.config.eval.update({"batch_size": 90, "cache": ""})
-    again = evaluation.figures_of(model, pipeline.build(model.config.data), workdir)
+    again = evaluation.metrics_of(model, pipeline.build(model.config.data), workdir)
     assert {k: again[k] for k in wanted} == pytest.approx(wanted, rel=1e-5)
 
 
@@ -170,7 +170,7 @@ def test_a_bfloat16_model_is_scored_in_float32(tmp_path):
     )
     config.train.dtype = "bfloat16"
     model = untrained(config)
-    got = evaluation.figures_of(model, pipeline.build(config.data), tmp_path)
+    got = evaluation.metrics_of(model, pipeline.build(config.data), tmp_path)
     assert all(np.isfinite(v) for v in evaluation.numbers(got).values())
 
 
@@ -185,7 +185,7 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     grown = untrained(config)
     model = dataclasses.replace(grown, stage=Stage(1, 0.5))
     source = source_of(model, pipeline.build(config.data))
-    got = evaluation.numbers(evaluation.figures_of(model, source, tmp_path))
+    got = evaluation.numbers(evaluation.metrics_of(model, source, tmp_path))
     assert all(np.isfinite(v) for v in got.values())
     assert not (tmp_path / "cache").exists()  # the next step's blend is another
     # Both sides of the detection are blended, and what is compared with samples is too.
@@ -209,7 +209,7 @@ def test_scores_that_are_not_finite_are_not_figures(tmp_path):
     one.model.config.eval.update_from_flattened_dict(small | {"ood.bootstrap": 5})
     broken = jax.tree.map(lambda x: x * np.nan, one.model.variables["decoder"])
     model = dataclasses.replace(one.model, variables={**one.model.variables, "decoder": broken})
-    got = evaluation.figures_of(model, one.source, tmp_path)
+    got = evaluation.metrics_of(model, one.source, tmp_path)
     for name in ("frechet_classifier", "kid_classifier", "precision_classifier", "log_likelihood", "ood_auroc_elbo"):
         assert np.isnan(got[name]), name
     assert np.isfinite(got["ood_auroc_kl"])
@@ -301,7 +301,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, changed, says):
     one = scoring(tmp_path, **{"likelihood.importance_samples": 1, "likelihood.num_scored": 5} | changed)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        evaluation.figures_of(one.model, one.source, tmp_path)
+        evaluation.metrics_of(one.model, one.source, tmp_path)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -322,12 +322,12 @@ def test_a_table_of_workdirs_side_by_side(tmp_path, capsys):
     a, b, empty = (str(tmp_path / name) for name in "abc")
     results.write(tmp_path / "a", {"kl_gap": 0.123456789, "ood_auroc_kl": 0.5, "step": 20, "skipped_files": ["x"]})
     results.write(tmp_path / "b", {"kl_gap": float("nan"), "step": 20})
-    compare.main(["compare", a, b, "--figures", "ood_auroc", "kl_gap"])
+    compare.main(["compare", a, b, "--metrics", "ood_auroc", "kl_gap"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [[a, b], ["kl_gap", "0.12346", "-"], ["ood_auroc_kl", "0.5", "-"]]
     compare.main(["compare", a])
     assert "skipped_files" not in capsys.readouterr().out
-    with pytest.raises(UserError, match="no figure begins with nothing"):
-        compare.main(["compare", a, "--figures", "nothing"])
+    with pytest.raises(UserError, match="no metric begins with nothing"):
+        compare.main(["compare", a, "--metrics", "nothing"])
     with pytest.raises(UserError, match=r"has no results\.json"):
         compare.main(["compare", empty])

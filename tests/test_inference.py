@@ -18,7 +18,7 @@ from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation
 from sintrovae_jax.parallel import Shard
-from sintrovae_jax.plots import pictures
+from sintrovae_jax.plots import figures
 from sintrovae_jax.tools import bench
 
 WITHOUT_TENSORFLOW = """
@@ -90,7 +90,7 @@ def test_pictures_of_images_show_what_they_say(tmp_path):
     settings = small_digits()
     trained_state, networks = five_steps(settings)
     model, source = inference.from_state(settings, networks, trained_state), pipeline.build(settings.data)
-    pictures.write_all(model, source, tmp_path)
+    figures.write_all(model, source, tmp_path)
 
     def cells(name):  # ten rows of ten images of 8 pixels, a line apart, six times as large
         pixels = np.asarray(Image.open(tmp_path / "figures" / f"{name}.png"))
@@ -114,7 +114,7 @@ def test_pictures_of_images_show_what_they_say(tmp_path):
 def test_the_loaded_model_is_the_one_that_training_drew(trained, tmp_path):
     """The pictures that the training process left are drawn again from the checkpoint, to the byte."""
     model = sintrovae_jax.load(trained)
-    pictures.write_all(model, pipeline.build(model.config.data), tmp_path)
+    figures.write_all(model, pipeline.build(model.config.data), tmp_path)
     for name in ("samples", "reconstructions", "interpolations"):
         drawn = (tmp_path / "figures" / f"{name}.png").read_bytes()
         assert drawn == (trained / "figures" / f"{name}.png").read_bytes()

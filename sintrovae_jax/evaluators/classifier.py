@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from sintrovae_jax import parallel
+from sintrovae_jax import cancellation, parallel
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.features import Extractor, as_stored
 
@@ -67,6 +67,7 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, dict]:
     moments, order = optax.adam(_LEARNING_RATE).init(params), np.random.default_rng(0)
     batch = min(_BATCH, len(x))
     for _ in range(_EPOCHS):
+        cancellation.check()
         shuffled = order.permutation(len(x))
         for start in range(0, len(x) - batch + 1, batch):
             some = shuffled[start : start + batch]
@@ -83,7 +84,7 @@ def check(config, source) -> None:
 def build(config, source) -> Extractor:
     """Trains the classifier of a source that has labels. Raises `UserError` for one that has none.
 
-    Its figures: classifier_accuracy, on the test images.
+    Its metrics: classifier_accuracy, on the test images.
     """
     check(config, source)
     return _train(np.concatenate(list(source.train(1024))), source, config.eval.batch_size)
@@ -93,7 +94,7 @@ def _train(x, source, size):
     y_train, y_test = source.labels
     names = np.unique(y_train)
     network, variables = fit(x, np.searchsorted(names, y_train), len(names))
-    # One scale for all features, so that their variances in the training set are 1 on average: figures mean something.
+    # One scale for all features, so that their variances in the training set are 1 on average.
     features, _ = _in_chunks(network, variables, x, size)
     variables["scale"] = 1 / np.sqrt(features.var(0).mean())
     _, logits = _in_chunks(network, variables, source.test(len(y_test), 0), size)
@@ -102,8 +103,8 @@ def _train(x, source, size):
 
     variables = jax.tree.map(np.asarray, variables)
     digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(variables)))
-    apply, figures = functools.partial(_features, network), {"classifier_accuracy": accuracy}
-    return Extractor("classifier", digest.hexdigest(), apply, variables, figures)
+    apply, metrics = functools.partial(_features, network), {"classifier_accuracy": accuracy}
+    return Extractor("classifier", digest.hexdigest(), apply, variables, metrics)
 
 
 def _in_chunks(network, variables, x, size):

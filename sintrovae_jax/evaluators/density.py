@@ -83,7 +83,7 @@ def paper_divergences(r: np.ndarray, f: np.ndarray) -> tuple[float, float]:
 def evaluate(scoring: "Scoring") -> dict[str, float]:
     """gnelbo, kl, jsd, paper_kl, paper_jsd; writes density.png.
 
-    The histograms are of `eval.num_samples` points of data and as many samples (the published figures use 5,000).
+    The histograms are of `eval.num_samples` points of data and as many samples (the published ones use 5,000).
     """
     from sintrovae_jax.plots import draw  # matplotlib
 

@@ -3,22 +3,23 @@
 import logging
 from pathlib import Path
 
-from sintrovae_jax import evaluators, parallel, standing
+from sintrovae_jax import cancellation, evaluators, parallel, standing
 from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
 from sintrovae_jax.parallel import Shard
-from sintrovae_jax.plots import pictures
+from sintrovae_jax.plots import figures
 
 log = logging.getLogger(__name__)
 
 
-def figures_of(model: Model, source, workdir: Path, kept: dict | None = None) -> dict:
-    """The figures of every evaluator in `config.eval.evaluators`, and texts that say what they are of.
+def metrics_of(model: Model, source, workdir: Path, kept: dict | None = None) -> dict:
+    """The metrics of every evaluator in `config.eval.evaluators`, and texts that say what they are of.
 
-    Their pictures go to WORKDIR/figures. kept: what the evaluations of one run share (`Scoring`).
+    Their figures go to WORKDIR/figures. kept: what the evaluations of one run share (`Scoring`).
     """
-    scoring, out = Scoring(model, source, workdir / pictures.FOLDER, {} if kept is None else kept), {}
+    scoring, out = Scoring(model, source, workdir / figures.FOLDER, {} if kept is None else kept), {}
     for each in evaluators.chosen(model.config):
+        cancellation.check()
         out |= each.evaluate(scoring)
     if out:
         log.info("evaluation at step %d: %s", model.step, "  ".join(f"{k} {v:.4g}" for k, v in numbers(out).items()))
@@ -31,7 +32,7 @@ def numbers(results: dict) -> dict[str, float]:
 
 
 def prepared(model: Model, source) -> Model:
-    """The model as it is scored and pictured: with the BatchNorm averages that `config.eval.batch_norm` asks for."""
+    """The model as it is scored and drawn: with the BatchNorm averages that `config.eval.batch_norm` asks for."""
     config = model.config
     if config.eval.batch_norm == "running" or not _has_batch_norm(model):
         return model
@@ -48,7 +49,7 @@ def _has_batch_norm(model):
 
 
 def conditions(model: Model, source) -> dict:
-    """What a reader of all figures should know: which BatchNorm averages were used, which files were not read."""
+    """What a reader of all metrics should know: which BatchNorm averages were used, which files were not read."""
     out = {}
     if _has_batch_norm(model):
         out["batch_norm"] = model.config.eval.batch_norm

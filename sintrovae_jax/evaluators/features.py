@@ -1,7 +1,7 @@
 """Features of images, and what the distribution metrics need to know of many of them.
 
 An extractor turns images into vectors. `fid`, `kid` and `precision_recall` compare those of samples and of real images;
-their figures are named after the extractor, unless it is Inception's, so that nothing else is taken for an FID.
+their metrics are named after the extractor, unless it is Inception's, so that nothing else is taken for an FID.
 """
 
 import collections
@@ -36,7 +36,7 @@ class Extractor(NamedTuple):
     fingerprint: str  # another text for other weights or another network
     apply: Callable
     variables: dict
-    figures: dict = {}  # noqa: RUF012  # of its own, to be reported with what it is used for
+    metrics: dict = {}  # noqa: RUF012  # of its own, to be reported with what it is used for
 
 
 def builder(name: str) -> Callable:

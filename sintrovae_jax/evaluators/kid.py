@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sintrovae_jax import cancellation
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features
 from sintrovae_jax.evaluators.evaluator import Evaluator
@@ -29,6 +30,7 @@ def kid(real: np.ndarray, generated: np.ndarray, subsets: int, size: int, seed: 
     """Mean and standard deviation of MMD² over random subsets of `size` vectors each, drawn without replacement."""
     rng, values = np.random.default_rng(seed), []
     for _ in range(subsets):
+        cancellation.check()
         x, y = (v[rng.choice(len(v), size, replace=False)].astype(np.float64) for v in (real, generated))
         values.append(mmd2(x, y))
     return float(np.mean(values)), float(np.std(values))

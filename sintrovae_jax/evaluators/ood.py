@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from sintrovae_jax import cancellation
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import likelihood
@@ -43,15 +44,18 @@ def detection(inside: np.ndarray, outside: np.ndarray) -> Detection:
 
 
 def bootstrap(inside: np.ndarray, outside: np.ndarray, times: int, seed: int) -> tuple[Detection, Detection]:
-    """Ends of the 95 % interval of each figure: percentiles over `times` resamplings of both, with replacement."""
+    """Ends of the 95 % interval of each metric: percentiles over `times` resamplings of both, with replacement."""
     rng = np.random.default_rng(seed)
-    found = [detection(*(rng.choice(scores, len(scores)) for scores in (inside, outside))) for _ in range(times)]
+    found = []
+    for _ in range(times):
+        cancellation.check()
+        found.append(detection(*(rng.choice(scores, len(scores)) for scores in (inside, outside))))
     low, high = np.percentile(found, (2.5, 97.5), axis=0)
     return Detection(*low), Detection(*high)
 
 
 def evaluate(scoring: "Scoring") -> dict:
-    """ood_FIGURE_SCORE for every figure of `Detection` and every score; with _low and _high, the ends of its interval.
+    """ood_METRIC_SCORE for every metric of `Detection` and every score; with _low and _high, the ends of its interval.
 
     Writes ood.png, the histograms. As many images of the test split of `eval.ood.source` as test images, at most.
     """
@@ -65,8 +69,8 @@ def evaluate(scoring: "Scoring") -> dict:
     for name, inside in scoring.test_scores.items():
         found = detection(inside, outside[name])
         low, high = bootstrap(inside, outside[name], config.eval.ood.bootstrap, scoring.seed)
-        for ending, figures in (("", found), ("_low", low), ("_high", high)):
-            results |= {f"ood_{figure}_{name}{ending}": float(v) for figure, v in figures._asdict().items()}
+        for ending, metrics in (("", found), ("_low", low), ("_high", high)):
+            results |= {f"ood_{metric}_{name}{ending}": float(v) for metric, v in metrics._asdict().items()}
     names = (config.data.source, config.eval.ood.source)
     pairs = {name: (inside, outside[name]) for name, inside in scoring.test_scores.items()}
     draw.histograms(scoring.folder / "ood.png", pairs, names)

@@ -114,13 +114,13 @@ class Scoring:
             raise UserError(f"{metric} needs at least {at_least} real images: there are {real.count}")
         return real, self.generated
 
-    def described(self, name: str, figures: dict[str, float], samples: int, real: int) -> dict:
-        """Figures of a distribution metric, under the extractor's name, with all that they depend on."""
+    def described(self, name: str, metrics: dict[str, float], samples: int, real: int) -> dict:
+        """Values of a distribution metric, under the extractor's name, with all that they depend on."""
         whose, counts = self.model.config.eval.features, {"samples": samples, "real": real}
-        named = {features.metric(key, whose): value for key, value in figures.items()}
+        named = {features.metric(key, whose): value for key, value in metrics.items()}
         named |= {f"{features.metric(name, whose)}_{key}": n for key, n in counts.items()}
         text = {"features": f"{self.extractor.name} {self.extractor.fingerprint}"}
-        return named | self.extractor.figures | text | {"reference": self.model.config.eval.reference}
+        return named | self.extractor.metrics | text | {"reference": self.model.config.eval.reference}
 
     def scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """What the model thinks of each image of x, float64 [N], higher for what it finds likelier.

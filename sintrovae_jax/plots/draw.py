@@ -1,15 +1,15 @@
-"""Pictures: arrays to PNG files. Knows nothing of models or data."""
+"""Arrays to PNG files. Knows nothing of models or data.
+
+Figures are made without pyplot, whose backend is the caller's choice.
+"""
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from sintrovae_jax import files
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 _SMALLEST = 48  # pixels: images smaller than this are enlarged, so that a person can see them
 
@@ -37,7 +37,8 @@ def _points(axis, points, title, half_range):
 
 def scatter(path: Path, data: np.ndarray, samples: np.ndarray, half_range: float) -> None:
     """Two panels of points [N, 2]: data and samples, over [-half_range, half_range]²."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
     _points(axes[0], data, "data", half_range)
     _points(axes[1], samples, "samples", half_range)
     _save(figure, path)
@@ -45,7 +46,8 @@ def scatter(path: Path, data: np.ndarray, samples: np.ndarray, half_range: float
 
 def density(path: Path, data: np.ndarray, samples: np.ndarray, energy: np.ndarray, half_range: float) -> None:
     """Three panels: data points, samples [N, 2], and exp(-energy) on a grid [rows = y, columns = x], y upwards."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
     _points(axes[0], data, "data", half_range)
     _points(axes[1], samples, "samples", half_range)
     extent = (-half_range, half_range, -half_range, half_range)
@@ -60,7 +62,8 @@ def histograms(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], name
     The bins span all but the outermost hundredth of either, so that one extreme value does not flatten the rest.
     What is not finite is left out.
     """
-    figure, axes = plt.subplots(1, len(pairs), figsize=(4 * len(pairs), 3.2), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(4 * len(pairs), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(pairs), squeeze=False)
     for axis, (title, values) in zip(axes[0], pairs.items(), strict=True):
         shown = {name: v[np.isfinite(v)] for name, v in zip(names, values, strict=True) if np.isfinite(v).any()}
         ends = np.concatenate([np.percentile(v, (1, 99)) for v in shown.values()] or [np.zeros(1)])
@@ -76,4 +79,3 @@ def histograms(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], name
 def _save(figure, path):
     with files.replacing(path) as beside:
         figure.savefig(beside, dpi=100)
-    plt.close(figure)

@@ -21,6 +21,7 @@ from absl import flags
 from sintrovae_jax import cli, parallel, reconstruction, schedule, train_state, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.data import examples
+from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import costs, explain
 
 _DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
@@ -76,7 +77,7 @@ def times(compiled, arguments: tuple, samples: int, each: int = 1, limit: float 
 
 
 def measure(config, dispatches: int) -> dict:
-    """Compiles and times the step. Returns the figures of the JSON line; None where the backend does not tell."""
+    """Compiles and times the step. Returns the values of the JSON line; None where the backend does not tell."""
     prepared = prepare(config)
     began = time.perf_counter()
     compiled = parallel.compiled(prepared.lowered)
@@ -100,10 +101,7 @@ def measure(config, dispatches: int) -> dict:
 
 def measure_data(config, dispatches: int) -> dict:
     """Times the input pipeline of this process. The first fifth of the dispatches warms it up and is not counted."""
-    from sintrovae_jax.data import (
-        pipeline,  # TensorFlow, which the step's figures do not need
-        readers,  # TensorFlow, which the step's figures do not need
-    )
+    from sintrovae_jax.data import pipeline, readers  # TensorFlow, which timing the step does not need
 
     shard, substeps = parallel.shard(config.train.batch_size), config.train.substeps
     began = time.perf_counter()
@@ -151,9 +149,11 @@ def main(argv: list[str]) -> None:
     config = cli.CONFIG.value
     configs.validate(config)
     parallel.initialize(config.distributed)
-    figures = (measure_data if _DATA.value else measure)(config, _DISPATCHES.value)
+    if jax.process_count() > 1:
+        raise UserError("bench times the step of one process: run it on one, with distributed=off")
+    measured = (measure_data if _DATA.value else measure)(config, _DISPATCHES.value)
     if parallel.is_main():
-        print(json.dumps({"config": flags.FLAGS["config"].config_filename} | figures))
+        print(json.dumps({"config": flags.FLAGS["config"].config_filename} | measured))
 
 
 if __name__ == "__main__":

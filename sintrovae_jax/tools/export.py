@@ -3,7 +3,7 @@
     python -m sintrovae_jax.tools.export WORKDIR OUT [--step STEP | --step best]
 
 OUT has config.json, the networks to sample from (the averaged ones where the run has them), and results.json if its
-figures are of this step.
+metrics are of this step.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ def export(path, target, at: int | str | None = None) -> int:
         except Exception as error:  # whatever Orbax and its storage layers raise where they cannot write
             raise UserError(f"cannot write to {target}: {parallel.first_line(error)}") from error
         configs.write(model.config, folder)
-        figures = results.read(inference.locate(path)[0])
-        if figures.get("step") == model.step:
-            results.write(folder, figures)
+        metrics = results.read(inference.locate(path)[0])
+        if metrics.get("step") == model.step:
+            results.write(folder, metrics)
     return model.step
 
 

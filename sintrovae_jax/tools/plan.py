@@ -23,7 +23,7 @@ import numpy as np
 from sintrovae_jax import parallel, reconstruction, schedule, train_step
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.tools import bench, explain, hlo
+from sintrovae_jax.tools import bench, explain, hlo, text
 
 log = logging.getLogger(__name__)
 _GB, _GIB = 1e9, 2**30
@@ -249,8 +249,7 @@ def table(plans: list[Plan]) -> str:
                 *(_of(value, 1, ".4g") for value in (p.examples_per_second, p.hours)),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return text.aligned(rows)
 
 
 def _of(value, unit, form) -> str:
