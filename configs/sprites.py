@@ -3,10 +3,9 @@
     python -m sintrovae_jax.main --config configs/sprites.py
 
 Expect figures/translations.png to show place go down the side, colour and size along the top, and on classes and
-contents that training never saw a transfer_error of 12.2, against 69.5 for the better of copying either image, kl_gap
-0.38, after 21 minutes on 2 cores of an AMD EPYC at 2.6 GHz beside other work (2026-11-23, one seed, before the VAE
-phase was scaled like the adversarial one; not run again since). Shape and turn are not there yet: sprites are discs and
-ovals.
+contents that training never saw a transfer_error of 12.7, against 69.5 for the better of copying either image, and
+kl_gap 5.2, after 19 minutes on one core of an AMD EPYC (2026-11-26, seed 0). Shape and turn are not there yet: sprites
+are discs and ovals.
 
 The content code pays four times for every nat. With equal weights, size goes to the content code: it can draw whatever
 the class code can, and what changes a picture all over is left to the class code only where that is cheaper.
