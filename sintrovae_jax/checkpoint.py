@@ -14,12 +14,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from sintrovae_jax import files, parallel
+from sintrovae_jax import files, parallel, workdirs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.train_state import NetworkState, TrainState
 
 log = logging.getLogger(__name__)
-FOLDER = "checkpoints"
 _SAVING = 600  # seconds that a save may take; where one process fails at it, the others wait so long for it
 _ITEMS = ("networks", "training", "target", "ema")
 
@@ -67,7 +66,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
-        self.folder = files.place(workdir) / FOLDER
+        self.folder = files.place(workdir) / workdirs.CHECKPOINTS
         self._best, self._sign = best, -1 if best_mode == "min" else 1
         policies = [LatestN(keep)]
         if best:
@@ -200,7 +199,7 @@ class Checkpoints:
         return f"{len(differ)} arrays differ, the first is {first} ({there} there, {here} here)"
 
     def _set_aside(self, step, reason):
-        place = self.folder.parent / "damaged" / str(step)
+        place = self.folder.parent / workdirs.DAMAGED / str(step)
         number = 1
         while place.exists():
             place, number = place.with_name(f"{step}.{number}"), number + 1

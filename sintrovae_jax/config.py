@@ -9,7 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from sintrovae_jax import files, keys, models, perceptual, schema
+from sintrovae_jax import files, keys, models, perceptual, schema, workdirs
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.keys import Optional
@@ -177,17 +177,14 @@ def _check_growth(config, values):
         raise UserError("data.translate is in pixels, of which every level has another size: set it to 0")
 
 
-FILE = "config.json"
-
-
 def write(config: ConfigDict, workdir: Path) -> None:
     """Writes WORKDIR/config.json: all values used."""
-    files.write_text(workdir / FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+    files.write_text(workdir / workdirs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def read(workdir: Path) -> ConfigDict | None:
     """The config of a workdir, or None where there is none. Raises `UserError` where it cannot be read."""
-    path = workdir / FILE
+    path = workdir / workdirs.CONFIG
     try:
         values = json.loads(path.read_text())
         return ConfigDict(values)

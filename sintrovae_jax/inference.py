@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, files, models, parallel, schedule, train_state, train_step
+from sintrovae_jax import checkpoint, files, models, parallel, schedule, train_state, train_step, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Model
@@ -61,11 +61,11 @@ def locate(path, step: int | str | None = None):
     if name and not kind:
         return _pretrained(name), step
     place = files.place(path)
-    if place.parent.name == checkpoint.FOLDER and place.name.isdecimal() and not (place / configs.FILE).exists():
+    if place.parent.name == workdirs.CHECKPOINTS and place.name.isdecimal() and not (place / workdirs.CONFIG).exists():
         if step not in (None, int(place.name)):
             raise UserError(f"{path} is step {int(place.name)}, not {step}")
         return place.parent.parent, int(place.name)
-    inside = place.name == checkpoint.FOLDER and not (place / configs.FILE).exists()
+    inside = place.name == workdirs.CHECKPOINTS and not (place / workdirs.CONFIG).exists()
     return (place.parent if inside else place), step
 
 
@@ -81,14 +81,14 @@ def config_of(workdir, path=None) -> ConfigDict:
     """A workdir's config. path: what the user calls it. Raises `UserError` where there is none or it cannot be used."""
     path = path or workdir
     try:
-        config = configs.read(workdir) if (workdir / configs.FILE).exists() else None
+        config = configs.read(workdir) if (workdir / workdirs.CONFIG).exists() else None
         if config is not None:
             configs.validate(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{workdir / configs.FILE} is no config of this project ({parallel.first_line(error)})"
+            f"{workdir / workdirs.CONFIG} is no config of this project ({parallel.first_line(error)})"
         ) from None
     except Exception as error:  # whatever the libraries for remote files raise
         raise UserError(f"{path} cannot be reached ({parallel.first_line(error)})") from error
@@ -105,7 +105,7 @@ def opened(config, workdir, step: int | str | None = None) -> Iterator[tuple[che
     """
     best = config.checkpoint.best if step == "best" else ""
     try:
-        if not (workdir / checkpoint.FOLDER).is_dir():
+        if not (workdir / workdirs.CHECKPOINTS).is_dir():
             raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
         mode = config.checkpoint.best_mode
         checkpoints = checkpoint.Checkpoints(workdir, best=best, best_mode=mode, read_only=True)

@@ -11,12 +11,11 @@ import numpy as np
 from absl import logging as absl_logging
 from PIL import Image
 
-from sintrovae_jax import files
+from sintrovae_jax import files, workdirs
 from sintrovae_jax.objectives import kl_gap
 from sintrovae_jax.parallel import first_line
 
 log = logging.getLogger(__name__)
-FILE = "metrics.csv"
 _REWRITES = 30  # seconds between two of a remote metrics.csv
 
 
@@ -82,7 +81,7 @@ class Metrics:
     """
 
     def __init__(self, workdir: Path, step: int):
-        self._path, self._remote = workdir / FILE, files.is_remote(workdir)
+        self._path, self._remote = workdir / workdirs.METRICS, files.is_remote(workdir)
         self._waiting, self._next = False, 0.0  # whether there are rows to be written, and when they are
         self._rows = [row for row in read(workdir) if int(row["step"]) <= step]
         self._writer = _tensorboard(workdir)
@@ -156,7 +155,7 @@ class Metrics:
 
 def read(workdir: Path) -> list[dict[str, str]]:
     """The rows of a workdir's metrics.csv; a last line that a kill cut short is left out."""
-    path = workdir / FILE
+    path = workdir / workdirs.METRICS
     if not path.exists():
         return []
     text = path.read_text()

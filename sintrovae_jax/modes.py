@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sintrovae_jax import files, inference, parallel, results
+from sintrovae_jax import files, inference, parallel, workdirs
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, scoring
@@ -50,7 +50,7 @@ def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa:
 
 
 def _written(mode, model, source, workdir, ends):
-    folder, common = workdir / figures.FOLDER, []
+    folder, common = workdir / workdirs.FIGURES, []
     if mode == "interpolate":
         common = [_interpolate(model, source, workdir, ends)]
     elif ends.named:
@@ -62,10 +62,10 @@ def _written(mode, model, source, workdir, ends):
 
 def _eval(model, source, workdir):
     """Scores the model again; seconds and rate of its training stay in results.json."""
-    before = results.read(workdir)
+    before = workdirs.read_results(workdir)
     kept = {k: before[k] for k in ("seconds", "examples_per_second") if k in before}
     metrics = evaluation.metrics_of(model, source, workdir) | {"step": model.step} | kept
-    return results.write(workdir, metrics | evaluation.conditions(model, source))
+    return workdirs.write_results(workdir, metrics | evaluation.conditions(model, source))
 
 
 def _sample(model, source, workdir):
@@ -73,18 +73,18 @@ def _sample(model, source, workdir):
     config = model.config
     z = np.asarray(model.prior(config.seed, config.eval.num_samples))
     x = model.sample(config.seed, len(z), config.eval.truncation)
-    with files.replacing(workdir / "samples.npz") as beside:
+    with files.replacing(workdir / workdirs.SAMPLES) as beside:
         np.savez(beside, x=np.asarray(x), z=z)
-    return figures.samples(model, source, workdir / figures.FOLDER, truncation=config.eval.truncation)
+    return figures.samples(model, source, workdir / workdirs.FIGURES, truncation=config.eval.truncation)
 
 
 def _reconstruct(model, source, workdir):
-    return figures.reconstructions(model, source, workdir / figures.FOLDER)
+    return figures.reconstructions(model, source, workdir / workdirs.FIGURES)
 
 
 def _interpolate(model, source, workdir, ends):
     """interpolations.png between test images, or interpolation.png between the two that were named."""
-    folder = workdir / figures.FOLDER
+    folder = workdir / workdirs.FIGURES
     if not ends.named:
         return figures.interpolations(model, source, folder, path=ends.path)
     a, b = (_example(end, model, source)[None] for end in ends.named)

@@ -16,10 +16,10 @@ from sintrovae_jax import (
     logs,
     parallel,
     reconstruction,
-    results,
     schedule,
     train_state,
     train_step,
+    workdirs,
 )
 from sintrovae_jax import config as configs
 from sintrovae_jax.data import pipeline
@@ -127,9 +127,9 @@ def _train(run, stop):
         raise UserError(f"{workdir} is already at step {first}: train.steps={last} is behind it")
     if parallel.is_main():
         configs.write(config, workdir)
-    done = first == last and results.read(workdir).get("step") == first
+    done = first == last and workdirs.read_results(workdir).get("step") == first
     if parallel.agree(done):  # all have looked before the main one writes
-        log.info("already trained to step %d: see %s", first, workdir / results.FILE)
+        log.info("already trained to step %d: see %s", first, workdir / workdirs.RESULTS)
         return
     writer = logs.Metrics(workdir, first) if parallel.is_main() else None
     clock = logs.Clock(writer.seconds() if writer else 0.0)
@@ -287,7 +287,7 @@ def _finish(run, model, metrics, writer, clock):
     _draw(run, model, writer)
     rate = clock.rate() or writer.rate()
     final = metrics | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}
-    results.write(run.workdir, final | evaluation.conditions(model, run.source))
+    workdirs.write_results(run.workdir, final | evaluation.conditions(model, run.source))
     log.info("done: %s", run.workdir)
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY, run
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import inference, results, train_state, train_step
+from sintrovae_jax import inference, train_state, train_step, workdirs
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, features, frechet, inception, kid, likelihood, ood, precision_recall
@@ -213,7 +213,7 @@ def test_scores_that_are_not_finite_are_not_figures(tmp_path):
     for name in ("frechet_classifier", "kid_classifier", "precision_classifier", "log_likelihood", "ood_auroc_elbo"):
         assert np.isnan(got[name]), name
     assert np.isfinite(got["ood_auroc_kl"])
-    written = json.loads(results.write(tmp_path, got).read_text())
+    written = json.loads(workdirs.write_results(tmp_path, got).read_text())
     assert written["frechet_classifier"] is None
 
 
@@ -320,8 +320,10 @@ def test_a_classifier_needs_labels(tmp_path):
 
 def test_a_table_of_workdirs_side_by_side(tmp_path, capsys):
     a, b, empty = (str(tmp_path / name) for name in "abc")
-    results.write(tmp_path / "a", {"kl_gap": 0.123456789, "ood_auroc_kl": 0.5, "step": 20, "skipped_files": ["x"]})
-    results.write(tmp_path / "b", {"kl_gap": float("nan"), "step": 20})
+    workdirs.write_results(
+        tmp_path / "a", {"kl_gap": 0.123456789, "ood_auroc_kl": 0.5, "step": 20, "skipped_files": ["x"]}
+    )
+    workdirs.write_results(tmp_path / "b", {"kl_gap": float("nan"), "step": 20})
     compare.main(["compare", a, b, "--metrics", "ood_auroc", "kl_gap"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [[a, b], ["kl_gap", "0.12346", "-"], ["ood_auroc_kl", "0.5", "-"]]

@@ -3,11 +3,10 @@
 import logging
 from pathlib import Path
 
-from sintrovae_jax import cancellation, evaluators, parallel, standing
+from sintrovae_jax import cancellation, evaluators, parallel, standing, workdirs
 from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
 from sintrovae_jax.parallel import Shard
-from sintrovae_jax.plots import figures
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +16,7 @@ def metrics_of(model: Model, source, workdir: Path, kept: dict | None = None) ->
 
     Their figures go to WORKDIR/figures. kept: what the evaluations of one run share (`Scoring`).
     """
-    scoring, out = Scoring(model, source, workdir / figures.FOLDER, {} if kept is None else kept), {}
+    scoring, out = Scoring(model, source, workdir / workdirs.FIGURES, {} if kept is None else kept), {}
     for each in evaluators.chosen(model.config):
         cancellation.check()
         out |= each.evaluate(scoring)

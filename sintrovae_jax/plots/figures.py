@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sintrovae_jax import models
+from sintrovae_jax import models, workdirs
 from sintrovae_jax.data import examples
 from sintrovae_jax.inference import Model
 from sintrovae_jax.plots import draw
 
-FOLDER = "figures"
 _ROWS, _COLUMNS = 10, 10  # of a picture; reconstructions come in pairs of rows
 _POINTS = 1024
 
@@ -87,6 +86,6 @@ def of_two(model: Model, a: np.ndarray, b: np.ndarray, folder: Path, mode: str) 
 
 def write_all(model: Model, source, workdir: Path, suffix: str = "") -> list[Path]:
     """All that the model has, to WORKDIR/figures."""
-    folder = workdir / FOLDER
+    folder = workdir / workdirs.FIGURES
     common = [each(model, source, folder, suffix) for each in (samples, reconstructions, interpolations)]
     return common + of_family(model, source, folder, suffix)

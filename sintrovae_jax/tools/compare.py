@@ -5,7 +5,7 @@ python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--metrics ood
 
 import sys
 
-from sintrovae_jax import cli, files, results
+from sintrovae_jax import cli, files, workdirs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import text
 
@@ -36,9 +36,9 @@ def main(argv: list[str]) -> None:
     columns = {}
     for workdir in args.workdirs:
         place = files.workdir(workdir)
-        if not (place / results.FILE).exists():
-            raise UserError(f"{workdir} has no {results.FILE}: train there, or run --mode eval, first")
-        columns[workdir] = results.read(place)
+        if not (place / workdirs.RESULTS).exists():
+            raise UserError(f"{workdir} has no {workdirs.RESULTS}: train there, or run --mode eval, first")
+        columns[workdir] = workdirs.read_results(place)
     print(table(columns, args.metrics))
 
 

@@ -9,7 +9,7 @@ metrics are of this step.
 import contextlib
 import sys
 
-from sintrovae_jax import checkpoint, cli, files, inference, parallel, results, train_state
+from sintrovae_jax import checkpoint, cli, files, inference, parallel, train_state, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -28,9 +28,9 @@ def export(path, target, at: int | str | None = None) -> int:
         except Exception as error:  # whatever Orbax and its storage layers raise where they cannot write
             raise UserError(f"cannot write to {target}: {parallel.first_line(error)}") from error
         configs.write(model.config, folder)
-        metrics = results.read(inference.locate(path)[0])
+        metrics = workdirs.read_results(inference.locate(path)[0])
         if metrics.get("step") == model.step:
-            results.write(folder, metrics)
+            workdirs.write_results(folder, metrics)
     return model.step
 
 
