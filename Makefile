@@ -1,8 +1,9 @@
 # make demo: train on handwritten digits and look at what came out. make test: run the tests.
-# Both make their own virtual environment, .venv, with the versions of constraints.txt.
+# Both make their own virtual environment, .venv, with the versions of CONSTRAINTS (constraints-py312.txt: a newer jax).
 
 PYTHON ?= python3
 BIN := .venv/bin
+CONSTRAINTS ?= constraints.txt
 
 .PHONY: demo test clean
 
@@ -14,9 +15,9 @@ test: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # One marker per set of extras, so that nothing is installed twice.
-.venv/%: setup.py constraints.txt
+.venv/%: pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(if $(filter test,$*),train$(comma)convert$(comma)test,$*)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(if $(filter test,$*),train$(comma)convert$(comma)test,$*)]'
 	touch $@
 
 comma := ,
