@@ -102,3 +102,20 @@ def test_a_command_without_the_extra_that_it_needs_names_the_extra():
     out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
     assert err == "error: PIL is not installed: pip install '.[train]' in a clone\n"
+
+
+def test_the_recipes_come_with_the_package(tmp_path):
+    pytest.importorskip("setuptools")
+    lib = tmp_path / "lib"
+    _, err = python(
+        "setup.py", "--quiet", "build", "--build-base", str(tmp_path), "--build-lib", str(lib)
+    ).communicate()
+    assert {path.name for path in (lib / "sintrovae_jax" / "recipes").glob("*.py")} == {
+        path.name for path in (ROOT / "configs").glob("*.py")
+    }, err
+    code = "from sintrovae_jax import config; print(config.__file__, config.read_recipe('digits').model.channels)"
+    environ = environment() | {"PYTHONPATH": str(lib)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{lib / 'sintrovae_jax' / 'config.py'} (16, 32)\n"
