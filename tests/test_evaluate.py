@@ -39,7 +39,6 @@ def test_figures_and_that_no_split_of_the_work_changes_them(tmp_path):
     workdir = tmp_path / "run"
     args = (
         *TINY,
-        "--config.data.image_size=8",
         "--config.train.steps=20",
         *SCORE,
         f"--config.eval.cache={workdir / 'cache'}",
@@ -76,7 +75,7 @@ def says_what_it_depends_on(got):
     assert "fid" not in got
     assert got["classifier_accuracy"] > 0.95
     assert got["elbo"] < got["log_likelihood"]
-    assert got["bits_per_dimension"] == pytest.approx(8 - got["log_likelihood"] / (64 * np.log(2)))
+    assert got["bits_per_dimension"] == pytest.approx(8 - got["log_likelihood"] / (256 * np.log(2)))
 
 
 def settings(**changed):

@@ -144,7 +144,7 @@ def test_workdirs_with_the_names_of_checkpoints(trained, tmp_path):
     ("text", "says"),
     [
         ("{}", "is no config of this project"),
-        ('{"model": 3}', "cannot be read"),
+        ('{"model": 3}', "is no config of this project"),
         ("[1]", "cannot be read"),
         ("{", "cannot be read"),
     ],
