@@ -1,4 +1,4 @@
-"""WORKDIR/results.json: the final figures of a run."""
+"""WORKDIR/results.json: the final metrics of a run."""
 
 import json
 import math
@@ -10,7 +10,7 @@ FILE = "results.json"
 
 
 def write(workdir: Path, results: dict) -> Path:
-    """Writes results.json, a flat object; what is not finite becomes null, which JSON can hold. Returns its path."""
+    """Writes results.json, a flat object. Non-finite numbers become null, as JSON has none. Returns its path."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
     files.write_text(workdir / FILE, json.dumps(clean, indent=2) + "\n")
     return workdir / FILE
