@@ -4,11 +4,11 @@
 
 Expect figures/samples.png to show sharp digits, most of which a person can read, rec_error 1.56 and kl_gap -0.3 on
 test images, and with eval.features=classifier a frechet_classifier of 1.66 (2026-11-26, seed 0: pretrained:digits).
-docs/evaluation.md has how the values were chosen, three seeds, and a VAE beside them. beta_kl=0.6 with beta_neg=60 is
-as good.
+docs/evaluation.md explains how the values were chosen, with three seeds and a VAE for comparison. beta_kl=0.6 with
+beta_neg=60 is as good.
 With channels=(16, 32, 32), beta_kl=0.2, beta_neg=40 and 3_000 steps, seed 0 had 1.26, in more than twice the time.
-Longer was no better: 9,600 steps of that at half the learning rate, the drop at 8,000, gave 2.85; kl_gap on training
-batches rose to 2.1 after the drop.
+Longer training was no better: 9,600 steps of that at half the learning rate, the drop at 8,000, gave 2.85; kl_gap on
+training batches rose to 2.1 after the drop.
 """
 
 from sintrovae_jax.config import default

@@ -3,7 +3,7 @@
     python -m sintrovae_jax.main --config configs/digits_style.py
 
 It grows after 200 and 1,200 steps. figures/resolutions.png shows reconstructions at every size, figures/mixing.png
-which layers carry what. Expect sharp digits of which most can be read, but zeros, fours, fives and nines above all:
+what each half of the layers controls. Expect sharp and mostly legible digits, but mainly zeros, fours, fives and nines:
 rec_error 5.4 and kl_gap 3.0 on test images, and with eval.features=classifier precision 0.59, recall 0.30 and a
 frechet_classifier of 13.6 (2026-11-26, seed 0: pretrained:digits_style). Of twenty settings of learning rate, beta_kl,
 beta_neg and num_vae, trained at once on an H100 with one seed each, this one had the most legible samples;
@@ -27,7 +27,7 @@ def get_config():
     config.objective.beta_kl = 0.1
     config.objective.beta_rec = 1.0
     config.objective.beta_neg = 28.0
-    config.objective.num_vae = 200  # the level of 4×4 pixels, which say too little of a digit for an adversary
+    config.objective.num_vae = 200  # the level of 4×4 pixels, too coarse for adversarial training
     config.optimizer.learning_rate = 4e-3
     config.optimizer.milestones = (2_900,)
     config.train.steps = 3_350

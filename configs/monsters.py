@@ -3,7 +3,7 @@
     python -m sintrovae_jax.main --config configs/monsters.py --config.data.source=folder:PATH
 
 128×128, colour, 400 epochs at batch 16 of about 4,000 pictures; moved by up to 5 pixels, hues turned over the whole
-circle, mirrored. The published set is not distributed here. This recipe has not been run to its end yet.
+circle, and mirrored. The published set is not distributed here. This recipe has not been run to its end yet.
 """
 
 from sintrovae_jax.presets import images

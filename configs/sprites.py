@@ -2,13 +2,13 @@
 
     python -m sintrovae_jax.main --config configs/sprites.py
 
-Expect figures/translations.png to show place go down the side, colour and size along the top, and on classes and
-contents that training never saw a transfer_error of 12.7, against 69.5 for the better of copying either image, and
-kl_gap 5.2, after 19 minutes on one core of an AMD EPYC (2026-11-26, seed 0). Shape and turn are not there yet: sprites
-are discs and ovals.
+Expect figures/translations.png to show the position of each row and the colour and size of each column. On classes and
+contents that training never saw, expect a transfer_error of 12.7, against 69.5 for the better of copying either image,
+and kl_gap 5.2, after 19 minutes on one core of an AMD EPYC (2026-11-26, seed 0). Shape and rotation are not learnt:
+sprites are discs and ovals.
 
-The content code pays four times for every nat. With equal weights, size goes to the content code: it can draw whatever
-the class code can, and what changes a picture all over is left to the class code only where that is cheaper.
+The KL of the content code has four times the weight. With equal weights the content code also holds the size: it can
+express whatever the class code can, so that global properties go to the class code only where that is cheaper.
 """
 
 from sintrovae_jax.config import default

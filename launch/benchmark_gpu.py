@@ -1,8 +1,8 @@
 """Times training steps on one GPU, each case in a process of its own, within a limit. See benchmark_gpu.sh.
 
-This process imports no jax: it starts the cases in the order of their worth, ends those that take too long, and writes
-results.json and results.md anew after each, so that whatever ends it leaves what there is. While one case is timed the
-next imports, traces and waits for its turn, which is most of what it does on the CPU.
+This process imports no jax: it starts the cases in the order of their importance, ends those that take too long, and
+rewrites results.json and results.md after each, so that an interrupted run keeps its results. While one case is timed
+the next one imports, traces and waits for its turn, which is most of its work on the CPU.
 """
 
 import argparse
@@ -22,17 +22,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 10  # of one sample: one dispatch of 10 substeps, or 10 of 1 that nothing waits between
-# Of the kinds of work that XLA records in CUDA graphs, convolutions and loops are left out unless they are named.
+STEPS = 10  # of one sample: one dispatch of 10 substeps, or 10 of 1 without waiting in between
+# By default XLA does not record convolutions and loops in CUDA graphs.
 GRAPHS = "--xla_gpu_enable_command_buffer=+CONVOLUTION,+WHILE"
 # Without tensor cores, from NVIDIA's data sheets, SXM: the peak of float32 where TF32 is off, in FLOP/s.
 FLOAT32 = {"a100": 19.5e12, "h100": 67e12, "h200": 67e12}
-SPARE = 4  # seconds of the limit that ending takes
+SPARE = 4  # seconds of the limit that are reserved for ending
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One line of the results. official: a way to run the official step, else the case is this package's."""
+    """One line of the results. official: how to run the official step; empty: this package's step."""
 
     name: str
     recipe: str = "cifar10"
@@ -40,15 +40,15 @@ class Case:
     dtype: str = "float32"
     substeps: int = 10
     graphs: bool = False  # convolutions and loops in CUDA graphs
-    up_by_parts: bool = False  # the decoder's up-convolutions as a CPU does them, with 4 products a pixel and not 9
-    apart: bool = False  # reconstructions and samples in passes of their own
+    up_by_parts: bool = False  # the decoder's up-convolutions as on a CPU, with 4 products a pixel and not 9
+    apart: bool = False  # reconstructions and samples in separate passes
     gamma_r: float = 0.0
     official: str = ""  # eager, channels_last, autocast (channels last too), tuned (and cuDNN's own search)
-    seconds: float = 90  # that it may take
+    seconds: float = 90  # the time limit
 
 
 def cases() -> list[Case]:
-    """What answers most comes first: on a slow machine the last ones are not reached."""
+    """All cases, the most informative ones first: on a slow machine the last ones are not reached."""
 
     def official(name, how="eager", **kwargs):
         dtype = "bfloat16" if how in ("autocast", "tuned") else "float32"
@@ -97,7 +97,7 @@ def recipe(case: Case, tiny: bool):
 
 
 def time_ours(case: Case, tiny: bool, turn: Callable) -> dict:
-    """The figures of this package's step."""
+    """The metrics of this package's step."""
     import jax
 
     from sintrovae_jax import parallel
@@ -116,13 +116,13 @@ def time_ours(case: Case, tiny: bool, turn: Callable) -> dict:
     seconds = bench.times(compiled, prepared.arguments, *((3, 1, 5) if tiny else (20, STEPS // case.substeps, 6)))
     steps = case.substeps if tiny else STEPS
     device = jax.devices()[0].device_kind
-    figures = speed([each / steps for each in seconds], config.train.batch_size)
-    figures |= {"compile_seconds": compile_seconds, "device": device} | cost | bench.memory(compiled)
-    return figures | roofline(figures, device, case.dtype, tf32)
+    metrics = speed([second / steps for second in seconds], config.train.batch_size)
+    metrics |= {"compile_seconds": compile_seconds, "device": device} | cost | bench.memory(compiled)
+    return metrics | roofline(metrics, device, case.dtype, tf32)
 
 
 def speed(seconds: list[float], batch: int) -> dict:
-    """Seconds a step, one of each sample, as the figures that are reported."""
+    """The metrics that are reported, from the seconds per step of each sample."""
     median = statistics.median(seconds)
     return {
         "steps_per_second": 1 / median,
@@ -166,14 +166,14 @@ def tensor_float() -> bool:
 
 
 def convolve_up_by_parts() -> None:
-    """Makes the decoder's up-convolutions what they are on a CPU."""
+    """Replaces the decoder's up-convolutions with those that run on a CPU."""
     from sintrovae_jax.models import conv, convolution
 
     conv.convolve_up = lambda x, kernel, *args, **kwargs: convolution._up_by_parts(x, kernel)
 
 
 class Apart:
-    """A network that takes the halves of a batch in passes of their own, where the step asks for one pass over both."""
+    """A network that processes the groups of a batch in separate passes, where the step asks for a single pass."""
 
     def __init__(self, network):
         self.network = network
@@ -198,7 +198,7 @@ class Unavailable(Exception):
 
 
 def apart(networks):
-    """Networks whose passes over pairs are two. Raises `Unavailable` where they have no such passes."""
+    """Networks that process groups in separate passes. Raises `Unavailable` if they do not support groups."""
     import inspect
 
     if "groups" not in inspect.signature(type(networks.decoder).__call__).parameters:
@@ -207,7 +207,7 @@ def apart(networks):
 
 
 def time_official(case: Case, tiny: bool, turn: Callable, folder: str) -> dict:
-    """The figures of the official step."""
+    """The metrics of the official step."""
     import benchmark_official as official  # beside this file
 
     config = recipe(case, tiny)
@@ -222,7 +222,7 @@ def time_official(case: Case, tiny: bool, turn: Callable, folder: str) -> dict:
 
 
 def look() -> dict:
-    """The probe: what there is, and whether a tiny loop with a convolution runs with the flags it was started with."""
+    """The probe: describes the machine, and checks that a tiny loop with a convolution runs with the given flags."""
     import flax
     import jax
     import jax.numpy as jnp
@@ -230,7 +230,7 @@ def look() -> dict:
 
     from sintrovae_jax.tools import bench
 
-    del bench  # whether it can be imported
+    del bench  # raises if it cannot be imported
 
     def body(x, _):
         kernel = jnp.ones((3, 3, 8, 8))
@@ -251,7 +251,7 @@ def look() -> dict:
 
 
 def child(name: str, result: Path, tiny: bool, official: str) -> None:
-    """Runs a case to its figures, or to why there are none."""
+    """Runs a case and writes its metrics, or the reason why there are none."""
 
     def turn() -> None:
         if sys.stdin.readline() != "go\n":
@@ -259,11 +259,11 @@ def child(name: str, result: Path, tiny: bool, official: str) -> None:
 
     try:
         if name == "probe":
-            figures = look()
+            metrics = look()
         else:
             case = next(case for case in cases() if case.name == name)
-            figures = time_official(case, tiny, turn, official) if case.official else time_ours(case, tiny, turn)
-        out = {"status": "done"} | figures
+            metrics = time_official(case, tiny, turn, official) if case.official else time_ours(case, tiny, turn)
+        out = {"status": "done"} | metrics
     except Unavailable as error:
         out = {"status": "unavailable", "why": str(error)}
     partial = result.with_suffix(".partial")
@@ -289,7 +289,7 @@ class Running:
             self.process = subprocess.Popen(line, env=environment, start_new_session=True, cwd=ROOT, **pipes)
 
     def finish(self, seconds: float) -> dict:
-        """Gives it its turn, and so long; returns its result."""
+        """Lets the process take its turn, for at most this many seconds. Returns its result."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
@@ -298,7 +298,7 @@ class Running:
         except subprocess.TimeoutExpired:
             self.end()
             return {"status": "timeout", "why": f"not done in {seconds:.0f} s"}
-        self.end()  # what it may have started
+        self.end()  # and any process that it started
         if self.result.exists():
             return json.loads(self.result.read_text())
         return {"status": "failed", "why": last_line(self.log.read_text(errors="replace"), self.process.returncode)}
@@ -306,7 +306,7 @@ class Running:
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may keep it a while
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the driver may delay its end
             self.process.wait(5)
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -315,8 +315,8 @@ class Running:
 def surroundings(tiny: bool, graphs: bool, cache: str) -> dict:
     """The environment of a case.
 
-    One GPU is seen. No memory is taken beforehand, as two processes are on it; what XLA has found out about its kernels
-    is kept for the next case.
+    It shows one GPU. Memory is not preallocated, as two processes share the GPU; XLA's autotuning results are kept for
+    the next case.
     """
     out = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
     out["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -332,19 +332,19 @@ def surroundings(tiny: bool, graphs: bool, cache: str) -> dict:
 
 
 def least(case: Case) -> float:
-    """Seconds without which it is not begun."""
+    """The seconds that must be left for a case to be started."""
     return 6 if case.official else 12
 
 
 def last_line(log: str, code: int) -> str:
-    """What a process that failed said last, as one short line."""
+    """The last error message of a failed process, as one short line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return ((errors or lines or [""])[-1][:300] or "no word") + f" (exit code {code})"
 
 
 class Benchmark:
-    """The run: what has been found so far, and how much time is left."""
+    """The benchmark run: the results so far, and the time left."""
 
     def __init__(self, options):
         self.options, self.stop, self.running = options, time.monotonic() + options.limit - SPARE, []
@@ -359,24 +359,24 @@ class Benchmark:
         return self.running[-1]
 
     def probe(self) -> bool:
-        """Looks at the machine; returns whether the flags of CUDA graphs are taken."""
-        found = self.start("probe", graphs=True).finish(min(90, self.left()))
-        taken = found["status"] == "done"
+        """Probes the machine. Returns whether XLA accepts the flags for CUDA graphs."""
+        machine = self.start("probe", graphs=True).finish(min(90, self.left()))
+        taken = machine["status"] == "done"
         if not taken:
-            self.note(f"XLA does not take {GRAPHS}: {found['why']}")
-            found = self.start("probe").finish(min(90, self.left()))
-        if found["status"] != "done":
-            refuse(f"{sys.executable} cannot run jax and this package: {found['why']}")
-        if found["backend"] != "gpu" and not self.options.tiny:
-            refuse(f"jax finds no GPU but {found['device']}; --tiny rehearses on the CPU")
-        self.found["machine"] = found
+            self.note(f"XLA does not take {GRAPHS}: {machine['why']}")
+            machine = self.start("probe").finish(min(90, self.left()))
+        if machine["status"] != "done":
+            refuse(f"{sys.executable} cannot run jax and this package: {machine['why']}")
+        if machine["backend"] != "gpu" and not self.options.tiny:
+            refuse(f"jax finds no GPU but {machine['device']}; --tiny rehearses on the CPU")
+        self.found["machine"] = machine
         return taken
 
     def note(self, text: str) -> None:
         self.found["notes"].append(text)
 
     def run(self, wanted: list[Case], cache: str) -> None:
-        """All of the cases; the next one is started when one gets its turn, and waits for its own."""
+        """Runs all cases. The next one is started when the current one gets its turn, and waits for its own."""
 
         def start(case: Case) -> Running | None:
             return self.start(case.name, graphs=case.graphs, cache=cache) if self.left() > least(case) else None
@@ -387,7 +387,7 @@ class Benchmark:
         ahead = start(wanted[0]) if wanted and not wanted[0].graphs else None
         if not self.probe():
             wanted = self.without(wanted, lambda case: case.graphs, "XLA does not take the flag")
-        for case, following in zip(wanted, [*wanted[1:], None], strict=False):  # there may be none
+        for case, following in zip(wanted, [*wanted[1:], None], strict=False):  # `wanted` may be empty
             current = ahead or start(case)
             ahead = following and start(following)
             if current is None or self.left() < least(case):
@@ -401,13 +401,13 @@ class Benchmark:
             self.add(case, {"status": "unavailable", "why": why})
         return [case for case in wanted if not left_out(case)]
 
-    def add(self, case: Case, figures: dict) -> None:
-        if "torch" in figures:
-            self.found["machine"]["versions"]["torch"] = figures["torch"]
-        self.found["cases"].append(dataclasses.asdict(case) | figures)
+    def add(self, case: Case, metrics: dict) -> None:
+        if "torch" in metrics:
+            self.found["machine"]["versions"]["torch"] = metrics["torch"]
+        self.found["cases"].append(dataclasses.asdict(case) | metrics)
         self.write()
-        what = f"{figures['steps_per_second']:.4g} steps/s" if figures["status"] == "done" else figures["why"]
-        print(f"{time.time() - self.began:5.0f} s  {case.name}: {what}", flush=True)
+        summary = f"{metrics['steps_per_second']:.4g} steps/s" if metrics["status"] == "done" else metrics["why"]
+        print(f"{time.time() - self.began:5.0f} s  {case.name}: {summary}", flush=True)
 
     def write(self) -> None:
         self.found["seconds"] = time.time() - self.began
@@ -420,9 +420,9 @@ class Benchmark:
             partial.rename(self.options.out / name)
 
     def end(self) -> None:
-        for each in self.running:
-            if each.process.poll() is None:
-                each.end()
+        for case in self.running:
+            if case.process.poll() is None:
+                case.end()
 
 
 # --- the table ---
@@ -458,7 +458,7 @@ def report(found: dict) -> str:
 def heading(found: dict) -> str:
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items())
-    tiny = "A rehearsal with tiny networks: no figures. " if found["tiny"] else ""
+    tiny = "A rehearsal with tiny networks: no meaningful metrics. " if found["tiny"] else ""
     return f"{tiny}{machine.get('device', 'unknown device')}; {versions}; {found.get('seconds', 0):.0f} s"
 
 
@@ -491,7 +491,7 @@ def number(value: float | None, unit: float = 1) -> str:
 
 
 def explanations(found: dict) -> list[str]:
-    """How the table is to be read."""
+    """Notes on how to read the table."""
     tf32 = found["machine"].get("tf32")
     return [
         "cifar10 is batch 32 in 10 substeps a dispatch, celebahq batch 8 in 1, both float32, unless the name says"
@@ -500,8 +500,8 @@ def explanations(found: dict) -> list[str]:
         f"float32 of jax is computed as {'TF32' if tf32 else 'float32'}, and the roofline's peak is that type's.",
         "Roofline: the larger of FLOPs at the peak and bytes at the memory's bandwidth, divided by the time. FLOPs are"
         " those of convolutions and products, bytes those of every kernel's operands.",
-        "GB: planned by the compiler / seen at the peak, which for jax has what the search for kernels took.",
-        "Compile: later cases profit from what earlier ones found out about kernels.",
+        "GB: planned by the compiler / seen at the peak, which for jax includes the memory of autotuning.",
+        "Compile: later cases reuse the autotuning results of earlier ones.",
         "The official step has γ_r = 1e-8, so two decodings more, which `cifar10-gamma_r` has too.",
     ]
 

@@ -1,9 +1,9 @@
 """The official release's training step, for benchmark_gpu.py: its networks and losses, imported from a checkout.
 
-The loop that calls them there cannot be called without its data, so that the step is written here from the formulas
+The release's training loop cannot be called without its data, so the step is written here from the formulas
 (`encoder_loss`, `decoder_loss`), with every pass that the release makes: encoder and decoder are frozen in turn, images
-are decoded anew for the decoder, the reconstructions' target keeps its gradient in the encoder's loss, and γ_r = 1e-8
-pays for two decodings. As there, a check for NaN and the terms' way to the host end each step.
+are decoded again for the decoder, the target of the reconstructions keeps its gradient in the encoder's loss, and
+γ_r = 1e-8 costs two decodings. As in the release, each step ends with a check for NaN and a transfer of its terms.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 
-# What the release's module imports for its data, pictures and scores, which the step has no use for.
+# Imports of the release's module for data, figures and metrics, which the step does not need.
 UNUSED = (
     *("torchvision", "torchvision.utils", "torchvision.datasets", "torchvision.transforms"),
     *("matplotlib", "matplotlib.pyplot", "tqdm", "dataset", "metrics", "metrics.fid_score"),
@@ -36,7 +36,7 @@ def load(folder: str):
 
 
 class Contiguous(torch.nn.Module):
-    """The release reshapes what its networks return as if channels came first in memory; this makes it so."""
+    """Makes a tensor contiguous, as the release reshapes its networks' outputs as if channels came first in memory."""
 
     def forward(self, x):
         return x.contiguous()
@@ -65,7 +65,7 @@ class Step:
         self.x = torch.rand((self.batch, *shape), device=self.device)
 
     def run(self, steps: int) -> float:
-        """So many steps; returns the seconds that they took."""
+        """Runs this many steps. Returns the seconds that they took."""
         began = time.perf_counter()
         for _ in range(steps):
             self.update()
@@ -90,10 +90,10 @@ class Step:
 
     @contextlib.contextmanager
     def training(self, network):
-        """Only this network has gradients."""
-        for each in (self.encoder, self.decoder):
-            for parameter in each.parameters():
-                parameter.requires_grad = each is network
+        """Enables gradients for this network only."""
+        for net in (self.encoder, self.decoder):
+            for parameter in net.parameters():
+                parameter.requires_grad = net is network
         yield
 
     def precision(self):
@@ -139,7 +139,7 @@ class Step:
         return self.scale * (self.weights.beta_rec * rec + adversarial), (rec, *kls)
 
     def again(self, y):
-        """kl(y), with its gradient, and the error of decoding it again, in which only that decoding has one."""
+        """kl(y), with its gradient, and the error of decoding y again, with the gradient of that decoding only."""
         mean, logvar = self.model.encode(y)
         y_hat = self.model.decode(self.release.reparameterize(mean, logvar).detach())
         return self.kl(mean, logvar), self.rec(y.detach(), y_hat)
@@ -151,7 +151,7 @@ def prepare(folder: str, config, how: str) -> Step:
 
 
 def about(step: Step) -> dict:
-    """What is reported besides the speed."""
+    """The device and versions that are reported with the speed."""
     cuda = step.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else "cpu",

@@ -1,4 +1,4 @@
-"""Cancelling work that takes minutes, such as an evaluation: it asks between its parts whether it should go on."""
+"""Cancelling long work, such as an evaluation: the work calls `check` between its parts."""
 
 import contextlib
 import contextvars
@@ -13,7 +13,7 @@ class Cancelled(BaseException):
 
 @contextlib.contextmanager
 def cancelled_by(asked: Callable[[], bool]) -> Iterator[None]:
-    """Work within the block raises `Cancelled` at its next `check` once asked() is true."""
+    """Work within the block raises `Cancelled` at its next `check` once asked() returns true."""
     token = _asked.set(asked)
     try:
         yield
@@ -22,7 +22,7 @@ def cancelled_by(asked: Callable[[], bool]) -> Iterator[None]:
 
 
 def check() -> None:
-    """To be called between the parts of what takes long. Raises `Cancelled` where somebody asked for the end of it."""
+    """Call this between the parts of long work. Raises `Cancelled` if cancellation was requested."""
     asked = _asked.get()
     if asked is not None and asked():
         raise Cancelled

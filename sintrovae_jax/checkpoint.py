@@ -1,8 +1,8 @@
-"""Checkpoints with Orbax: saving, retention, restoring, and what to do with a damaged one.
+"""Checkpoints with Orbax: saving, retention, restoring, and handling of damaged checkpoints.
 
-A checkpoint has the items `networks` (both networks' variables), `training` (the step and the optimisers' states), and
-where a run has them `ema` (the averaged networks) and `target` (bootstrap's decoder): plain arrays without a device
-axis, so that any number of devices or processes can read it.
+A checkpoint has the items `networks` (the variables of both networks) and `training` (the step and the optimiser
+states). Depending on the config it also has `ema` (the averaged networks) and `target` (bootstrap's decoder). All are
+plain arrays without a device axis, so that any number of devices or processes can read them.
 """
 
 import logging
@@ -19,7 +19,7 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.train_state import NetworkState, TrainState
 
 log = logging.getLogger(__name__)
-_SAVING = 600  # seconds that a save may take; where one process fails at it, the others wait so long for it
+_SAVING = 600  # timeout of a save in seconds; if one process fails, the others wait this long for it
 _ITEMS = ("networks", "training", "target", "ema")
 
 
@@ -49,9 +49,10 @@ def _shapes(tree) -> dict:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which asks jax at every save whether to stop, by the number of the step, and only to note it down.
+    """Orbax's manager without its check for preemption at every save.
 
-    That would disturb whoever asks by other numbers (`parallel.preempted`): a notice could be missed.
+    That check only logs, but it asks jax by the number of the training step, while `parallel.preempted` asks by the
+    number of its poll. Mixing them could lose a notice.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -60,9 +61,9 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: `keep` newest ones, and the best by one figure of the evaluators.
+    """The checkpoints of a workdir: the newest `keep`, and the best one by a metric of the evaluators.
 
-    Saving is asynchronous; `close` waits for it and raises what went wrong.
+    Saving is asynchronous; `close` waits for pending saves and raises their errors.
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
@@ -83,28 +84,28 @@ class Checkpoints:
         self._manager = _Manager(self.folder, options=options, item_handlers=handlers)
 
     def _rank(self, metrics: dict) -> float:
-        """The larger the better; one that was not evaluated comes last."""
+        """Larger is better; a checkpoint that was not evaluated comes last."""
         value = metrics.get(self._best)
         return -math.inf if value is None else self._sign * value
 
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, ascending."""
+        """The steps of all checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step of the best checkpoint that was evaluated, or None where none was."""
+        """The step of the best evaluated checkpoint, or None if none was evaluated."""
         step = self._manager.best_step() if self._best else None
         return None if step is None or self._rank(self._manager.metrics(step) or {}) == -math.inf else step
 
     def save(self, state: TrainState, metrics: dict | None = None) -> None:
-        """Saves a host state (`parallel.unreplicate`) under its step. metrics: the evaluators', for `best`."""
+        """Saves a host state (`parallel.unreplicate`) under its step. metrics: of the evaluators, for `best`."""
         # Only the main process has metrics, but all must agree on which checkpoint is the best.
         value = (metrics or {}).get(self._best)
         (value,) = parallel.from_main(math.nan if value is None else float(value))
         self._save(int(state.step), _items(state), {self._best: None if math.isnan(value) else value})
 
     def save_networks(self, step: int, variables: dict, ema: bool) -> None:
-        """Saves what `read` reads and nothing else: networks to sample from, averaged ones (`ema`) or not."""
+        """Saves only the networks to sample from, which is all that `read` needs. ema: whether they are averaged."""
         self._save(step, {"ema" if ema else "networks": variables}, None)
 
     def _save(self, step, items, metrics):
@@ -113,10 +114,10 @@ class Checkpoints:
             raise RuntimeError(f"Orbax did not save step {step} to {self.folder}")
 
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """The newest checkpoint that can be read, as numpy arrays, or None where there are none.
+        """The newest checkpoint that can be read, as numpy arrays, or None if there is none.
 
         abstract: the state's shapes and dtypes. Damaged checkpoints newer than the one used are set aside and reported.
-        Raises `UserError` for a checkpoint of another model, and where none of several can be read (then all stay).
+        Raises `UserError` for a checkpoint of another model, and if no checkpoint can be read (then none is moved).
         """
         damaged = []
         for step in reversed(self.steps()):
@@ -142,29 +143,28 @@ class Checkpoints:
         return None
 
     def read(self, step: int, abstract: TrainState, ema: bool = True) -> dict:
-        """One step's networks to sample from as numpy arrays. Raises what Orbax raises, and `UserError` where they are
-        of another model or have been left out.
+        """The networks of one step to sample from, as numpy arrays. ema: the averaged ones, if the run has them.
 
-        ema: the averaged ones, where there are any.
+        Raises what Orbax raises, and `UserError` if the checkpoint is of another model or lacks these networks.
         """
         return self.read_all(step, abstract, ["ema" if ema and abstract.ema is not None else "networks"])[0]
 
     def read_all(self, step: int, abstract: TrainState, names: list[str]) -> list[dict]:
-        """Some of the items 'networks', 'target' and 'ema' of one step, as `read`."""
+        """The named items of one step: 'networks', 'target' or 'ema'. Raises as `read` does."""
         items, out, folder = _items(abstract), [], self.folder / str(step)
         for name in names:
             if not (folder / name).exists() and any((folder / other).exists() for other in _ITEMS):
-                there = " and ".join(other for other in _ITEMS if (folder / other).exists())
-                raise UserError(f"{folder} has no {name}: {there} alone, as an export has")
+                stored = " and ".join(other for other in _ITEMS if (folder / other).exists())
+                raise UserError(f"{folder} has no {name}: {stored} alone, as an export has")
             other = self._difference(step, name, items[name])
             tree = None if other else self._read(step, name, items[name])
-            if other or _shapes(tree) != _shapes(items[name]):  # metadata may not tell
+            if other or _shapes(tree) != _shapes(items[name]):  # the metadata may be unreadable
                 raise UserError(f"{folder} holds another model than the config.json beside it says")
             out.append(tree)
         return out
 
     def close(self) -> None:
-        """Waits for the saves under way. Raises if one failed."""
+        """Waits for pending saves. Raises if one failed."""
         self._manager.wait_until_finished()
         self._manager.close()
 
@@ -185,27 +185,27 @@ class Checkpoints:
                 raise UserError(f"{self.folder / str(step)} holds another model: {differ}; use another --workdir")
 
     def _difference(self, step: int, item: str, tree) -> str:
-        """How the arrays of an item differ from a tree's; '' where they do not, or where that cannot be told."""
+        """How the stored arrays of an item differ from a tree; '' if they do not, or if the metadata is unreadable."""
         try:
-            there = _shapes(self._manager.item_metadata(step)[item].tree)
-        except Exception:  # damaged metadata: reading it will fail too, and say so
+            stored = _shapes(self._manager.item_metadata(step)[item].tree)
+        except Exception:  # damaged metadata: reading the item will fail too, with an error message
             return ""
-        here = _shapes(tree)
-        differ = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
+        expected = _shapes(tree)
+        differ = sorted(k for k in stored.keys() | expected.keys() if stored.get(k) != expected.get(k))
         if not differ:
             return ""
         first = differ[0]
-        there, here = (shapes.get(first) for shapes in (there, here))
-        return f"{len(differ)} arrays differ, the first is {first} ({there} there, {here} here)"
+        stored, expected = (shapes.get(first) for shapes in (stored, expected))
+        return f"{len(differ)} arrays differ, the first is {first} ({stored} there, {expected} here)"
 
     def _set_aside(self, step, reason):
         place = self.folder.parent / workdirs.DAMAGED / str(step)
         number = 1
         while place.exists():
             place, number = place.with_name(f"{step}.{number}"), number + 1
-        parallel.agree(True)  # all have looked where to
+        parallel.agree(True)  # all processes have chosen the same folder
         if parallel.is_main():
             files.move(self.folder / str(step), place)
-        parallel.agree(True)  # all wait for the move
+        parallel.agree(True)  # all processes wait for the move
         log.warning("checkpoint %d is damaged (%s): moved to %s, using the one before it", step, reason, place)
         self._manager.reload()

@@ -1,4 +1,4 @@
-"""What the command lines of this project share: the --config flag, and user errors to one line."""
+"""What the command lines of this project share: the --config flag, and user errors as one line."""
 
 import argparse
 import os
@@ -19,14 +19,14 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. confi
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are `UserError`, one line."""
+    """A parser that raises its errors as `UserError`, with a one-line message."""
 
     def error(self, message):
         raise UserError(message)
 
 
 def _recipe(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The value of --config, before any flag is parsed, and the arguments with the recipe's path for its name."""
+    """The path of the recipe of --config, and the arguments with that path for its name. For unparsed flags."""
     argv = list(argv)
     for i, flag in enumerate(argv[1:], 1):
         if flag in ("--config", "-config") and i + 1 < len(argv):
@@ -40,7 +40,7 @@ def _recipe(argv: list[str]) -> tuple[str | None, list[str]]:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses flags, having checked what config_flags would answer with a traceback. Raises `UserError`."""
+    """Parses flags, after checking for errors that config_flags would report with a traceback. Raises `UserError`."""
     if not any(a.startswith(("--help", "-help")) for a in argv):
         path, argv = _recipe(argv)
         if path is None:
@@ -57,7 +57,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def reporting(function: Callable) -> Callable:
-    """Ends the program with one line and the error's exit code where the error is not a bug."""
+    """Ends the program with one line and an exit code after an error that is not a bug."""
 
     def wrapped(argv):
         try:
@@ -66,12 +66,12 @@ def reporting(function: Callable) -> Callable:
             kind = "stopped" if isinstance(error, Interrupted) else "error"
             print(f"{kind}: {error}", file=sys.stderr, flush=True)
             if isinstance(error, UserError) and jax.distributed.is_initialized():
-                os._exit(error.exit_code)  # as below: it may be this process's alone
+                os._exit(error.exit_code)  # as below: the error may be on this process only
             sys.exit(error.exit_code)
         except (Exception, KeyboardInterrupt) as error:
             if not jax.distributed.is_initialized():
                 raise
-            # Leaving in order would wait for the other processes, which are waiting for this one.
+            # A normal exit would wait for the other processes, which are waiting for this one.
             traceback.print_exc()
             os._exit(128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1)
 

@@ -1,4 +1,4 @@
-"""Configs on their way in and out: reading recipes, checking values, comparing with a workdir's."""
+"""Reading recipes, checking their values, and comparing them with the config of a workdir."""
 
 import difflib
 import importlib.util
@@ -14,7 +14,7 @@ from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.keys import Optional
 
-# Keys that may change between two commands on one workdir: they do not touch the parameters that training reaches.
+# Keys that may change between two commands on one workdir: they do not affect the trained parameters.
 FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir", "data.download", "objective.vgg")
 
 
@@ -44,13 +44,13 @@ def flatten(config) -> dict:
 
 
 def recipes() -> Path:
-    """The folder of the recipes that come with the package, or of a checkout's."""
+    """The folder of recipes: of the installed package, or of a checkout."""
     installed = Path(__file__).with_name("recipes")
     return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
 
 
 def recipe_path(name: str) -> str:
-    """Where the recipe is that the user calls NAME, PATH/NAME.py, or either with :ARGUMENT."""
+    """The path of a recipe that the user gave as NAME or PATH/NAME.py, with or without :ARGUMENT."""
     path, colon, argument = name.partition(":")
     by_name = recipes() / f"{path}.py"
     return f"{by_name}{colon}{argument}" if Path(path).name == path and by_name.is_file() else name
@@ -59,7 +59,7 @@ def recipe_path(name: str) -> str:
 def read_recipe(path: str) -> ConfigDict:
     """The config that `get_config()` of the recipe PATH, or `get_config(ARGUMENT)` of PATH:ARGUMENT, returns.
 
-    Raises `UserError` if the file is not there, is no recipe, does not know the argument, or has unknown keys.
+    Raises `UserError` if the file does not exist, is no recipe, does not accept the argument, or has unknown keys.
     """
     path, *argument = recipe_path(path).split(":", 1)
     file = Path(path)
@@ -152,7 +152,7 @@ def _check_together(config, values):
             )
 
 
-# The keys that a list of `growth` replaces. They are the last level's too, so that overriding one is never ignored.
+# The keys that a list of `growth` replaces. They must equal the last value, so that no override is ignored.
 _LAST_LEVEL = {
     "batch_sizes": "train.batch_size",
     "learning_rates": "optimizer.learning_rate",
@@ -174,7 +174,7 @@ def _check_growth(config, values):
     if growth.ema_images and config.train.ema:
         raise UserError("train.ema and growth.ema_images both set how fast the average follows: set one of them to 0")
     if grows and config.data.translate:
-        raise UserError("data.translate is in pixels, of which every level has another size: set it to 0")
+        raise UserError("data.translate is in pixels, but every level has another size: set it to 0")
 
 
 def write(config: ConfigDict, workdir: Path) -> None:
@@ -202,5 +202,5 @@ def refuse_other(config: ConfigDict, workdir: Path) -> None:
     old, new = flatten(old), flatten(config)
     differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and not k.startswith(FREE))
     if differ:
-        what = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} here)" for k in differ)
-        raise UserError(f"{workdir} was made by another config: {what}; give the same values or another --workdir")
+        changes = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} here)" for k in differ)
+        raise UserError(f"{workdir} was made by another config: {changes}; give the same values or another --workdir")

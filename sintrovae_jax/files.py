@@ -1,7 +1,7 @@
-"""Writing files whole or not at all, locally and remote (gs://…).
+"""Atomic writing of files, local and remote (gs://…).
 
-Locally they are written beside their place, then renamed over it. A remote object appears whole by itself; what
-libraries write to a path is written to a local one first.
+A local file is written under a temporary name in the same folder, then renamed. A remote object only appears once it is
+complete; what a library writes to a path is written to a local file first.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from sintrovae_jax.parallel import first_line
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path is not of this machine's file systems."""
+    """Whether a path is outside of the local file systems."""
     return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a local path to write to, of the same suffix; the file replaces `path` if the block ends well."""
+    """Yields a local path with the same suffix to write to; the file replaces `path` if the block succeeds."""
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
-            here = Path(folder) / path.name
-            yield here
-            path.write_bytes(here.read_bytes())
+            local = Path(folder) / path.name
+            yield local
+            path.write_bytes(local.read_bytes())
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -43,9 +43,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(target: str | Path) -> Iterator[Path]:
-    """Yields a folder beside `target` to fill; it is renamed to `target` if the block ends well, and removed if not.
+    """Yields a folder beside `target` to fill; it is renamed to `target` if the block succeeds, and removed if not.
 
-    Raises `UserError` if there is something at the target, or it is remote, or cannot be written.
+    Raises `UserError` if the target exists and is not an empty folder, is remote, or cannot be written.
     """
     target = place(target)
     if is_remote(target):
@@ -64,14 +64,14 @@ def new_folder(target: str | Path) -> Iterator[Path]:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with ~ for the user's home; as it is, without an error, where nobody has one."""
+    """A path with ~ replaced by the user's home. Without a home, it is returned unchanged."""
     return Path(os.path.expanduser(path))
 
 
 def place(path: str | Path) -> epath.Path:
-    """Where something is: local, then absolute and with ~ for the user's home; or remote, as gs://…
+    """A full path: absolute and with ~ expanded if local, unchanged if remote (gs://…).
 
-    Raises `UserError` for a kind of place that does not exist.
+    Raises `UserError` for an empty path or an unknown scheme.
     """
     path = os.fspath(path)
     if not path:
@@ -85,7 +85,7 @@ def place(path: str | Path) -> epath.Path:
 
 
 def _without_listings(kind: str) -> None:
-    """fsspec would remember what lay in a folder, and not see what other processes do there."""
+    """Turns off fsspec's cache of folder listings, which would hide the changes of other processes."""
     with contextlib.suppress(ImportError):
         from fsspec import config
 
@@ -93,20 +93,20 @@ def _without_listings(kind: str) -> None:
 
 
 def workdir(path: str | Path) -> Path:
-    """A path to write to: a local one as it was given, a remote one as `place` has it. Raises `UserError` as that."""
+    """A path to write to: unchanged if local, as `place` returns it if remote. Raises `UserError` as `place` does."""
     return place(path) if is_remote(path) else Path(path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file atomically."""
     with replacing(path) as beside:
         beside.write_text(text)
 
 
 def writable(folder: Path) -> None:
-    """Makes a folder. Raises `UserError` if it cannot be made or written to."""
+    """Creates a folder. Raises `UserError` if it cannot be created or written to."""
     try:
-        if is_remote(folder):  # where folders come with what is in them
+        if is_remote(folder):  # remote folders exist only with content
             trial = folder / f".{uuid.uuid4().hex}"
             trial.write_text("")
             trial.unlink()
@@ -121,7 +121,7 @@ def writable(folder: Path) -> None:
 
 
 def move(folder: Path, to: Path) -> None:
-    """Moves a folder to a place that does not exist; remote ones object by object, the last to go being the old."""
+    """Moves a folder to a path that does not exist. Remote objects are all copied before the old ones are deleted."""
     if not is_remote(folder):
         to.parent.mkdir(exist_ok=True)
         folder.rename(to)

@@ -62,7 +62,7 @@ def importance_weighted(
 def observation_std(objective) -> float:
     """The std of p(x|z) for which `config.objective`'s β_rec·rec + β_kl·kl is β_kl times -ELBO: sqrt(β_kl / 2 β_rec).
 
-    NaN where it has none: without either term, or with a reconstruction error that is no Gaussian's.
+    NaN if there is none: a term has no weight, or the reconstruction error is not that of a Gaussian.
     """
     beta_kl = 1.0 if objective.name == "intro" else objective.beta_kl  # IntroVAE's KL of real data has no weight
     if objective.reconstruction != "mse" or not (objective.beta_rec > 0 and beta_kl > 0):

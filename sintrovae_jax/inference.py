@@ -17,7 +17,7 @@ from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Model
 
-PRETRAINED = Path(__file__).with_name("pretrained")  # what comes with the package
+PRETRAINED = Path(__file__).with_name("pretrained")  # models that come with the package
 
 
 def from_state(config: ConfigDict, networks: train_state.Networks, host_state: train_state.TrainState) -> Model:
@@ -31,13 +31,13 @@ def _model(config, step, networks, variables):
 
 
 def load(path, step: int | str | None = None, *, ema: bool = True) -> Model:
-    """Rebuilds a trained model from its workdir alone, on whatever devices there are.
+    """Rebuilds a trained model from its workdir alone, on any devices.
 
     path: a workdir, its `checkpoints` folder, or one checkpoint (`checkpoints/STEP`), local or remote (gs://…, which
-    takes TensorFlow or gcsfs); or 'pretrained:NAME', a model that comes with the package. step: which checkpoint: a
-    step, 'best' of those that are there by the figure that `config.checkpoint.best` names, or the newest if not given.
-    ema: the averaged networks where the run has them; False: as they were trained. Raises `UserError` where there is no
-    workdir, no such checkpoint, or it cannot be read or holds another model than its config says.
+    needs TensorFlow or gcsfs); or 'pretrained:NAME', a model that comes with the package. step: the step of a
+    checkpoint; 'best': the best stored one by the metric `config.checkpoint.best`; None: the newest. ema: the averaged
+    networks if the run has them; False: the networks as trained. Raises `UserError` if there is no such workdir or
+    checkpoint, or if it cannot be read or holds another model than its config describes.
     """
     workdir, step = locate(path, step)
     config = config_of(workdir, path)
@@ -45,14 +45,14 @@ def load(path, step: int | str | None = None, *, ema: bool = True) -> Model:
         try:
             return _read(config, workdir, step, ema)
         except UserError:
-            # A run that trains there removes old checkpoints, perhaps while they are looked at.
+            # A run that is still training may remove an old checkpoint while it is being read.
             if last or isinstance(step, int):
                 raise
     raise AssertionError
 
 
 def locate(path, step: int | str | None = None):
-    """The workdir that a path of `load` is of, and the step. Raises `UserError` for a path that cannot be one."""
+    """Splits a path of `load` into the workdir and the step. Raises `UserError` for an impossible path or step."""
     if step is not None and step != "best":
         if not isinstance(step, numbers.Integral):
             raise UserError(f"a step is a whole number or 'best', not {step!r}")
@@ -78,7 +78,7 @@ def _pretrained(name):
 
 
 def config_of(workdir, path=None) -> ConfigDict:
-    """A workdir's config. path: what the user calls it. Raises `UserError` where there is none or it cannot be used."""
+    """The config of a workdir. path: its name in messages. Raises `UserError` if it is missing or cannot be used."""
     path = path or workdir
     try:
         config = configs.read(workdir) if (workdir / workdirs.CONFIG).exists() else None
@@ -99,9 +99,9 @@ def config_of(workdir, path=None) -> ConfigDict:
 
 @contextlib.contextmanager
 def opened(config, workdir, step: int | str | None = None) -> Iterator[tuple[checkpoint.Checkpoints, int]]:
-    """Yields a workdir's checkpoints, only to be read, and the step that `load` would take of them.
+    """Yields the checkpoints of a workdir, read-only, and the step that `load` would choose.
 
-    Raises `UserError` where there is none.
+    Raises `UserError` if there is none.
     """
     best = config.checkpoint.best if step == "best" else ""
     try:
@@ -109,46 +109,46 @@ def opened(config, workdir, step: int | str | None = None) -> Iterator[tuple[che
             raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
         mode = config.checkpoint.best_mode
         checkpoints = checkpoint.Checkpoints(workdir, best=best, best_mode=mode, read_only=True)
-        chosen = _chosen(config, checkpoints, workdir, step)
+        resolved = _chosen(config, checkpoints, workdir, step)
     except UserError:
         raise
     except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
         raise UserError(f"the checkpoints of {workdir} cannot be read ({parallel.first_line(error)})") from error
     with contextlib.closing(checkpoints):
-        yield checkpoints, chosen
+        yield checkpoints, resolved
 
 
 def _chosen(config, checkpoints, workdir, step) -> int:
-    """The step to load. Raises `UserError` where there is no checkpoint of it."""
+    """The step to load. Raises `UserError` if it has no checkpoint."""
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"no checkpoint in {workdir}; train first, or name another workdir")
-    there = f"there are {', '.join(map(str, steps))}"
+    available = f"there are {', '.join(map(str, steps))}"
     if step is None:
         return steps[-1]
     if step == "best":
         best = checkpoints.best_step()
         if best is None:
-            figure = config.checkpoint.best
-            why = f"none was evaluated for {figure}" if figure else "its config has no checkpoint.best"
-            raise UserError(f"no best checkpoint in {workdir}: {why}; {there}")
+            metric = config.checkpoint.best
+            why = f"none was evaluated for {metric}" if metric else "its config has no checkpoint.best"
+            raise UserError(f"no best checkpoint in {workdir}: {why}; {available}")
         return best
     if step not in steps:
-        raise UserError(f"no checkpoint of step {step} in {workdir}; {there}")
+        raise UserError(f"no checkpoint of step {step} in {workdir}; {available}")
     return step
 
 
-def _read(config, workdir, which, ema) -> Model:
+def _read(config, workdir, step, ema) -> Model:
     networks, _, create = train_step.from_config(config)
     abstract = jax.eval_shape(create)
-    with opened(config, workdir, which) as (checkpoints, chosen):
+    with opened(config, workdir, step) as (checkpoints, resolved):
         try:
-            variables = checkpoints.read(chosen, abstract, ema)
+            variables = checkpoints.read(resolved, abstract, ema)
         except UserError:
             raise
         except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
-            others = [s for s in checkpoints.steps() if s != chosen]
+            others = [s for s in checkpoints.steps() if s != resolved]
             hint = f"; there is also step {', '.join(map(str, others))}" if others else ""
             reason = parallel.first_line(error)
-            raise UserError(f"checkpoint {chosen} of {workdir} cannot be read ({reason}){hint}") from error
-    return _model(config, chosen, networks, jax.tree.map(np.asarray, variables))
+            raise UserError(f"checkpoint {resolved} of {workdir} cannot be read ({reason}){hint}") from error
+    return _model(config, resolved, networks, jax.tree.map(np.asarray, variables))

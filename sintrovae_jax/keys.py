@@ -1,4 +1,4 @@
-"""What a config key is: its default, what it means, and what values it may have, in one place."""
+"""The definition of a config key: its default, its meaning and its allowed values."""
 
 import math
 import numbers
@@ -9,14 +9,14 @@ from sintrovae_jax.errors import UserError
 
 
 class Check(NamedTuple):
-    """fits: value -> bool. says: what a value must be, or `None` of, after 'KEY=VALUE '."""
+    """fits: value -> bool. says: the requirement, as the end of a message that begins with 'KEY=VALUE '."""
 
     fits: Callable[[Any], bool]
     says: str
 
 
 class Key(NamedTuple):
-    """default: what a recipe starts from. about: what it means, with its unit. check: what values it may have."""
+    """default: what a recipe starts from. about: the meaning, with the unit. check: the allowed values; None: all."""
 
     default: Any
     about: str = ""
@@ -24,7 +24,7 @@ class Key(NamedTuple):
 
 
 class Optional(NamedTuple):
-    """A default that is worked out from other values: the key's type, without a value."""
+    """The default of a key that is derived from other values: only the type is known."""
 
     type: type
 
@@ -42,27 +42,27 @@ def one_of(*choices) -> Check:
 
 
 def each_at_least(low: float, kind: type = numbers.Real) -> Check:
-    """Of a tuple, whose elements are of this type."""
+    """For a tuple: checks the type and the size of every element."""
     name = "whole numbers" if kind is int else "numbers"
     return Check(
-        lambda v: all(isinstance(each, kind) and each >= low for each in v),
+        lambda v: all(isinstance(element, kind) and element >= low for element in v),
         f"must be {name} of at least {low}, as in '({low},)', or '()' for none",
     )
 
 
 ABOVE_0 = Check(lambda v: v is None or v > 0, "must be above 0")
 COLOUR = Check(
-    lambda v: len(v) == 3 and all(isinstance(each, int) and 0 <= each <= 255 for each in v),
+    lambda v: len(v) == 3 and all(isinstance(level, int) and 0 <= level <= 255 for level in v),
     "must be red, green and blue of 0 to 255, as in '(255,255,255)'",
 )
 
 
 def check(keys: dict[str, Key], values: dict[str, Any]) -> None:
-    """Raises `UserError` for the first value that its key cannot have. values: by key, tuples as lists."""
+    """Raises `UserError` for the first value that is not allowed. values: by key, with tuples as lists."""
     for key, value in values.items():
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, numbers.Real) and not math.isfinite(each):
-                raise UserError(f"{key}={each} is not a finite number")
+        for element in value if isinstance(value, list) else [value]:
+            if isinstance(element, numbers.Real) and not math.isfinite(element):
+                raise UserError(f"{key}={element} is not a finite number")
     for name, key in keys.items():
         if key.check and not key.check.fits(values[name]):
             value = values[name]

@@ -1,4 +1,4 @@
-"""Where numbers of a run go: metrics.csv, TensorBoard, and the terminal."""
+"""Where the metrics of a run go: metrics.csv, TensorBoard, and the terminal."""
 
 import csv
 import io
@@ -16,13 +16,13 @@ from sintrovae_jax.objectives import kl_gap
 from sintrovae_jax.parallel import first_line
 
 log = logging.getLogger(__name__)
-_REWRITES = 30  # seconds between two of a remote metrics.csv
+_REWRITES = 30  # seconds between two writes of a remote metrics.csv
 
 
 def setup(main: bool) -> None:
-    """Plain log lines with a clock on stderr; other processes than the main one, and other libraries, only warn."""
+    """Logs to stderr with the time of day. Processes other than the main one, and other libraries, only warn."""
     absl_logging.set_verbosity(absl_logging.WARNING)
-    # Of a damaged checkpoint, Orbax's abandoned tasks each print pages; what was wrong is told in one line elsewhere.
+    # After a damaged checkpoint Orbax's abandoned tasks log long tracebacks; the error itself is reported elsewhere.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -32,7 +32,7 @@ def setup(main: bool) -> None:
 
 
 def summarise(window: list[dict]) -> dict[str, float | None]:
-    """Means of a window of host terms {name: [sum, count, first bad]} by name; None for what no step had."""
+    """Means of a window of host terms {name: [sum, count, first bad]} by name; None for a term that no step had."""
     out = {}
     for name in window[0]:
         total, count = np.sum([np.asarray(terms[name], np.float64)[:2] for terms in window], axis=0)
@@ -45,44 +45,45 @@ def summarise(window: list[dict]) -> dict[str, float | None]:
 
 
 class Clock:
-    """Wall-clock seconds since training began, over all its sessions, and the rate while it was really training."""
+    """Wall-clock seconds since training began, over all its sessions, and the training rate without pauses."""
 
     def __init__(self, seconds_before: float):
         self._start = time.monotonic() - seconds_before
         self._examples, self._busy = 0, 0.0  # of this session
-        self._stretch, self._mark = 0, None  # of the present stretch between two pauses
+        self._stretch, self._mark = 0, None  # since the last pause
 
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
     def count(self, examples: int) -> None:
-        """So many examples were trained on."""
+        """Counts examples that were trained on."""
         self._stretch += examples
 
     def resume(self) -> None:
-        """Training goes on after compilation, an evaluation, pictures or a save."""
+        """Training continues after compilation, an evaluation, figures or a save."""
         self._stretch, self._mark = 0, time.monotonic()
 
     def pause(self) -> float | None:
-        """Training stops for something else. Returns the examples per second since it went on, if there were any."""
+        """Training is interrupted. Returns the examples per second since `resume`, None without examples."""
         busy = time.monotonic() - self._mark
         self._examples, self._busy = self._examples + self._stretch, self._busy + busy
         return self._stretch / busy if self._stretch else None
 
     def rate(self) -> float | None:
-        """Examples per second of this session's training."""
+        """Examples per second of training in this session."""
         return self._examples / self._busy if self._examples else None
 
 
 class Metrics:
-    """One row a log step to metrics.csv and TensorBoard. Rows past `step` are of a run that was killed: dropped.
+    """Writes one row per log step to metrics.csv and TensorBoard.
 
-    Remote files cannot be added to: there metrics.csv is written anew every half minute, and by `flush`.
+    Rows past `step` are from a run that was killed, and are dropped. A remote file cannot be appended to: metrics.csv
+    is then rewritten every half minute, and by `flush`.
     """
 
     def __init__(self, workdir: Path, step: int):
         self._path, self._remote = workdir / workdirs.METRICS, files.is_remote(workdir)
-        self._waiting, self._next = False, 0.0  # whether there are rows to be written, and when they are
+        self._waiting, self._next = False, 0.0  # whether rows are pending; the earliest time to write them
         self._rows = [row for row in read(workdir) if int(row["step"]) <= step]
         self._writer = _tensorboard(workdir)
         if self._path.exists():
@@ -112,9 +113,9 @@ class Metrics:
         self.scalars(step, {k: float(v) for k, v in row.items() if v and k != "step"})
 
     def flush(self) -> None:
-        """Writes what waits to be written: before a checkpoint is, whose rows must not be missing.
+        """Writes pending rows. To be called before a checkpoint is saved, so that its rows are not missing.
 
-        Where that fails it is tried again later: a bucket that does not answer for a while is no reason to end a run.
+        A failed write is retried later: a bucket that is unavailable for a while is no reason to end a run.
         """
         if not self._waiting:
             return
@@ -126,12 +127,12 @@ class Metrics:
             log.warning("cannot write %s: %s; trying again later", self._path, first_line(error))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """To TensorBoard alone."""
+        """Writes values to TensorBoard only."""
         if self._writer:
             self._writer.write_scalars(step, values)
 
     def figures(self, step: int, paths: dict[str, Path]) -> None:
-        """PNG files to TensorBoard, by name."""
+        """Writes PNG files to TensorBoard, by name."""
         if self._writer:
             self._writer.write_images(step, {name: _pixels(path)[None] for name, path in paths.items()})
 
@@ -154,7 +155,7 @@ class Metrics:
 
 
 def read(workdir: Path) -> list[dict[str, str]]:
-    """The rows of a workdir's metrics.csv; a last line that a kill cut short is left out."""
+    """The rows of a workdir's metrics.csv, without an incomplete last line that a kill may have left."""
     path = workdir / workdirs.METRICS
     if not path.exists():
         return []
@@ -169,7 +170,7 @@ def _pixels(path):
 
 
 def _tensorboard(workdir):
-    """clu's writer, where TensorFlow is installed for it."""
+    """clu's writer, or None if TensorFlow is not installed."""
     try:
         from clu import metric_writers
     except ImportError as error:
@@ -179,7 +180,7 @@ def _tensorboard(workdir):
 
 
 class Progress:
-    """A live bar on a terminal, plain lines at log steps elsewhere."""
+    """A progress bar on a terminal, log lines elsewhere."""
 
     def __init__(self, step: int, steps: int):
         self._steps = steps

@@ -1,4 +1,4 @@
-"""The command line of training and of using what was trained.
+"""The command line for training and for using trained models.
 
 python -m sintrovae_jax.main --config configs/digits.py [--workdir DIR] [--mode MODE] [--config.key=value ...]
 """
@@ -16,19 +16,19 @@ from sintrovae_jax.tools import plan
 MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "plan")
 
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives (default: runs/NAME of the recipe).")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run (default: runs/NAME of the recipe).")
 _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}, or one of the model's family: translate.")
 
-_A = flags.DEFINE_string("a", "", "Interpolate from here, translate this: an image file, or a test example's index.")
-_B = flags.DEFINE_string("b", "", "Interpolate to here, exchange with this.")
+_A = flags.DEFINE_string("a", "", "Start of the interpolation, image to translate: a file, or a test example's index.")
+_B = flags.DEFINE_string("b", "", "End of the interpolation, image to exchange with.")
 _INTERPOLATION = flags.DEFINE_string("interpolation", "linear", "linear, spherical, or a path of the model's family.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "Plan for these chips: v5e:4x8, h100:8.")
-_EXPLAIN = flags.DEFINE_bool("explain", False, "With a plan, say what moves its bytes.")
-_LEVEL = flags.DEFINE_integer("level", None, "Plan this level only, of networks that grow.")
+_EXPLAIN = flags.DEFINE_bool("explain", False, "In mode plan: explain the memory traffic.")
+_LEVEL = flags.DEFINE_integer("level", None, "In mode plan: only this level of networks that grow.")
 
 
 class Options(NamedTuple):
-    """What the flags besides --config, --workdir and --mode say; each is of one or two modes."""
+    """The flags besides --config, --workdir and --mode; each is for one or two modes."""
 
     a: str = ""
     b: str = ""
@@ -39,9 +39,9 @@ class Options(NamedTuple):
 
 
 def run(mode: str, config, workdir: Path, options: Options = Options()) -> None:  # noqa: B008
-    """Runs one mode on one workdir. Checks all it can before it imports TensorFlow or writes anything.
+    """Runs one mode on one workdir, after as many checks as possible without importing TensorFlow or writing anything.
 
-    Raises `UserError` for what the user got wrong, and what `train` raises.
+    Raises `UserError` for the user's mistakes, and what `train` raises.
     """
     configs.validate(config)
     _check_mode(mode, config)
@@ -56,8 +56,8 @@ def run(mode: str, config, workdir: Path, options: Options = Options()) -> None:
     configs.refuse_other(config, workdir)
     if mode == "train":
         schedule.shards(config)
-        train_step.from_config(config)  # whether there is such a network
-        reconstruction.weights(config.objective)  # whether its weights are there, if it has some
+        train_step.from_config(config)  # raises if the networks cannot be built
+        reconstruction.weights(config.objective)  # raises if the loss needs weights that are missing
         files.writable(workdir)
         from sintrovae_jax import train
 
@@ -81,7 +81,7 @@ def _check_mode(mode: str, config) -> None:
 
 
 def _ends(mode: str, config, options: Options) -> tuple[str, str, str]:
-    """Between what, and how, to interpolate, or what to translate (`modes.Ends`)."""
+    """The ends and the path of an interpolation, or the images to translate (`modes.Ends`)."""
     a, b, path = options.a, options.b, options.interpolation
     family = models.family(config.model)
     if path not in family.model.paths:

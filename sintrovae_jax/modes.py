@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Ends(NamedTuple):
-    """What `interpolate` and `translate` were told: two image files or test indices, or "" for some test images; the
+    """The arguments of `interpolate` and `translate`: two image files or test indices ("": some test images), and the
     path of an interpolation.
     """
 
@@ -27,26 +27,26 @@ class Ends(NamedTuple):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Both, or none."""
+        """Both ends, or an empty tuple if none is given."""
         return (self.a, self.b) if self.a or self.b else ()
 
 
 def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa: B008
-    """Loads the workdir's newest checkpoint and does what the mode says.
+    """Loads the newest checkpoint of a workdir and runs the mode.
 
-    The config of the command line may ask for other evaluators or sample counts than training did. Raises `UserError`
+    The config of the command line may name other evaluators or sample counts than that of training. Raises `UserError`
     if there is no checkpoint.
     """
     model = dataclasses.replace(inference.load(workdir), config=config)
     if parallel.is_main():
-        from sintrovae_jax.data import pipeline  # TensorFlow, only now that there is something to do
+        from sintrovae_jax.data import pipeline  # imports TensorFlow, so only after loading
 
         source = pipeline.build(config.data)
         model = evaluation.prepared(model, source)
         source = scoring.source_of(model, source)
         for path in _written(mode, model, source, workdir, ends):
             log.info("wrote %s", path)
-    parallel.from_main(0)  # the others wait: on their way out they would give it up after five minutes
+    parallel.from_main(0)  # the others wait: at exit they would give up on it after five minutes
 
 
 def _written(mode, model, source, workdir, ends):
@@ -61,7 +61,7 @@ def _written(mode, model, source, workdir, ends):
 
 
 def _eval(model, source, workdir):
-    """Scores the model again; seconds and rate of its training stay in results.json."""
+    """Evaluates the model again. results.json keeps the seconds and the rate of training."""
     before = workdirs.read_results(workdir)
     kept = {k: before[k] for k in ("seconds", "examples_per_second") if k in before}
     metrics = evaluation.metrics_of(model, source, workdir) | {"step": model.step} | kept
@@ -69,7 +69,7 @@ def _eval(model, source, workdir):
 
 
 def _sample(model, source, workdir):
-    """samples.npz (x, z) with `eval.num_samples` samples, and a picture of the first."""
+    """samples.npz (x, z) with `eval.num_samples` samples, and a figure of the first."""
     config = model.config
     z = np.asarray(model.prior(config.seed, config.eval.num_samples))
     x = model.sample(config.seed, len(z), config.eval.truncation)
@@ -83,7 +83,7 @@ def _reconstruct(model, source, workdir):
 
 
 def _interpolate(model, source, workdir, ends):
-    """interpolations.png between test images, or interpolation.png between the two that were named."""
+    """interpolations.png between test images, or interpolation.png between the two given ones."""
     folder = workdir / workdirs.FIGURES
     if not ends.named:
         return figures.interpolations(model, source, folder, path=ends.path)
@@ -104,7 +104,7 @@ def _example(end: str, model, source) -> np.ndarray:
         raise UserError(f"--a and --b of a model of points are indices of test points, not {end!r}")
     try:
         x = images.decode(Path(end).read_bytes(), images.read_format(model.config.data))
-        return sources.as_float(np.asarray(sources.shrink(x, model.shape[0])))  # a model may not be grown yet
+        return sources.as_float(np.asarray(sources.shrink(x, model.shape[0])))  # it may not have grown fully
     except (OSError, ValueError) as error:
         raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {error}") from None
 

@@ -2,7 +2,7 @@
 
 Soft-IntroVAE: Daniel & Tamar, CVPR 2021, arXiv 2012.13253. IntroVAE: Huang et al., NeurIPS 2018, arXiv 1807.06358.
 
-A training step computes `Terms` of a batch x and of what the decoder makes, recon = D(z) with z ~ q(z|x) and
+A training step computes `Terms` of a batch x and of the decoder's outputs, recon = D(z) with z ~ q(z|x) and
 fake = D(z_p) with z_p from the prior. An objective is two functions of these terms, one for each network, in the table
 `OBJECTIVES`. Every term is one number per example (shape [B]), *summed* over the example's dimensions and computed in
 float32 whatever the networks compute in.
@@ -20,7 +20,7 @@ def _per_example(errors: jax.Array) -> jax.Array:
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """x in float32, or a wider type that it has: a bfloat16 network still has float32 losses and statistics."""
+    """x in float32, or in its own type if wider. Keeps losses and statistics of bfloat16 networks in float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -73,7 +73,7 @@ def kl_gap(kl_real: float, kl_fake: float, kl_recon: float) -> float:
 
 
 class Hyper(NamedTuple):
-    """What a schedule may change: traced scalars, so that changing one compiles nothing."""
+    """The hyper-parameters that a schedule may change: traced scalars, so that a change does not recompile."""
 
     beta_rec: Any
     beta_kl: Any
@@ -90,10 +90,10 @@ class Hyper(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What every objective is made of, [B] each; in nats, and in units of squared error for mse.
+    """The terms of all objectives, [B] each; KLs in nats, errors in their own units (squared error for mse).
 
-    rec: the reconstruction error of an image, decoded from a sample of its posterior. kl: KL(posterior || prior). Those
-    that a network's loss does not depend on may be left at 0.
+    rec: the reconstruction error of an image, decoded from a sample of its posterior. kl: KL(posterior || prior). Terms
+    that a loss does not use may stay 0.
     """
 
     rec_real: Any = 0.0
@@ -153,11 +153,11 @@ def _exp_elbos(t: Terms, h: Hyper) -> dict[str, jax.Array]:
 
 
 class Objective(NamedTuple):
-    """Losses to minimise, functions (Terms, Hyper) -> scalar, and what is logged of a step.
+    """Losses to minimise, functions (Terms, Hyper) -> scalar, and the names of what is logged of a step.
 
-    `real` has the terms of real data alone, in the same scale. Both networks minimise it in the VAE phase, so that the
-    gradients, and Adam's second moment, are of one size before and after the switch; and always where there are no
-    losses of their own: that is the VAE.
+    `real` has only the terms of real data. Both networks minimise it in the VAE phase, and in all steps if there is no
+    `encoder` and `decoder` loss, as for a VAE. Its scale is that of the other losses, so that the gradients and Adam's
+    second moment keep their size when the VAE phase ends.
     """
 
     real: Callable

@@ -1,8 +1,8 @@
-"""Everything that knows there is more than one device or more than one process.
+"""All code that deals with more than one device or more than one process.
 
-A training step is a per-device function that talks to its peers through the named axis `AXIS`; `pmap` wraps it once.
-Trees "on the devices" are replicated: every leaf has a leading axis of local devices. What leaves this module for a
-file is a plain host copy without that axis (`unreplicate`), so that checkpoints do not depend on the device count.
+A training step is a per-device function that communicates through the named axis `AXIS`; `pmap` wraps it once. Trees
+"on the devices" are replicated: every leaf has a leading axis of local devices. Files are written from plain host
+copies without that axis (`unreplicate`), so that checkpoints do not depend on the device count.
 """
 
 import collections
@@ -25,13 +25,13 @@ from sintrovae_jax import cancellation
 from sintrovae_jax.errors import UserError
 
 AXIS = "devices"
-HEARTBEAT = 60  # seconds; jax's default is 100. A shorter one ends runs of busy networks and hosts that would go on
+HEARTBEAT = 60  # seconds; jax's default is 100. Shorter ones end runs that are only slowed by a busy network or host
 
 
 def _asked_by_environment() -> bool:
     """Whether a launcher started this process as one of several: Slurm with several tasks, or a TPU pod on GKE.
 
-    A pod of plain TPU VMs says so only to its metadata server; it is started with `distributed=on`.
+    On plain TPU VMs only the metadata server knows of the pod; they need `distributed=on`.
     """
     slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     workers = (os.environ.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
@@ -39,12 +39,12 @@ def _asked_by_environment() -> bool:
 
 
 def initialize(distributed: str, heartbeat: int = HEARTBEAT, notices: bool = False) -> None:
-    """Starts `jax.distributed` if asked to. Call before anything touches a device.
+    """Starts `jax.distributed` if asked to. Must be called before any use of a device.
 
     distributed: 'off'; 'auto' (when Slurm or a TPU pod's environment says there are several processes); 'on' (always,
-    with what jax finds out by itself); or 'HOST:PORT,COUNT,INDEX'. heartbeat: seconds without a sign of life after
-    which a process counts as lost, and all others abort. notices: whether SIGTERM is for `preempted`, and not the end
-    of this process. Raises `UserError` for any other text, and where jax cannot find its peers.
+    with jax's own detection); or 'HOST:PORT,COUNT,INDEX'. heartbeat: seconds without a sign of life after which a
+    process counts as lost, and all others abort. notices: whether SIGTERM notifies `preempted` instead of ending this
+    process. Raises `UserError` for any other value, and if jax cannot find its peers.
     """
     if distributed == "off" or (distributed == "auto" and not _asked_by_environment()):
         return
@@ -56,7 +56,7 @@ def initialize(distributed: str, heartbeat: int = HEARTBEAT, notices: bool = Fal
     else:
         jax.distributed.initialize(*_address(distributed), heartbeat_timeout_seconds=heartbeat)
     if not notices:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax's own handler only takes note
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax's own handler only records the signal
 
 
 def _address(distributed: str) -> tuple[str, int, int]:
@@ -75,12 +75,12 @@ def _address(distributed: str) -> tuple[str, int, int]:
 
 
 def first_line(error: BaseException) -> str:
-    """An exception's message as one line, its name where it has none."""
+    """The first line of an exception's message, or its repr without a message."""
     return (str(error).splitlines() or [repr(error)])[0]
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes logs, pictures and results."""
+    """Whether this process is the one that writes logs, figures and results."""
     return jax.process_index() == 0
 
 
@@ -107,7 +107,7 @@ def shard(batch_size: int, key: str = "train.batch_size") -> Shard:
 
 
 def pmap(step: Callable, in_axes, devices: Sequence | None = None) -> Callable:
-    """A per-device step over all devices, or over those given. Its first argument, the state, is donated.
+    """Maps a per-device step over all devices, or over those given. Its first argument, the state, is donated.
 
     On the CPUs of one process it is compiled by `compiled`, once, for the shapes of its first call.
     """
@@ -128,9 +128,9 @@ def pmap(step: Callable, in_axes, devices: Sequence | None = None) -> Callable:
 
 
 def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """The program of a lowered step. On CPUs its convolutions are Eigen's, which run on all cores.
+    """Compiles a lowered step. On CPUs it selects Eigen's convolutions, which use all cores.
 
-    Those of XLA's YNN library, the default in jaxlib 0.10.2, run on one. Other versions may not know the option.
+    The default in jaxlib 0.10.2, XLA's YNN library, uses a single core. Other versions may not know the option.
     """
     if jax.default_backend() == "cpu":
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -144,7 +144,7 @@ def pmean(tree):
 
 
 def seed_key(seed: int) -> jax.Array:
-    """The key of a run's noise and initialisation: always threefry, so that every backend draws the same."""
+    """The key of a run's noise and initialisation: always threefry, so that all backends draw the same numbers."""
     return jax.random.key(seed, impl="threefry2x32")
 
 
@@ -162,26 +162,26 @@ def _local(*axes: str) -> NamedSharding:
 
 
 def replicate(tree):
-    """A host tree onto every local device.
+    """Copies a host tree to every local device.
 
-    The axis name must be the step's: otherwise the first dispatch's state is laid out unlike the second's, and the step
-    compiles twice.
+    The axis name must be that of the step: otherwise the state of the first dispatch has another sharding than that of
+    the second, and the step compiles twice.
     """
     return split(jax.tree.map(lambda x: np.stack([x] * jax.local_device_count()), tree))
 
 
 def split(tree):
-    """A host tree whose leaves lead with the local devices, each device's part onto its device."""
+    """Distributes a host tree, whose leaves have a leading axis of local devices, over these devices."""
     return jax.device_put(tree, _local(AXIS))
 
 
 def on_local_devices(tree):
-    """A tree as it is, on every local device: what a jitted function uses together with what `in_chunks` hands it."""
+    """Copies a tree to every local device, for jitted functions that use it together with chunks of `in_chunks`."""
     return jax.device_put(tree, _local())
 
 
 def chunk(size: int) -> int:
-    """The size of the chunks that `in_chunks` makes: the next that the local devices divide."""
+    """The size of the chunks of `in_chunks`: `size`, rounded up to a multiple of the local devices."""
     devices = jax.local_device_count()
     return -(-size // devices) * devices
 
@@ -203,28 +203,28 @@ def in_chunks(function: Callable, size: int, *inputs):
 
     if n <= size:
         return part(inputs)
-    # The last chunk is filled up, with what was first, so that it compiles nothing new.
+    # The last chunk is padded with the first rows, so that it does not compile again.
     places = [np.arange(start, start + size) % n for start in range(0, n, size)]
     parts = []
-    for some in places:
-        parts.append(part([None if x is None else x[some] for x in inputs]))
+    for indices in places:
+        parts.append(part([None if x is None else x[indices] for x in inputs]))
         if len(parts) > 1 and not isinstance(jax.tree.leaves(parts[-2])[0], jax.core.Tracer):
-            jax.block_until_ready(parts[-2])  # one waits while one is computed: more could not be cancelled
+            jax.block_until_ready(parts[-2])  # at most one chunk is queued: more could not be cancelled
     return jax.tree.map(lambda *chunks: jnp.concatenate(chunks)[:n], *parts)
 
 
 def unreplicate(tree):
     """The first local device's copy of a replicated tree, as numpy arrays that own their memory.
 
-    `x[0]` of such an array may communicate; its first shard does not. The copy matters on the CPU backend, where
-    numpy would otherwise look into a buffer that the next step is given to overwrite.
+    `x[0]` of such an array may communicate; its first shard does not. The copy matters on the CPU backend, where numpy
+    would otherwise share a buffer that is donated to the next step.
     """
     shards = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
     return jax.tree.map(lambda x: np.array(x[0]), jax.device_get(shards))
 
 
 def prefetch(batches: Iterator, size: int = 2) -> Iterator:
-    """Keeps `size` dispatches' batches on the devices ahead of the step. Leaves: [local devices, ...]."""
+    """Keeps the batches of `size` dispatches on the devices, ahead of the step. Leaves: [local devices, ...]."""
     queue = collections.deque(map(split, itertools.islice(batches, size)))
     while queue:
         yield queue.popleft()
@@ -241,9 +241,9 @@ def agree(value: bool) -> bool:
 
 
 def from_main(*values: float) -> tuple[float, ...]:
-    """The main process's numbers, on all processes. All must call it; those that do so first wait for the others.
+    """Broadcasts numbers from the main process. All processes must call it, and wait for each other.
 
-    Whole numbers (32 bits) stay whole, others are rounded to float32.
+    Integers (32 bits) stay exact, other numbers are rounded to float32.
     """
     if jax.process_count() == 1:
         return values
@@ -254,18 +254,18 @@ def from_main(*values: float) -> tuple[float, ...]:
 
 
 def refuse_different(what: str, value) -> None:
-    """Raises `RuntimeError` on all processes unless all have the same value, told by its repr. All must call it."""
+    """Raises `RuntimeError` on all processes unless all have the same value, compared by repr. All must call it."""
     number = zlib.crc32(repr(value).encode("utf-8", "surrogateescape")) >> 1  # fits an int32
     if not agree(from_main(number)[0] == number):
         raise RuntimeError(f"{what} differ between the processes; here: {str(value)[:500]}")
 
 
 def preempted(poll: int) -> bool:
-    """Several processes only: whether one of them was told to stop, the same answer to all for the same poll.
+    """For several processes: whether one of them was told to stop. The answer to a poll is the same on all processes.
 
-    poll: 1, 2, 3, … When a process is told, jax picks the number that follows the highest one polled so far in any
-    process, and answers True to that number alone. So every process must poll every number, and the numbers must count
-    polls, not training steps: a resumed run does not begin at step 1.
+    poll: 1, 2, 3, … After a notice jax picks the number after the highest one polled so far by any process, and returns
+    True for that number only. So every process must poll every number, and the numbers must count polls, not training
+    steps: a resumed run does not begin at step 1.
     """
     from jax.experimental import multihost_utils
 

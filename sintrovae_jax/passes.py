@@ -1,4 +1,4 @@
-"""The networks as a training step uses them: in training mode, several batches as one, with the noise of the step."""
+"""The forward passes of a training step: in training mode, with several batches as one, and with the step's noise."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from sintrovae_jax.train_state import Networks, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Static:
-    """What is static about a step; changing one of these compiles a new one."""
+    """The static parameters of a step; a change compiles a new step."""
 
-    name: str = "soft_intro"  # of `OBJECTIVES`
-    vae: bool = False  # the step of the VAE phase; always where the objective has no losses for each network
+    name: str = "soft_intro"  # a key of `OBJECTIVES`
+    vae: bool = False  # the VAE phase; implied by an objective without adversarial losses
     reconstruction: str = "mse"
     prior_std: float = 1.0
     kl_weights: tuple[float, ...] = ()
     use_gamma_r: bool = False
     target_period: int = 0  # bootstrap: steps between refreshes of the target decoder, if the state has one
     growth: Growth | None = None  # of networks that grow
-    level: int | None = None  # which of theirs
+    level: int | None = None  # the level of these networks
 
     @property
     def objective(self) -> objectives.Objective:
@@ -49,7 +49,7 @@ _SAMPLES = Noise._fields[:-1]
 
 
 def draw_noise(keys: jax.Array, z_dim: int) -> Noise:
-    """Noise per example. keys: [B]. Draws that a step does not use cost nothing: the compiler drops them."""
+    """Noise per example. keys: [B]. Unused draws cost nothing: the compiler removes them."""
 
     def draw(number):
         return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), (z_dim,)))(keys)
@@ -58,7 +58,7 @@ def draw_noise(keys: jax.Array, z_dim: int) -> Noise:
 
 
 class Passes:
-    """The networks in training mode. A network's `groups` are the batches that it is given as one."""
+    """The networks in training mode. groups: the number of batches that are concatenated in the input."""
 
     def __init__(self, networks: Networks, static: Static, state: TrainState, noise: Noise, hyper: Hyper, weights):
         self.encoder, self.decoder, self.state, self.static = networks.encoder, networks.decoder, state, static
@@ -67,20 +67,20 @@ class Passes:
         self._stage = {} if static.level is None else {"stage": Stage(static.level, hyper.blend)}
 
     def encode(self, params, x, groups: int = 1):
-        """x [groups·B, ...] -> the posterior, and the updated statistics (of one group only)."""
+        """x [groups·B, ...] -> the posterior, and the updated statistics (for one group only)."""
         return self._apply(self.encoder, params, self.state.encoder.stats, x, groups, keep=groups == 1, **self._stage)
 
     def decode(self, params, z, samples: Sequence[str], keep: bool = True):
-        """z [groups·B, Z] -> images, and if they are to be kept the updated statistics.
+        """z [groups·B, Z] -> images, and with `keep` the updated statistics.
 
-        samples: a name of `Noise` a group, that its z was sampled with. It keeps apart what a decoder that adds noise
-        of its own draws.
+        samples: for each group, the name in `Noise` of what its z was sampled with. A decoder that adds noise of its
+        own draws it independently for each name.
         """
         options = self._stage and self._stage | {"keys": self._keys(samples), "mix": samples[-1] == "prior"}
         return self._apply(self.decoder, params, self.state.decoder.stats, z, len(samples), keep=keep, **options)
 
     def decode_again(self, params, z, samples: Sequence[str]):
-        """Decodes latents of already decoded images: bootstrap's target decoder does it, where there is one."""
+        """Decodes the latents of decoded images, with bootstrap's target decoder if the state has one."""
         target = self.state.target
         return self.decode(params if target is None else target["params"], z, samples, keep=False)[0]
 

@@ -1,4 +1,4 @@
-"""LORD's reconstruction loss: L1 of pixels, and L1 of what a VGG-16 sees in them.
+"""LORD's reconstruction loss: L1 of pixels, and L1 of VGG-16 features.
 
 See docs/method.md, "Translation networks". Weights are read from the file that torchvision publishes (`FILE`; torch is
 needed for it) or an .npz of arrays with the same names and shapes. Nothing is ever downloaded.
@@ -21,16 +21,16 @@ from sintrovae_jax.objectives import at_least_float32
 from sintrovae_jax.official import pth
 
 FILE = "vgg16-397923af.pth"
-VARIABLE = "SINTROVAE_VGG16"  # of the environment: where the weights are, if the config does not say
+VARIABLE = "SINTROVAE_VGG16"  # environment variable with the path of the weights, if the config has none
 WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of each stage's convolutions
-SMALLEST = 32  # pixels a side of an image of which something is left after the five stages
+SMALLEST = 32  # pixels a side: the smallest image that five halvings leave non-empty
 _COMPARED = ((0, 2), (1, 2), (2, 2), (3, 3))  # (stage, convolution): relu1_2, relu2_2, relu3_2, relu4_3; and pool5
 
 Layers = list[tuple[np.ndarray, np.ndarray]]  # kernels [3, 3, in, out] and biases [out], in the order of use
 
 
 def published() -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the arrays that are read of a file: convolutions [out, in, 3, 3], and their biases."""
+    """{name: shape} of the arrays that are read from a file: convolutions [out, in, 3, 3], and their biases."""
     shapes, place, inputs = {}, 0, 3
     for stage in WIDTHS:
         for width in stage:

@@ -1,4 +1,4 @@
-"""Signals: a run that is told to stop finishes what it must, saves, and all its processes do so at one step."""
+"""Signals: a run that is told to stop saves a checkpoint, at the same step on all of its processes."""
 
 import contextlib
 import logging
@@ -11,18 +11,18 @@ import jax
 from sintrovae_jax import cancellation, parallel
 
 log = logging.getLogger(__name__)
-_LOOK = 0.5  # seconds between two looks for a signal while work asks whether it should go on
+_LOOK = 0.5  # seconds between two polls for a signal during cancellable work
 
 
 class Stop:
-    """SIGTERM and SIGINT ask to stop after the dispatch in flight; a second one gets its default effect.
+    """SIGTERM and SIGINT request a stop after the dispatch in flight; a second signal has its default effect.
 
-    Several processes must stop at one step: there jax's own SIGTERM handler tells all of them (`parallel.preempted`),
-    and SIGINT is handed on to it.
+    Several processes must stop at the same step: jax's own SIGTERM handler notifies all of them (`parallel.preempted`),
+    and SIGINT is forwarded to it.
     """
 
     def __init__(self):
-        self.signum = 0  # the signal that asked; with several processes, the same on all of them after `asked`
+        self.signum = 0  # the signal that requested the stop; after `asked` the same on all processes
         self._polls = 0
 
     @contextlib.contextmanager
@@ -48,8 +48,9 @@ class Stop:
                 signal.signal(s, handler)
 
     def asked(self) -> int:
-        """The signal that asks to stop now, or 0. All processes must call it equally often; or one alone, within
-        `cancelling`."""
+        """The signal that requests a stop, or 0. All processes must call it equally often; only within `cancelling` may
+        the main process call it alone.
+        """
         if not self.signum and jax.process_count() > 1:
             self._polls += 1
             self.signum = signal.SIGTERM if parallel.preempted(self._polls) else 0
@@ -57,16 +58,18 @@ class Stop:
 
     @contextlib.contextmanager
     def cancelling(self):
-        """What the main process does alone and may take minutes: it ends, without an error, at its next
-        `cancellation.check` after a signal asks to stop. All processes must call `agree` after it, whatever it ends
-        with."""
-        looked = time.monotonic()
+        """For long work of the main process alone: after a signal it ends, without an error, at its next
+        `cancellation.check`.
+
+        All processes must call `agree` afterwards, even if the work raised an exception.
+        """
+        last_poll = time.monotonic()
 
         def asked():
-            nonlocal looked
-            if time.monotonic() - looked < _LOOK:
+            nonlocal last_poll
+            if time.monotonic() - last_poll < _LOOK:
                 return False
-            looked = time.monotonic()
+            last_poll = time.monotonic()
             return bool(self.asked())
 
         try:
@@ -76,6 +79,6 @@ class Stop:
             log.info("stopping: the evaluation or figure under way is abandoned")
 
     def agree(self) -> int:
-        """All processes wait for the main one, and go on with its answer. Returns the signal that asked, or 0."""
+        """All processes wait for the main one and take its answer. Returns the signal that requested a stop, or 0."""
         self._polls, self.signum = parallel.from_main(self._polls, int(self.signum))
         return self.signum

@@ -9,8 +9,8 @@ from sintrovae_jax import objectives, perceptual
 def weights(objective):
     """The arrays that the error of `config.objective` needs: VGG-16's for the perceptual one, () for all others.
 
-    A step takes them as an argument: read once, before anything is traced, and no constant of the compiled program.
-    Raises `UserError` if they are not there.
+    A step takes them as an argument, so that they are read once and are not constants of the compiled program. Raises
+    `UserError` if they are missing.
     """
     return perceptual.read(perceptual.find(objective.vgg)) if objective.reconstruction == "perceptual" else ()
 

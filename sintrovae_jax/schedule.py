@@ -1,6 +1,6 @@
-"""What changes with the step: the hyper-parameters, and for networks that grow the level (paper, appendix; ALAE).
+"""Schedules: the hyper-parameters of each step, and the level of networks that grow (paper, appendix; ALAE).
 
-Everything is a function of the config and the step, so a resumed run grows as one that was not interrupted.
+Everything is a function of the config and the step, so that a resumed run is scheduled like an uninterrupted one.
 """
 
 import math
@@ -19,20 +19,20 @@ class Level(NamedTuple):
 
     number: int | None  # None: these networks do not grow
     start: int
-    grown: int  # the step at which it has been blended in
+    grown: int  # the step at which blending in is complete
     stop: int
     batch_size: int
     size: int | None  # pixels a side of its images; None: its examples are those of the source
 
 
 def levels(config) -> list[Level]:
-    """The levels of a run, in order, that it reaches in `train.steps`; one for networks that do not grow."""
+    """The levels that a run reaches in `train.steps`, in order; a single one for networks that do not grow."""
     last, batch_size, lengths = config.train.steps, config.train.batch_size, list(config.growth.steps)
     growth = models.family(config.model).growth
     if growth is None:
         return [Level(None, 0, 0, last, batch_size, None)]
     top = len(config.model.channels) - 1
-    if not lengths:  # batch_size is also what growth.batch_sizes ends with
+    if not lengths:  # batch_size equals the last of growth.batch_sizes
         return [Level(top, 0, 0, last, batch_size, growth.size(top))]
     batch_sizes = config.growth.batch_sizes or (batch_size,) * (top + 1)
     out, start = [], 0
@@ -83,12 +83,12 @@ def _of_levels(config, steps: np.ndarray) -> dict[str, np.ndarray]:
     if models.family(config.model).growth is None:
         return {"blend": np.ones(steps.shape, np.float32)}
     schedule, growth = levels(config), config.growth
-    which = np.searchsorted([level.start for level in schedule], steps, side="right") - 1
-    numbers = np.array([level.number for level in schedule])[which]
-    out = {"blend": np.select([which == i for i in range(len(schedule))], [blend(level, steps) for level in schedule])}
+    index = np.searchsorted([level.start for level in schedule], steps, side="right") - 1
+    numbers = np.array([level.number for level in schedule])[index]
+    out = {"blend": np.select([index == i for i in range(len(schedule))], [blend(level, steps) for level in schedule])}
     for name, values in (("learning_rate", growth.learning_rates), ("beta_neg", growth.beta_neg)):
         if values:
             out[name] = np.array(values, np.float32)[numbers]
     if growth.ema_images:
-        out["ema"] = 0.5 ** (np.array([level.batch_size for level in schedule])[which] / growth.ema_images)
+        out["ema"] = 0.5 ** (np.array([level.batch_size for level in schedule])[index] / growth.ema_images)
     return out

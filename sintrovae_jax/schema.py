@@ -1,6 +1,6 @@
-"""Every config key: its default, what it means, and what it may be. Evaluators add theirs, under `eval.NAME`.
+"""All config keys: defaults, meanings and checks. Evaluators add their own, under `eval.NAME`.
 
-A recipe sets what differs from these defaults; the command line overrides either.
+A recipe overrides these defaults, and the command line overrides both.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ _DATA = {
     # Augmentation, drawn per example from (seed, step), in this order.
     "translate": Key(0, "pixels, at most, in each direction", at_least(0)),
     "hue": Key(0.0, "at most this part of the colour circle, either way; 0.5 is all of it", between(0, 0.5)),
-    "flip": Key(False, "left to right, one in two"),
+    "flip": Key(False, "mirror left to right, with probability 1/2"),
 }
 _MODEL = {
     "family": Key("mlp", f"one of {', '.join(models.FAMILIES)}"),
@@ -41,13 +41,13 @@ _MODEL = {
         "mlp: widths of the hidden layers; others: of the stages, from the finest",
         each_at_least(1, int),
     ),
-    "class_dim": Key(0, "two_encoder: how many of z_dim are the class code; the rest is the content code", at_least(0)),
+    "class_dim": Key(0, "two_encoder: size of the class code; the rest of z_dim is the content code", at_least(0)),
     "kernel": Key(7, "two_encoder: pixels a side of the outermost convolutions; the last but one has 2 less"),
     "hidden": Key(256, "two_encoder: width of the encoders' dense layers", at_least(1)),
     "output": Key("linear", "of the decoder; sigmoid for bce", one_of("linear", "sigmoid")),
     "remat": Key(False, "all but mlp: recompute activations in the backward pass, to save memory"),
 }
-# Of families that grow: a value for each level, from the coarsest up. Empty: the key named here, at all levels.
+# For families that grow: a value for each level, from the coarsest up. Empty: the key named here, at all levels.
 _GROWTH = {
     "steps": Key((), "the last level goes on to the end; empty: the last level from the start", each_at_least(1, int)),
     "batch_sizes": Key((), "train.batch_size", each_at_least(1, int)),
@@ -109,8 +109,8 @@ _EVAL = {
     "batch_size": Key(256, "what fits the device; no metric depends on it", at_least(1)),
     "batch_norm": Key(
         "running",
-        "averages that evaluation and figures use; standing: estimated again from `standing_batches` training batches "
-        "and as many of prior samples",
+        "statistics in evaluation and figures; standing: re-estimated from `standing_batches` training batches and as "
+        "many of prior samples",
         one_of("running", "standing"),
     ),
     "standing_batches": Key(100, "", at_least(1)),
@@ -118,12 +118,12 @@ _EVAL = {
         1.0, "style, --mode sample: how far styles stay from their average; 1: no truncation", between(0, 1)
     ),
     "num_samples": Key(5000, "that the evaluators draw, and --mode sample writes", at_least(1)),
-    # What fid, kid and precision_recall compare: the features of samples with those of real images.
+    # For fid, kid and precision_recall, which compare the features of samples with those of real images.
     "features": Key("inception", "or classifier (trained on the labels of the set), or MODULE:FUNCTION"),
     "inception": Key("", "the weights file; '': where others keep it, see evaluators/inception_weights.py"),
     "reference": Key("train", "the split that samples are compared with", one_of("train", "test")),
     "num_real": Key(50_000, "real images that are compared, at most", at_least(1)),
-    "cache": Key("~/.cache/sintrovae_jax", "where what was computed of real images is kept; '': nowhere"),
+    "cache": Key("~/.cache/sintrovae_jax", "folder for the statistics of real images; '': no cache"),
 }
 _SECTIONS = {
     "data": _DATA,
@@ -140,7 +140,7 @@ _SECTIONS = {
 
 def keys() -> dict[str, Key]:
     """All keys, by their full names, with those of evaluators that have been added from outside."""
-    sections = _SECTIONS | {f"eval.{name}": each.keys for name, each in evaluators.EVALUATORS.items() if each.keys}
+    sections = _SECTIONS | {f"eval.{name}": e.keys for name, e in evaluators.EVALUATORS.items() if e.keys}
     return _RUN | dict(pair for name, section in sections.items() for pair in under(name, section))
 
 

@@ -1,8 +1,8 @@
-"""Standing statistics: BatchNorm's averages estimated anew for evaluation.
+"""Standing statistics: BatchNorm's means and variances, re-estimated for evaluation.
 
-In training the running averages remember about ten batches. Here each is the plain mean over many batches of what the
-network sees in its role, in batches of the size it was trained with: real images (encoder), samples of their posteriors
-and of the prior (decoder), whose averages are kept apart.
+The running averages of training cover about the last ten batches. Standing statistics are plain means over many batches
+of the training batch size: real images for the encoder; for the decoder, separately, samples of their posteriors and
+samples of the prior.
 """
 
 import dataclasses
@@ -20,16 +20,15 @@ from sintrovae_jax.train_step import as_float
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _of_batches(module, variables, inputs, groups):
-    """What the network makes in training mode of its inputs, `groups` batches as one, and the mean and variance that
-    every BatchNorm sees."""
-    nothing = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    """The network's outputs in training mode, `groups` batches as one, and the mean and variance at every BatchNorm."""
+    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
 
     def moved(inputs):
-        variables_ = {**variables, "batch_stats": nothing}
+        variables_ = {**variables, "batch_stats": zeros}
         return module.apply(variables_, inputs, train=True, groups=groups, mutable=["batch_stats"])
 
-    # One device, with the axis over which training takes BatchNorm's means. An average that was 0 moves to
-    # (1 - momentum) times what the batch has.
+    # One device, with the axis over which training takes BatchNorm's means. A running average that starts at 0 becomes
+    # (1 - momentum) times the statistic of the batch.
     out, stats = jax.vmap(moved, axis_name=parallel.AXIS)(inputs[None])
     first = functools.partial(jax.tree.map, lambda a: a[0])
     return first(out), jax.tree.map(lambda s: s / (1 - MOMENTUM), first(stats["batch_stats"]))
@@ -43,7 +42,7 @@ def _mean(trees: Iterable):
 
 
 def estimate(model: Model, real: Iterable, key: jax.Array) -> Model:
-    """The model with its BatchNorm averages estimated anew; itself where it has none.
+    """The model with standing statistics; the same model if it has no BatchNorm.
 
     real: batches of training images [B, *shape], bytes or in [0, 1]; as many batches of prior samples are drawn.
     """

@@ -1,4 +1,4 @@
-"""The training loop: restore, step, log, picture, evaluate, save."""
+"""The training loop: restore, step, log, draw, evaluate, save."""
 
 import collections
 import dataclasses
@@ -46,22 +46,22 @@ class Hypers:
 
 
 class Run:
-    """What the loop's functions share: the config, the static parts, and where things are written."""
+    """What the functions of the loop share: the config, the static parts, the data and the checkpoints."""
 
     def __init__(self, config, workdir: Path):
         self.config, self.workdir = config, workdir
         self.networks, self.static, self.create = train_step.from_config(config)
         self.weights = reconstruction.weights(config.objective)
         self.source = pipeline.build(config.data)
-        self.kept = {}  # what evaluations share
-        if parallel.is_main():  # which evaluates
+        self.kept = {}  # shared by all evaluations
+        if parallel.is_main():  # it alone evaluates
             evaluators.check_source(config, self.source, self.kept)
         parallel.refuse_different("the examples", (self.source.count, sorted(self.source.skipped)))
         c = config.checkpoint
         self.checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.best, c.best_mode)
 
     def restore_or_create(self) -> train_state.TrainState:
-        """The newest sound checkpoint, or a fresh state."""
+        """The newest readable checkpoint, or a fresh state."""
         restored = self.checkpoints.restore(jax.eval_shape(self.create))
         if restored is None:
             return train_state.initial(self.create)
@@ -69,20 +69,20 @@ class Run:
         return restored
 
     def model(self, host: train_state.TrainState) -> inference.Model:
-        """The state's model as it is scored and pictured."""
+        """The model of a state, prepared for evaluation and figures."""
         return evaluation.prepared(inference.from_state(self.config, self.networks, host), self.source)
 
     def source_of(self, model: inference.Model):
-        """The images that the model is scored with: of the level it has reached."""
+        """The images to evaluate the model with: those of the level that it has reached."""
         return scoring.source_of(model, self.source)
 
 
-def _advice(config, at: int) -> str:
-    """Which hyper-parameter to move after a divergence at this step."""
+def _advice(config, step: int) -> str:
+    """The hyper-parameter to change after a divergence at this step."""
     beta_neg = "growth.beta_neg" if config.growth.beta_neg else "objective.beta_neg"
     rate = "growth.learning_rates" if config.growth.learning_rates else "optimizer.learning_rate"
     repulsion = {"soft_intro": f"raise {beta_neg}", "intro": "lower objective.intro_alpha"}.get(config.objective.name)
-    if repulsion and at >= config.objective.num_vae:
+    if repulsion and step >= config.objective.num_vae:
         return f"{repulsion} (weaker repulsion) or lower {rate}"
     return f"lower {rate}"
 
@@ -91,10 +91,10 @@ def refuse_divergence(config, window: list[tuple[int, dict]]) -> None:
     """Raises `Diverged` if a term of the window [(first step, {term: [sum, count, first bad]})] is not finite."""
     for start, terms in window:
         first = {name: float(term[2]) for name, term in terms.items()}
-        name = min(first, key=lambda n: (first[n], n.startswith("loss")))  # a loss only repeats what its terms say
+        name = min(first, key=lambda n: (first[n], n.startswith("loss")))  # terms first: a loss only inherits their NaN
         if math.isfinite(first[name]):
-            at = start + int(first[name])
-            raise Diverged(f"step {at}: {name} became NaN or infinite; {_advice(config, at)}")
+            step = start + int(first[name])
+            raise Diverged(f"step {step}: {name} became NaN or infinite; {_advice(config, step)}")
 
 
 def refuse_bad_state(config, host: train_state.TrainState) -> None:
@@ -110,7 +110,7 @@ def train(config, workdir: Path) -> None:
 
     Raises `UserError`, `Diverged` (the last good checkpoint stays) or `Interrupted` (a checkpoint was saved).
     """
-    schedule.shards(config)  # whether the batches divide
+    schedule.shards(config)  # raises if a batch does not divide
     run = Run(config, workdir)
     try:
         with Stop().listening() as stop:
@@ -128,7 +128,7 @@ def _train(run, stop):
     if parallel.is_main():
         configs.write(config, workdir)
     done = first == last and workdirs.read_results(workdir).get("step") == first
-    if parallel.agree(done):  # all have looked before the main one writes
+    if parallel.agree(done):  # all processes have read the results before the main one writes
         log.info("already trained to step %d: see %s", first, workdir / workdirs.RESULTS)
         return
     writer = logs.Metrics(workdir, first) if parallel.is_main() else None
@@ -140,7 +140,7 @@ def _train(run, stop):
         if writer:
             with stop.cancelling():
                 _finish(run, model or run.model(host), metrics, writer, clock)
-        if stop.agree():  # the others wait: on their way out they would give the main process up after five minutes
+        if stop.agree():  # the others wait: at exit they would give up on the main process after five minutes
             raise Interrupted(f"saved step {last} of {last}; run the same command again for its results", stop.signum)
     finally:
         if writer:
@@ -151,8 +151,8 @@ def _dispatches(run, host: train_state.TrainState):
     """Trains from the host state to the last step, one dispatch at a time, level after level if the networks grow.
 
     Yields (level, step reached, state on the devices, {term: [sum, count, first bad]} on the devices). The state is
-    only good until the next dispatch. Nothing here waits for the devices, except to keep `_IN_FLIGHT` dispatches queued
-    at most, and between levels.
+    only valid until the next dispatch. Waits for the devices only between levels, and to keep at most `_IN_FLIGHT`
+    dispatches queued.
     """
     for level in schedule.levels(run.config):
         first = max(level.start, int(host.step))
@@ -184,12 +184,12 @@ def _level(run, host, level, first):
     return parallel.unreplicate(devices_state)
 
 
-def _due(config, at: int) -> dict[str, bool]:
-    """What happens at this step, besides training."""
-    last = at == config.train.steps
+def _due(config, step: int) -> dict[str, bool]:
+    """What is to be done after this step, besides training."""
+    last = step == config.train.steps
 
     def every(n):
-        return n > 0 and at % n == 0
+        return n > 0 and step % n == 0
 
     return {
         "log": every(config.log.every),
@@ -200,23 +200,23 @@ def _due(config, at: int) -> dict[str, bool]:
 
 
 def _loop(run, host, writer, clock, stop):
-    """Dispatches until the last step; returns the final host state, its metrics and its model as they were made."""
+    """Trains to the last step. Returns the final host state, its metrics, and its model if one was built for them."""
     config, first, last = run.config, int(host.step), run.config.train.steps
     substeps = config.train.substeps
     metrics, model = {}, None
     window, pending = [], []  # terms of this log step: on the host, and still on the devices
-    if stop.asked():  # while the data was looked through: nothing to save
+    if stop.asked():  # a signal while the data was read: nothing to save
         raise Interrupted(f"still at step {first} of {last}; run the same command again to go on", stop.signum)
     progress = logs.Progress(first, last)
-    for level, at, devices_state, terms in _dispatches(run, host):
-        pending.append((at - substeps, terms))
+    for level, step, devices_state, terms in _dispatches(run, host):
+        pending.append((step - substeps, terms))
         progress.advance(substeps)
-        if at - substeps in (first, level.start, config.objective.num_vae):  # compilation is not training
+        if step - substeps in (first, level.start, config.objective.num_vae):  # compilation is not training
             jax.block_until_ready(terms)
             clock.resume()
         else:
             clock.count(substeps * level.batch_size)
-        due, signum = _due(config, at), stop.asked()
+        due, signum = _due(config, step), stop.asked()
         if not any(due.values()) and not signum:
             continue
 
@@ -225,33 +225,33 @@ def _loop(run, host, writer, clock, stop):
         window += [t for _, t in arrived]
         rate = clock.pause()
         if due["log"]:
-            row = {"seconds": clock.seconds(), "examples_per_second": rate} | _learning_rate(config, at)
+            row = {"seconds": clock.seconds(), "examples_per_second": rate} | _learning_rate(config, step)
             row |= logs.summarise(window)
             window = []
             if writer:
-                writer.write(at, row)
-                progress.report(at, row, rate and rate / level.batch_size)
-        if signum:  # nothing but saving: there may be seconds left
+                writer.write(step, row)
+                progress.report(step, row, rate and rate / level.batch_size)
+        if signum:  # only save: there may be only seconds left
             due = {"draw": False, "evaluate": False, "save": True}
         if due["draw"] or due["evaluate"] or due["save"]:
             host = parallel.unreplicate(devices_state)
             refuse_bad_state(config, host)
-            metrics, model, asked = _keep(run, host, due, writer, stop)
-            signum = signum or asked
-        if signum:  # and not `stop.signum`, which may have come after what was saved
+            metrics, model, late_signum = _keep(run, host, due, writer, stop)
+            signum = signum or late_signum
+        if signum:  # not `stop.signum`, which may be later than the save
             progress.close()
-            raise Interrupted(f"saved step {at} of {last}; run the same command again to go on", signum)
+            raise Interrupted(f"saved step {step} of {last}; run the same command again to go on", signum)
         clock.resume()
     progress.close()
     return host, metrics, model
 
 
 def _keep(run, host, due, writer, stop):
-    """Evaluates, draws and saves what is due. Returns the metrics, if evaluated, and the model, if made.
+    """Evaluates, draws and saves what is due. Returns the metrics if evaluated, the model if built, and a signal or 0.
 
-    A signal that comes meanwhile leaves only the saving; then it is the third result, 0 otherwise.
+    The signal is one that arrived meanwhile: then only the save is completed.
     """
-    metrics, model, asked = {}, None, 0
+    metrics, model, signum = {}, None, 0
     try:
         if writer and (due["evaluate"] or due["draw"]):  # the main process alone
             with stop.cancelling():
@@ -261,28 +261,28 @@ def _keep(run, host, due, writer, stop):
                     writer.scalars(int(host.step), evaluation.numbers(metrics))
                 if due["draw"]:
                     _draw(run, model, writer, f"_{model.step:07d}")
-    finally:  # a checkpoint carries its metrics, for `best`, but must not be lost with them
+    finally:  # a checkpoint includes its metrics, for `best`, but is saved even if they fail
         if due["evaluate"] or due["draw"]:
-            asked = stop.agree()
-        if due["evaluate"] or due["save"] or asked:
+            signum = stop.agree()
+        if due["evaluate"] or due["save"] or signum:
             if writer:
                 writer.flush()
             run.checkpoints.save(host, evaluation.numbers(metrics))
-    return metrics, model, asked
+    return metrics, model, signum
 
 
 def _draw(run, model, writer, suffix=""):
-    """The pictures, to the workdir and to TensorBoard."""
+    """Writes the figures to the workdir and to TensorBoard."""
     paths = figures.write_all(model, run.source_of(model), run.workdir, suffix)
     writer.figures(model.step, {path.stem.removesuffix(suffix): path for path in paths})
 
 
-def _learning_rate(config, at: int) -> dict[str, float]:
-    return {"learning_rate": float(schedule.hypers_at(config, np.array(at - 1)).learning_rate)}
+def _learning_rate(config, step: int) -> dict[str, float]:
+    return {"learning_rate": float(schedule.hypers_at(config, np.array(step - 1)).learning_rate)}
 
 
 def _finish(run, model, metrics, writer, clock):
-    """Pictures and results.json, and the evaluation if a run that was killed after its last step still lacks it."""
+    """Writes figures and results.json. Evaluates first if a run that was killed after its last step lacks metrics."""
     metrics = metrics or evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
     _draw(run, model, writer)
     rate = clock.rate() or writer.rate()
@@ -292,7 +292,7 @@ def _finish(run, model, metrics, writer, clock):
 
 
 def _describe(run, host):
-    """The run in a few lines: devices, batch, and a table of parameters."""
+    """Logs a summary of the run: devices, batch, and a table of parameters."""
     from clu import parameter_overview
 
     for name, network in (("encoder", host.encoder), ("decoder", host.decoder)):

@@ -22,7 +22,7 @@ class NetworkState(struct.PyTreeNode):
 
     @property
     def variables(self) -> dict:
-        """What `Module.apply` takes."""
+        """The variables that `Module.apply` takes."""
         return {"params": self.params, **self.stats}
 
 
@@ -42,12 +42,12 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def best_variables(self) -> dict:
-        """What to sample from: the average where there is one."""
+        """The variables to sample from: the averaged ones if there are any."""
         return self.variables if self.ema is None else self.ema
 
 
 class Networks(NamedTuple):
-    """The static part of a run: two Flax modules, and for each an optax transform that leaves out the learning rate."""
+    """The static part of a run: two Flax modules, and for each an optax transform without the learning rate."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -70,9 +70,10 @@ def apply_gradients(
 
 
 def initial(create: Callable[[], TrainState]) -> TrainState:
-    """The state that `create` makes, as numpy arrays.
+    """The state that `create` returns, as numpy arrays.
 
-    On a CPU it is compiled without optimisations: it runs once, and they take almost as long as those of the step.
+    On a CPU it is compiled without optimisations: it runs once, and they would take almost as long as those of the
+    step.
     """
     options = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
     return jax.device_get(jax.jit(create).lower().compile(compiler_options=options)())

@@ -4,10 +4,10 @@ Read it beside the paper. With x a real batch and z_p prior noise,
 
     fake = D(z_p)      z ~ q(z|x)      recon = D(z)
 
-are decoded once, in `encoder_update`; `jax.vjp` also hands back how to pull a gradient from these images to the
-decoder's parameters, and `decoder_update` uses that instead of decoding again. Reconstructions and samples go through
-the networks together, one batch of 2B in two groups, of which BatchNorm normalises each by itself. Here the terms are
-computed; what is made of them is in `objectives`. Everything is pure and runs under the device axis of `parallel.pmap`.
+are decoded once, in `encoder_update`. Its `jax.vjp` also returns the pullback of a gradient from these images to the
+decoder's parameters, which `decoder_update` uses instead of decoding again. Reconstructions and samples go through the
+networks together, as one batch of 2B in two groups that BatchNorm normalises separately. This module computes the
+terms; `objectives` combines them into losses. All functions are pure and run under the device axis of `parallel.pmap`.
 """
 
 import functools
@@ -28,10 +28,10 @@ from sintrovae_jax.train_state import Networks, TrainState, apply_gradients, cre
 
 
 class Decodings(NamedTuple):
-    """What the encoder's update leaves for the decoder's."""
+    """The decodings of the encoder's update, for the decoder's update."""
 
     images: Any  # recon and fake, [2B, ...]
-    pull: Callable  # their gradient -> those of the decoder's parameters and of the latents
+    pull: Callable  # gradient of the images -> gradients of the decoder's parameters and of the latents
     stats: Any
 
 
@@ -69,8 +69,8 @@ def encoder_update(
     recon, fake = jnp.split(images, 2)
     gradient = jax.grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
     (grads, kl_grad, recon_grad), logged = gradient(state.encoder.params, kl_real, recon)
-    # The chain rule: what reaches the reconstructions goes on to their latents, and then to what encoded x. A gradient
-    # around all of it would differentiate the layers' own gradients (of BatchNorm, of convolutions) term by term.
+    # The chain rule: the gradient of the reconstructions is pulled back to their latents, then to the encoding of x.
+    # A gradient of the whole would differentiate the custom gradients of BatchNorm and convolutions term by term.
     _, z_grad = pull(_together(recon_grad, jnp.zeros_like(fake)))
     grads = parallel.pmean(jax.tree.map(jnp.add, grads, pull_real((z_grad[: len(z)], kl_grad))[0]))
     encoder = apply_gradients(state.encoder, networks.encoder_tx, grads, hyper.learning_rate, stats)
@@ -89,9 +89,9 @@ def decoder_update(
 ) -> tuple[TrainState, dict]:
     """Minimises L_D with the encoder frozen at its just-updated parameters, on the same z_p and z.
 
-    kl(recon) and kl(fake) carry gradient through E into D, by way of the images of `decodings`. In the γ_r term target
-    and latent are constants and its own decoding carries the gradient; with bootstrap's target decoder, which is a
-    constant itself, it is the other way round.
+    The gradients of kl(recon) and kl(fake) reach D through E and the images of `decodings`. In the γ_r term target and
+    latent are constants, and the gradient flows through the second decoding. With bootstrap's target decoder, which is
+    constant, the gradient flows through target and latent instead.
     """
     net = Passes(networks, static, state, noise, hyper, weights)
     frozen = state.encoder.params
@@ -110,7 +110,7 @@ def decoder_update(
         return static.objective.decoder(terms, hyper)
 
     loss, (grads, images_grad) = jax.value_and_grad(loss_fn, argnums=(0, 1))(state.decoder.params, decodings.images)
-    # The chain rule: what reaches the images goes on to the parameters that made them.
+    # The chain rule: the gradient of the images is pulled back to the parameters that decoded them.
     grads = parallel.pmean(jax.tree.map(jnp.add, grads, decodings.pull(images_grad)[0]))
     decoder = apply_gradients(state.decoder, networks.decoder_tx, grads, hyper.learning_rate, decodings.stats)
     return state.replace(decoder=decoder), {"loss_decoder": loss}
@@ -162,7 +162,7 @@ def update(
 
 
 def as_float(x: jax.Array) -> jax.Array:
-    """Images travel to the devices as bytes, a quarter of the size; networks see [0, 1]. Other types pass."""
+    """Bytes as float32 in [0, 1]; other types pass. Images go to the devices as bytes, a quarter of the size."""
     return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
 
 
@@ -200,7 +200,7 @@ def train_step(
 
 
 def suited(networks: Networks, devices: Sequence) -> Networks:
-    """The networks as these devices compute them best: on TPUs on pairs of pixels, where the family knows how."""
+    """The networks in the form that is fastest on these devices: on TPUs on pairs of pixels, if the family can."""
     if devices[0].platform != "tpu":
         return networks
     return networks._replace(encoder=models.paired(networks.encoder), decoder=models.paired(networks.decoder))
@@ -210,14 +210,14 @@ def on_devices(networks: Networks, static: Static, devices: Sequence | None = No
     """`train_step` over all devices. Of its arguments (state, batches, hypers, key, weights) only the key has no device
     axis.
 
-    devices: others, to compile for.
+    devices: other devices to compile for.
     """
     networks = suited(networks, devices or jax.devices())
     return parallel.pmap(functools.partial(train_step, networks, static), (0, 0, 0, None, 0), devices)
 
 
 def from_config(config) -> tuple[Networks, Static, Callable[[], TrainState]]:
-    """What a config makes static: networks with optimisers, the step, and a function that makes a fresh state."""
+    """The static parts of a config: networks with optimisers, the step, and a function that creates a fresh state."""
     shape, family = examples.of(config.data).shape, models.family(config.model)
     encoder, decoder = models.build(config.model, shape, config.train.dtype)
     o = config.objective

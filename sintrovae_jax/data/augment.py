@@ -15,7 +15,7 @@ _STREAM = 2**61  # keeps these draws apart from those that make examples
 
 
 def from_config(data) -> Callable | None:
-    """What `config.data` asks for as a function (x, seed, steps, shard) -> x, or None for no augmentation.
+    """The augmentation of `config.data` as a function (x, seed, steps, shard) -> x, or None if it has none.
 
     x: this process's part of the batches of these steps (one, or a vector of them), one after the other.
     """
@@ -26,13 +26,13 @@ def from_config(data) -> Callable | None:
     def augment(x, seed: int, steps: tf.Tensor, shard: Shard):
         def draws(step):
             stateless = tf.stack([tf.cast(seed, tf.int64), step + _STREAM])
-            # Drawn for the whole global batch and cut, so that it does not matter how many processes share it.
+            # Drawn for the whole global batch, then cut, so that draws do not depend on the number of processes.
             return tf.random.stateless_uniform([shard.batch_size, 4], stateless)[shard.start : shard.stop]
 
         u = tf.reshape(tf.map_fn(draws, tf.reshape(steps, [-1]), fn_output_signature=tf.float32), [len(x), 4])
         by = tf.cast(tf.floor(u[:, :2] * (2 * data.translate + 1)), tf.int32) - data.translate
         mirrored = u[:, 3] < (0.5 if data.flip else 0.0)
-        # A flip may as well come before the hue is turned, which looks at single pixels.
+        # The flip may precede the change of hue, which acts on single pixels.
         if data.translate:
             x = move(x, by, mirrored, fill)
         elif data.flip:
@@ -45,10 +45,10 @@ def from_config(data) -> Callable | None:
 def move(x: tf.Tensor, by: tf.Tensor, mirrored: tf.Tensor, fill: tuple[int, ...]) -> tf.Tensor:
     """Moves each image down and right by `by` [B, 2] pixels, then mirrors it left to right where `mirrored` [B].
 
-    `fill` (0 to 255 a channel) comes in at the edges. One gather of pixels is several times faster than two.
+    The edges are filled with `fill` (0 to 255 a channel). One gather of pixels is several times faster than two.
     """
     count, height, width, channels = x.shape
-    row = tf.range(height)[None] - by[:, :1]  # [B, H], of the pixel that comes to this place
+    row = tf.range(height)[None] - by[:, :1]  # [B, H], of the source pixel
     column = tf.where(mirrored[:, None], tf.range(width)[::-1], tf.range(width)) - by[:, 1:]  # [B, W]
     inside = ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
     first = tf.range(count)[:, None, None] * (height * width)

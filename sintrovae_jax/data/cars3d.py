@@ -53,24 +53,24 @@ def _one_model(path, form):
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             x = loadmat(io.BytesIO(file.read()), variable_names=["im"]).get("im")
-    except Exception as error:  # scipy raises whatever a file that is no .mat makes it
+    except Exception as error:  # scipy raises all kinds of errors for other files
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
     if x is None or x.dtype != np.uint8 or x.ndim != 5 or x.shape[2:] != (3, AZIMUTHS, ELEVATIONS):
-        what = "no `im`" if x is None else f"`im` of {x.dtype} {x.shape}"
-        raise UserError(f"{path} has {what}: Cars3D's is uint8 [height, width, 3, {AZIMUTHS}, {ELEVATIONS}]")
+        content = "no `im`" if x is None else f"`im` of {x.dtype} {x.shape}"
+        raise UserError(f"{path} has {content}: Cars3D's is uint8 [height, width, 3, {AZIMUTHS}, {ELEVATIONS}]")
     return _resized(x.transpose(4, 3, 0, 1, 2).reshape(_VIEWS, *x.shape[:3]), form)
 
 
 def _from_npz(path, form):
-    """The same, of an .npz."""
+    """The same from an .npz."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as stored:
             x = stored.get("imgs")
-    except Exception as error:  # numpy, zipfile and zlib raise whatever a file that is no .npz makes them
+    except Exception as error:  # numpy, zipfile and zlib raise all kinds of errors for other files
         raise UserError(f"data.source=cars3d:{path} cannot be read: {first_line(error)}") from None
     if x is None or x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] != 3 or not len(x) or len(x) % _VIEWS:
-        what = "no `imgs`" if x is None else f"`imgs` of {x.dtype} {x.shape}"
-        raise UserError(f"{path} has {what}: Cars3D's is uint8 [{_VIEWS} · models, height, width, 3]")
+        content = "no `imgs`" if x is None else f"`imgs` of {x.dtype} {x.shape}"
+        raise UserError(f"{path} has {content}: Cars3D's is uint8 [{_VIEWS} · models, height, width, 3]")
     by_view = _resized(x, form).reshape(_VIEWS, -1, *form.shape)
     return by_view.swapaxes(0, 1)
 

@@ -1,4 +1,4 @@
-"""What the examples of a source are, known from the config alone: without the data, and without TensorFlow."""
+"""Kind and shape of a source's examples, from the config alone: without the data, and without TensorFlow."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Examples(NamedTuple):
 
 
 def of(data) -> Examples:
-    """What `config.data.source` serves. Raises `UserError` where `data.image_size` does not fit it."""
+    """The examples of `config.data.source`. Raises `UserError` where `data.image_size` does not fit it."""
     if data.source in HALF_RANGES:
         if data.image_size:
             raise UserError(f"data.source={data.source} is a density of points: set data.image_size=0")

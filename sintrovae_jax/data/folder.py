@@ -33,15 +33,15 @@ from sintrovae_jax.parallel import Shard
 
 log = logging.getLogger(__name__)
 _NAMED = 20  # damaged files that the warning names; results.json has them all
-_REMOTE_THREADS = 64  # a remote file is mostly waited for
+_REMOTE_THREADS = 64  # reading remote files is mostly waiting
 
 
 def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
-    """The source of a folder's pictures: in memory if they fit, read as training goes if not.
+    """The source of a folder's pictures: in memory if they fit, otherwise read during training.
 
-    Files that are no whole picture are skipped, counted and named. In memory every file is decoded first, so all are
-    known; if not, the beginning of every file is looked at first, and one that turns out to be damaged later is
-    replaced by the next sound one. Raises `UserError` where there is no folder or not one picture in it.
+    Damaged and incomplete files are skipped, counted and named. In memory every file is decoded first, so that all of
+    them are known. Otherwise only the beginning of every file is checked first, and a file that turns out to be damaged
+    later is replaced by the next readable one. Raises `UserError` if there is no folder or no readable picture in it.
     """
     names = listing(path)
     threads = _REMOTE_THREADS if is_remote(path) else cores()
@@ -52,7 +52,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
         return images.decode(_read(path, name), form)
 
     def sound(part):
-        """Whether one of these can be read to its end; those that come before it cannot."""
+        """Whether one of these can be decoded. Skips those before it, which cannot."""
         for name in part:
             _, problem = _try(load, name)
             if problem is None:
@@ -70,22 +70,22 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
         name, reason = next(iter(skipped.items()))
         raise UserError(f"not one of {len(names)} files in {path} can be read as a picture: {name}: {reason}")
     if skipped:
-        some = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
+        listed = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-        log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), some, more)
+        log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), listed, more)
     if in_memory:
         return Arrays(*(np.stack([found[name] for name in part]) for part in (train, test)), skipped)
-    path = path if is_remote(path) else os.path.abspath(path)  # wherever Python goes
+    path = path if is_remote(path) else os.path.abspath(path)  # independent of the working directory
     look = functools.partial(_size_and_time, path)
     read, at_once = _by_threads(load) if is_remote(path) else _by_processes(path, form)
     return Files(read, train, test, form, skipped, at_once, look, memory_bytes)
 
 
 def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
-    """The source, in memory, of a folder that has a folder of pictures for every class, as KTH's frames for an actor.
+    """The source, in memory, of a folder with a folder of pictures for every class, such as KTH's frames of an actor.
 
-    Held out is the last `test_fraction` of every class by name, so that no neighbour of a test frame is trained on.
-    Raises `UserError` if pictures lie outside of such folders, a class has fewer than two, or one is damaged.
+    The last `test_fraction` of every class, by name, is held out, so that training does not see neighbours of test
+    frames. Raises `UserError` if pictures lie outside of such folders, a class has fewer than two, or one is damaged.
     """
     if not tf.io.gfile.isdir(path):
         raise UserError(f"data.source=kth:{path} is no folder")
@@ -157,10 +157,10 @@ def _read(path: str, name: str) -> bytes:
 def _size_and_time(path: str, name: str) -> tuple[int, int]:
     place = os.path.join(path, name)
     if is_remote(path):
-        there = tf.io.gfile.stat(place)
-        return there.length, there.mtime_nsec
-    there = os.stat(place)
-    return there.st_size, there.st_mtime_ns
+        status = tf.io.gfile.stat(place)
+        return status.length, status.mtime_nsec
+    status = os.stat(place)
+    return status.st_size, status.st_mtime_ns
 
 
 def _try(function: Callable, name: str) -> tuple:
@@ -173,7 +173,7 @@ def _try(function: Callable, name: str) -> tuple:
 
 def _try_all(function: Callable, names: list[str], threads: int) -> tuple[dict, dict]:
     """{name: result} and {name: why it failed}, both in the order of `names`."""
-    # Threads serve, for once and at the start: pictures are decoded and resized outside of Python's lock.
+    # Threads suffice for a single pass: pictures are decoded and resized without holding the GIL.
     with ThreadPoolExecutor(threads) as pool:
         results = dict(zip(names, pool.map(functools.partial(_try, function), names), strict=True))
     found = {name: result for name, (result, problem) in results.items() if problem is None}
@@ -181,13 +181,13 @@ def _try_all(function: Callable, names: list[str], threads: int) -> tuple[dict, 
 
 
 def _by_processes(path: str, form: Format) -> tuple[Callable, int]:
-    """(names, array to fill with their pictures) -> {place: what is wrong with one}; and how many it reads at once."""
+    """A function (names, array to fill) -> {index: error}, and the number of pictures that it reads at once."""
     readers = Readers(form)
     return lambda names, x: readers.read([os.path.join(path, name) for name in names], x), readers.count
 
 
 def _by_threads(load: Callable) -> tuple[Callable, int]:
-    """The same, for files that are mostly waited for."""
+    """The same with threads, for files that are mostly waited for."""
     pool = ThreadPoolExecutor(_REMOTE_THREADS)
 
     def read(names, x):
@@ -203,9 +203,9 @@ def _by_threads(load: Callable) -> tuple[Callable, int]:
 
 
 def split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]:
-    """Names to train and to test with. Where a name goes depends on nothing but the name.
+    """Names for training and names for testing. A name's part depends on the name alone.
 
-    But neither part is ever empty: the name that comes first by its hash is held out, and one alone serves as both.
+    Neither part is empty, however: the name with the lowest hash is always held out, and a single name is in both.
     """
     place = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in names}
     if len(names) <= 1:
@@ -218,12 +218,12 @@ def split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]
 
 
 class Files:
-    """Pictures decoded as training goes, in a new seeded order every epoch.
+    """Pictures decoded during training, in a new seeded order every epoch.
 
-    One that fails is replaced by the next, so that the order of the others, and what a resumed run sees, stay the same.
+    A damaged one is replaced by the next, so that the order of the others stays the same, also for a resumed run.
 
-    read: (names, array to fill [their count, *form.shape]) -> {place: what is wrong with a picture}; of several threads
-    at once. at_once: pictures that it reads at once. look: name -> what is another for another content.
+    read: (names, array to fill [their count, *form.shape]) -> {index: error}; called by several threads at once.
+    at_once: the number of pictures that it reads at once. look: name -> a value that changes with the content.
     """
 
     labels, factors = None, None
@@ -251,7 +251,7 @@ class Files:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Another text for other names, sizes or times of files, another split or format."""
+        """A text that changes with the names, sizes and times of the files, the split and the format."""
         files = [_try_all(self._look, names, self._at_once)[0] for names in (self._train, self._test)]
         return hashlib.sha256(repr((files, self._form)).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -262,8 +262,8 @@ class Files:
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
         names, found = iter(self._test), []
-        while (missing := n - sum(map(len, found))) and (some := list(itertools.islice(names, missing))):
-            found.append(self._sound(some))
+        while (missing := n - sum(map(len, found))) and (part := list(itertools.islice(names, missing))):
+            found.append(self._sound(part))
         if not sum(map(len, found)):
             raise UserError("none of the test pictures can be read")
         return as_float(np.concatenate(found))
@@ -278,26 +278,26 @@ class Files:
         return Arrays(*parts, self.skipped)
 
     def _pieces(self, names: list[str], size: int) -> Iterator[np.ndarray]:
-        """Their sound pictures, in arrays of at most `size`."""
+        """The readable pictures of these names, in arrays of at most `size`."""
         for start in range(0, len(names), size):
             x = self._sound(names[start : start + size])
             if len(x):
                 yield x
 
     def _sound(self, names: list[str]) -> np.ndarray:
-        """Their pictures, without those that cannot be read, which are noted as skipped."""
+        """The readable pictures of these names. The others are recorded as skipped."""
         x = np.empty((len(names), *self._form.shape), np.uint8)
         bad = self._skip(names, self._read(names, x))
         return np.delete(x, bad, axis=0) if bad else x
 
     def _replaced(self, indices: np.ndarray, x: np.ndarray) -> None:
-        """The training pictures of these indices into x; in the place of one that cannot be read, the next one."""
+        """Reads the training pictures of these indices into x. A damaged one is replaced by the next."""
         names = [self._train[i] for i in indices]
         for place in self._skip(names, self._read(names, x)):
             x[place] = self._next(indices[place])
 
     def _next(self, index: int) -> np.ndarray:
-        """The first sound training picture after this one."""
+        """The first readable training picture after this one."""
         for i in range(1, len(self._train)):
             found = self._sound([self._train[(index + i) % len(self._train)]])
             if len(found):
@@ -305,7 +305,7 @@ class Files:
         raise UserError("not one picture can be read any more")
 
     def _skip(self, names: list[str], wrong: dict[int, str]) -> list[int]:
-        """Notes these places' names as skipped. Returns the places."""
+        """Records the names with an error as skipped. Returns their indices."""
         with self._lock:
             new = {names[i]: why for i, why in wrong.items() if names[i] not in self.skipped}
             self.skipped |= new

@@ -1,4 +1,4 @@
-"""One picture file, of any kind, to an array of one size. Pillow, and simplejpeg where it is faster; no TensorFlow.
+"""Decodes a picture file of any kind to an array of one size. Pillow, or simplejpeg where it is faster; no TensorFlow.
 
 `fit` is the resize policy of `config.data` (crop, background, image_size, image_channels).
 """
@@ -15,7 +15,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 
 
 class Format(NamedTuple):
-    """What every picture is turned into: size × size pixels, 1 or 3 channels."""
+    """The format that every picture is converted to: size × size pixels, 1 or 3 channels."""
 
     size: int
     channels: int
@@ -28,7 +28,7 @@ class Format(NamedTuple):
 
     @property
     def fill(self) -> tuple[int, ...]:
-        """The background in as many channels as pictures have."""
+        """The background in the format's channels."""
         if self.channels == 3:
             return self.background
         return (Image.new("RGB", (1, 1), self.background).convert("L").getpixel((0, 0)),)
@@ -40,9 +40,9 @@ def read_format(data) -> Format:
 
 
 def decode(encoded: bytes, form: Format) -> np.ndarray:
-    """The bytes of a picture file -> uint8 [size, size, channels]. Raises `ValueError` if they are no whole picture.
+    """The bytes of a picture file -> uint8 [size, size, channels]. Raises `ValueError` if it is damaged or incomplete.
 
-    The first frame of an animation; turned as its EXIF says; resized bicubically with antialiasing.
+    Takes the first frame of an animation, applies the EXIF orientation, and resizes bicubically with antialiasing.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
@@ -50,7 +50,7 @@ def decode(encoded: bytes, form: Format) -> np.ndarray:
             picture.draft(None, (2 * form.size, 2 * form.size))
             pixels = _plain_jpeg(encoded, picture)
             if pixels is None:
-                ImageOps.exif_transpose(picture, in_place=True)  # returns a copy else, even of what needs no turning
+                ImageOps.exif_transpose(picture, in_place=True)  # otherwise it always returns a copy
                 return fit(picture, form)
             if pixels.shape == form.shape:
                 return pixels
@@ -60,9 +60,9 @@ def decode(encoded: bytes, form: Format) -> np.ndarray:
 
 
 def _plain_jpeg(encoded: bytes, picture: Image.Image) -> np.ndarray | None:
-    """The pixels of an opened JPEG as Pillow would decode them, in half its time. None if that is for Pillow to do.
+    """The pixels of an opened JPEG, as Pillow would decode them but in half the time. None if Pillow has to do it.
 
-    Which is so for anything unusual, and for damage, of which Pillow says whether it is too much.
+    That is so for anything unusual, and for damaged files, where Pillow decides whether they are readable.
     """
     if picture.format != "JPEG" or picture.mode not in _COLOURS:
         return None
@@ -77,7 +77,7 @@ def _plain_jpeg(encoded: bytes, picture: Image.Image) -> np.ndarray | None:
 
 
 def check(encoded: bytes) -> None:
-    """Raises `ValueError` if the bytes do not begin as a picture does. Decodes nothing."""
+    """Raises `ValueError` if the bytes do not begin like a picture. Decodes nothing."""
     try:
         Image.open(io.BytesIO(encoded)).close()
     except Exception as error:
@@ -85,7 +85,7 @@ def check(encoded: bytes) -> None:
 
 
 def _problem(error: Exception) -> ValueError:
-    """What is wrong with a file, in a few words: Pillow's plugins raise whatever damaged bytes make them."""
+    """What is wrong with a file, in a few words. Pillow's plugins raise all kinds of errors for damaged files."""
     if isinstance(error, UnidentifiedImageError):
         return ValueError("not a picture")
     return ValueError(str(error) or repr(error))
@@ -114,7 +114,7 @@ def _eight_bits(picture):
 
 
 def _opaque(picture, background):
-    """Lays a picture that has transparency, in whatever mode, on the background."""
+    """Composites a picture with transparency, in any mode, onto the background."""
     if not picture.has_transparency_data:
         return picture
     picture = picture.convert("RGBA")

@@ -1,8 +1,8 @@
-"""Letters drawn in the fonts that matplotlib ships, made the way scikit-learn's digits were: what digits are not.
+"""Letters drawn in matplotlib's fonts and processed like scikit-learn's digits: out-of-distribution images for digits.
 
-A bitmap of 32×32 that the letter fills in height, whose white pixels are counted in blocks of 4×4, so that neither size
-nor sharpness nor range tells them from digits. None looks like one (no B, G, I, L, O, Q, S, Z). Each is turned by up to
-15° and squeezed in width.
+A letter fills the height of a 32×32 bitmap, whose white pixels are counted in blocks of 4×4, so that size, sharpness
+and range are those of digits. Letters that look like a digit are left out (B, G, I, L, O, Q, S, Z). Each is rotated by
+up to 15° and narrowed at random.
 """
 
 from pathlib import Path
@@ -18,9 +18,9 @@ _CANVAS = 128  # pixels a side, of what is drawn before it is cut out
 
 
 def draw(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """`count` pictures, [count, 8, 8] of whole numbers from 0 to 16, and their places [count] in `LETTERS`.
+    """`count` pictures, [count, 8, 8] of whole numbers from 0 to 16, and their indices [count] into `LETTERS`.
 
-    The first ones of a longer list are the same.
+    A larger count begins with the same pictures.
     """
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     fonts = [ImageFont.truetype(str(folder / f"DejaVu{family}-Bold.ttf"), 64) for family in _FAMILIES]

@@ -38,7 +38,7 @@ _PLACES = {
 
 
 def build(data):
-    """The source that `config.data.source` names (see `sources`). Raises `UserError` where none fits."""
+    """The source that `config.data.source` names (see `sources`). Raises `UserError` if there is none."""
     kind, _, place = data.source.partition(":")
     if examples.of(data).kind == "points":
         return sources.Density(data.source)
@@ -53,16 +53,16 @@ def build(data):
 def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, shard: Shard):
     """Iterates over the dispatches of steps [start, stop), each a dict of numpy arrays
 
-    {'x': [local devices, substeps, per-device batch, *shape], 'index': [local devices, substeps, per-device batch]}
+        {'x': [local devices, substeps, per-device batch, *shape], 'index': [local devices, substeps, per-device batch]}
 
-    where `index` (int32) is the example's place in the global batch. data: `config.data`, for its augmentation.
+    where `index` (int32) is the example's position in the global batch. data: `config.data`, for its augmentation.
 
-    Which example stands in which place of the global batch depends on the seed and the step, and not on how many
-    processes share the batch. All together see every training example exactly once an epoch; where the batch does not
-    divide the set, a batch ends one epoch and begins the next. Exceptions: an epoch of a TFDS set that is read as
-    training goes is as many whole batches as the set has, and leaves out the rest, others every time; a picture of a
-    folder that cannot be read any more is replaced by the next, which is then seen twice; and networks that grow enter
-    an epoch anywhere at a level whose batch is another. Densities have no epochs.
+    The global batch is a function of the seed and the step, and does not depend on the number of processes. Together
+    they see every training example exactly once an epoch; if the batch size does not divide the set, a batch ends one
+    epoch and begins the next. Exceptions: an epoch of a TFDS set that is streamed from disk has only whole batches, and
+    leaves out a different rest every time; a picture of a folder that can no longer be read is replaced by the next,
+    which is then seen twice; and networks that grow start in the middle of an epoch if the batch size changes with the
+    level. Densities have no epochs.
     """
     augmented = augment.from_config(data)
 
@@ -84,14 +84,14 @@ def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, sh
 
 
 class _Iterator:
-    """A dataset's elements as numpy arrays. May be left unfinished when Python exits.
+    """The elements of a dataset as numpy arrays. May be unfinished when Python exits.
 
-    TensorFlow's own iterator, if it goes last of all, waits for ever for Python code that cannot run any more.
+    If TensorFlow's own iterator is destroyed last, it waits forever for Python code that can no longer run.
     """
 
     def __init__(self, dataset: tf.data.Dataset):
         self._held = [dataset.as_numpy_iterator()]
-        weakref.finalize(self, self._held.clear)  # also at exit, before anything is taken down
+        weakref.finalize(self, self._held.clear)  # also at exit, before the interpreter is torn down
 
     def __iter__(self):
         return self

@@ -1,8 +1,8 @@
-"""Processes that read pictures, several at once: Pillow's threads wait for each other at Python's lock.
+"""Processes that read pictures in parallel: threads would wait for each other at the GIL.
 
-They import `images` alone, and end with the `Readers` or the process that started them. What to read goes to them
-through a socket (`multiprocessing.connection`), pixels come back through shared memory. Pillow's settings (such as
-`ImageFile.LOAD_TRUNCATED_IMAGES`) of the process that started them are not theirs.
+They import only `images`, and end with the `Readers` or the parent process. Requests are sent through a socket
+(`multiprocessing.connection`), pixels are returned in shared memory. Settings of Pillow in the parent (such as
+`ImageFile.LOAD_TRUNCATED_IMAGES`) do not apply to them.
 """
 
 import contextlib
@@ -26,70 +26,70 @@ from sintrovae_jax.data.images import Format
 
 _DIED = (EOFError, OSError)  # of a connection whose other end is gone, perhaps in the middle of a message
 _TRIES = 3
-_MOST = 32  # which read pictures of 256 × 256 faster than any step takes them
-_SHARED_BYTES = 2**22  # of the pixels that a process hands over at once
+_MOST = 32  # enough to read pictures of 256 × 256 faster than any step needs them
+_SHARED_BYTES = 2**22  # of the pixels that a process returns at once
 
 
 class Readers:
-    """`count` processes, each started when it is first needed; one for each core if none is given, but not too many."""
+    """`count` processes, each started when it is first needed; by default one for each core, but at most `_MOST`."""
 
     def __init__(self, form: Format, count: int = 0):
         self._form, self.count = form, count or min(cores(), _MOST)
         self._at_once = max(1, _SHARED_BYTES // int(np.prod(form.shape)))
         self._idle, self._pool = queue.LifoQueue(), ThreadPoolExecutor(self.count)
         for _ in range(self.count):
-            self._idle.put(None)  # one that is not started
+            self._idle.put(None)  # a process that is not started yet
 
     def read(self, items: Sequence[str | bytes], x: np.ndarray) -> dict[int, str]:
         """Reads pictures, by their paths or from their bytes, into x, uint8 [N, size, size, channels].
 
-        Returns {place: what is wrong} of those that cannot be read, among them any that a process dies of. May be
-        called from several threads at once.
+        Returns {index: error} for those that cannot be read, including any that crash a process. May be called from
+        several threads at once.
         """
         parts = [slice(first, None, self.count) for first in range(min(self.count, len(items)))]
         results = self._pool.map(lambda part: self._part(items[part], x[part]), parts)
-        each = zip(parts, results, strict=True)
-        return {part.start + i * part.step: why for part, wrong in each for i, why in wrong.items()}
+        pairs = zip(parts, results, strict=True)
+        return {part.start + i * part.step: why for part, wrong in pairs for i, why in wrong.items()}
 
     def _part(self, items, x) -> dict[int, str]:
         """The same, by one process."""
         reader, wrong = self._idle.get(), {}
         try:
             for first in range(0, len(items), self._at_once):
-                some = slice(first, first + self._at_once)
+                chunk = slice(first, first + self._at_once)
                 reader = reader or _Reader(self._form, self._at_once)
                 try:
-                    found = reader.read(items[some], x[some])
-                except _DIED:  # perhaps killed for nothing that it did, perhaps of a picture: then which?
-                    reader, found = self._one_by_one(items[some], x[some])
-                wrong |= {first + i: why for i, why in found.items()}
+                    errors = reader.read(items[chunk], x[chunk])
+                except _DIED:  # killed from outside, or crashed by a picture: then find out which
+                    reader, errors = self._one_by_one(items[chunk], x[chunk])
+                wrong |= {first + i: why for i, why in errors.items()}
             return wrong
         finally:
             self._idle.put(reader)
 
     def _one_by_one(self, items, x) -> tuple:
-        """The process that is left (or None), and what is wrong."""
+        """Reads the pictures one at a time. Returns the remaining process (or None), and {index: error}."""
         reader, wrong = None, {}
         for i in range(len(items)):
             for _ in range(_TRIES):
                 reader = reader or _Reader(self._form, self._at_once)
                 try:
-                    found = reader.read(items[i : i + 1], x[i : i + 1])
+                    errors = reader.read(items[i : i + 1], x[i : i + 1])
                     break
                 except _DIED:
-                    found, reader = {0: f"the process that read it ended with {reader.status()}"}, None
-            if found:
-                wrong[i] = found[0]
+                    errors, reader = {0: f"the process that read it ended with {reader.status()}"}, None
+            if errors:
+                wrong[i] = errors[0]
         return reader, wrong
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Reader:
-    """One process, seen from the one that starts it. Raises `RuntimeError` if it cannot start."""
+    """A process, as seen from its parent. Raises `RuntimeError` if it cannot start."""
 
     def __init__(self, form: Format, at_once: int):
         for _ in range(_TRIES):
@@ -97,7 +97,7 @@ class _Reader:
             if status is None:
                 weakref.finalize(self, _stop, self._connection, self._process).atexit = False
                 return
-            if status >= 0:  # it was not killed: another would end so too
+            if status >= 0:  # it was not killed: another would end the same way
                 break
         raise RuntimeError(f"a process to read pictures ended at once with {status}")
 
@@ -126,13 +126,13 @@ class _Reader:
 
 
 def _start(*handles: int) -> subprocess.Popen:
-    here = os.path.dirname(os.path.dirname(os.path.abspath(images.__file__)))
+    root = os.path.dirname(os.path.dirname(os.path.abspath(images.__file__)))
     environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [here, *sys.path])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, *sys.path])),
         "OPENBLAS_NUM_THREADS": "1",  # numpy would start one per core
     }
-    # A notice to stop may go to every process of a job, and Ctrl-C to all of a session. The process that starts this
-    # one may have much to do before it ends, so neither is to reach this one, not even before it runs Python.
+    # A scheduler may signal every process of a job, and Ctrl-C every process of a session. The parent may still need
+    # this process until it ends, so neither signal may reach it, not even before it runs Python.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         return subprocess.Popen(
@@ -153,7 +153,7 @@ def _stop(connection: Connection, process: subprocess.Popen) -> None:
 
 
 def _memory(size: int):
-    """A file of so many bytes that has no name and that processes can map."""
+    """A file of this many bytes that has no name and that processes can map."""
     on_linux = hasattr(os, "memfd_create")
     file = os.fdopen(os.memfd_create("pixels"), "r+b") if on_linux else tempfile.TemporaryFile()  # noqa: SIM115
     file.truncate(size)
@@ -165,7 +165,7 @@ def _mapped(handle: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def serve(connection: Connection, memory: int) -> None:
-    """Reads the pictures that it is told to, until the other end is gone."""
+    """Serves requests for pictures until the connection closes."""
     form, shape = connection.recv()
     pixels = _mapped(memory, shape)
     connection.send(None)

@@ -9,13 +9,13 @@ A source has
     test(n, seed)                      float32 numpy array [n, *shape] (or all there are) that training never sees
     train(size)                        images only: iterates over the training images, each once, not augmented, in an
                                        order with no meaning, in uint8 or float32 numpy arrays of at most `size`
-    fingerprint                        images only: a text that is another for other images; None: not to be relied on
+    fingerprint                        images only: a text that changes with the images; None: not available
     labels                             images only: None, or the classes [N] of training images (in the order of
                                        `train`) and of test images
-    count                              how many training examples there are; None: without end
-    factors                            images only: None, or `Factors`: which class and content every image shows
+    count                              the number of training examples; None: infinite
+    factors                            images only: None, or `Factors`: class and content of every image
     at(size)                           images only: the source of the same images averaged down to size × size
-    skipped                            {name: reason} of what could not be read, if anything
+    skipped                            {name: reason} of the files that could not be read
 
 Every batch is a function of (seed, step), so resuming costs nothing.
 """
@@ -46,10 +46,10 @@ AT_ONCE = 256  # images that are averaged down in one piece
 
 
 class Factors(NamedTuple):
-    """What images show, for sets in which a class comes with many contents. Training never sees them.
+    """Class and content of images, for sets in which a class occurs with many contents. Not used in training.
 
-    Both (classes [N], contents [N]), whole numbers, in the order of the source's `train` and `test`; contents may be
-    None, not known.
+    Both are (classes [N], contents [N]), whole numbers, in the order of the source's `train` and `test`; contents are
+    None if they are not known.
     """
 
     train: tuple[np.ndarray, np.ndarray | None]
@@ -99,7 +99,9 @@ class Pyramid:
 
 
 class Shrunk:
-    """Another source's images, averaged down as they come; or those of `cached()`, which has them at a smaller size."""
+    """Another source's images, averaged down on the fly; or taken from `cached()`, which holds a smaller size in
+    memory.
+    """
 
     def __init__(self, source, size: int, cached: Callable[[], "Arrays"] | None = None):
         self._source, self._size, self._cached, self.skipped = source, size, cached, source.skipped
@@ -126,18 +128,18 @@ class Shrunk:
 
 
 def dispatches(start: int, stop: int, substeps: int) -> tf.data.Dataset:
-    """The steps [start, stop), `substeps` at a time; a rest is left out."""
+    """The steps [start, stop), `substeps` at a time; an incomplete dispatch is dropped."""
     return tf.data.Dataset.range(start, stop).batch(substeps, drop_remainder=True)
 
 
 def joined(steps: tf.data.Dataset, substeps: int) -> tf.data.Dataset:
-    """Elements [part, ...] of one step each -> [substeps × part, ...], one after the other; a rest is left out."""
+    """Elements [part, ...] of one step each -> [substeps × part, ...], in order; an incomplete dispatch is dropped."""
     return steps.batch(substeps, drop_remainder=True).map(lambda x: tf.reshape(x, [-1, *x.shape[2:]]))
 
 
 def chosen(seed: int, steps: tf.Tensor, count: int, shard: Shard) -> tf.Tensor:
-    """Which of `count` examples are this process's part of the steps' batches, one after the other. An epoch visits
-    each once, newly shuffled.
+    """The indices, below `count`, of this process's part of the steps' batches, one after the other. An epoch visits
+    each once, in a new order.
 
     A pseudo-random permutation computed index by index: no shuffle buffer, nothing to restore.
     """
@@ -150,7 +152,7 @@ def chosen(seed: int, steps: tf.Tensor, count: int, shard: Shard) -> tf.Tensor:
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty array of bytes that begins where TensorFlow takes it for a tensor as it is; others it copies."""
+    """An empty array of bytes, aligned so that TensorFlow uses its memory as a tensor instead of copying it."""
     size = math.prod(shape)
     x = np.empty(size + _ALIGNMENT, np.uint8)
     first = -x.ctypes.data % _ALIGNMENT
@@ -158,9 +160,9 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def decoded(dataset: tf.data.Dataset, read: Callable, count: int, shape: tuple[int, ...], at_once: int):
-    """Elements of `count` of what tells a picture each -> their pictures, each uint8 [count, *shape].
+    """Elements of `count` picture identifiers -> their pictures, each element uint8 [count, *shape].
 
-    read: (count of those, array to fill). at_once: pictures that it reads at once.
+    read: (identifiers, array to fill). at_once: the number of pictures that it reads at once.
     """
 
     def all_of(items):
@@ -169,7 +171,7 @@ def decoded(dataset: tf.data.Dataset, read: Callable, count: int, shape: tuple[i
         return x
 
     def one_call(items):
-        # One call for as many pictures as there are: a call for each costs as much as half a decoding.
+        # One call for all pictures: a call for each costs as much as half a decoding.
         return tf.ensure_shape(tf.numpy_function(all_of, [items], tf.uint8), (count, *shape))
 
     return dataset.map(one_call, num_parallel_calls=1 + math.ceil(at_once / count))
@@ -185,7 +187,7 @@ class Density:
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
         def one_step(step):
-            # The whole global batch is drawn and cut, so that it does not depend on how many processes share it.
+            # The whole global batch is drawn, then cut, so that it does not depend on the number of processes.
             whole = self._sample(shard.batch_size, tf.stack([tf.cast(seed, tf.int64), step]))
             return whole[shard.start : shard.stop]
 
@@ -199,8 +201,8 @@ class Density:
 class Arrays:
     """Images held in memory, visited in a new seeded order every epoch, each exactly once.
 
-    train, test: uint8, or float32 in [0, 1], [N, H, W, C]. classes, contents: of both, whole numbers [N], if they are
-    known.
+    train, test: uint8, or float32 in [0, 1], [N, H, W, C]. classes, contents: pairs (of train, of
+    test) of whole numbers [N], if they are known.
     """
 
     def __init__(
@@ -261,9 +263,9 @@ class Arrays:
 
 
 def labelled(x: np.ndarray, test: np.ndarray, classes: np.ndarray, contents: np.ndarray | None = None) -> Arrays:
-    """The source of images [N, H, W, C] of known classes and contents [N]; those where `test` [N] are held out.
+    """The source of images [N, H, W, C] of known classes and contents [N]; those with `test` [N] true are held out.
 
-    Test images come shuffled, in a fixed order: the first ones are of many classes.
+    Test images are in a fixed random order, so that the first ones are of many classes.
     """
     held_out = np.random.default_rng(0).permutation(np.flatnonzero(test))
 
@@ -308,7 +310,7 @@ def npz(path: str, form: Format, test_fraction: float) -> Arrays:
     try:
         with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as stored:
             arrays = {name: x for name, x in stored.items() if isinstance(x, np.ndarray)}
-    except Exception as error:  # numpy, zipfile and zlib raise whatever a file that is no .npz makes them
+    except Exception as error:  # numpy, zipfile and zlib raise all kinds of errors for other files
         raise UserError(f"data.source=npz:{path} cannot be read: {first_line(error)}") from None
     for train, test in (("x_train", "x_test"), ("train", "test")):
         if train in arrays and test in arrays:

@@ -1,11 +1,12 @@
-"""Sprites: flat shapes of which class and content are known, so that the right answer of every transfer is known too.
+"""Sprites: flat shapes with known class and content, so that the right answer of every transfer is known too.
 
-    class     shape × colour × size: which thing it is
-    content   rotation × position: how it lies
+    class     shape × colour × size: the object
+    content   rotation × position: its pose
 
-Any class can be drawn with any content. Of both one in eight is held out: training has the other classes with the other
-contents, and in test images class and content are both new. Every picture is a function of its two numbers; shapes have
-one tip each, drawn upwards at rotation 0, so that rotations of different shapes can be compared.
+Any class can be drawn with any content. One in eight of the classes, and of the contents, is held out: training
+combines the other classes with the other contents, and in test images both are new. Every picture is a function of its
+two numbers. Every shape has one tip, which points upwards at rotation 0, so that rotations of different shapes can be
+compared.
 """
 
 import functools
@@ -26,7 +27,7 @@ COLOURS, ROTATIONS, POSITIONS = 12, 12, 8  # hues; turns, of the whole circle; p
 SIZES = (0.26, 0.34, 0.42, 0.5)  # the radius around a shape, as a part of half the picture's side
 REACH = 0.45  # how far from the middle a shape's centre lies at most, as a part of the same
 CLASSES, CONTENTS = len(SHAPES) * COLOURS * len(SIZES), ROTATIONS * POSITIONS**2
-_HELD_OUT = 8  # one in so many
+_HELD_OUT = 8  # one of this many
 _AT_ONCE = 512  # pictures drawn in one piece
 _TABLE, _EDGE = 96, 1.5  # cells a side of a shape's table of distances, which reaches from -_EDGE to _EDGE radii
 
@@ -74,14 +75,14 @@ def distances(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _tables() -> np.ndarray:
-    """Of every shape the signed distances in radii at the points of a grid, [shapes · (_TABLE + 1)²], x fastest."""
+    """Signed distances in radii from every shape at the points of a grid, [shapes · (_TABLE + 1)²], x fastest."""
     axis = np.linspace(-_EDGE, _EDGE, _TABLE + 1)
     points = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     return np.concatenate([distances(corners, points) for corners in outlines().values()]).astype(np.float32)
 
 
 def _looked_up(shape: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """The distances in radii from shapes [N, 1, 1] at points x, y [N, S, S], between the points of their tables."""
+    """The distances in radii from shapes [N, 1, 1] at points x, y [N, S, S], interpolated in their tables."""
     column, row = (tf.clip_by_value((v / _EDGE + 1) * (_TABLE / 2), 0, _TABLE - 1e-3) for v in (x, y))
     left, low = tf.floor(column), tf.floor(row)
     right, high, width = column - left, row - low, _TABLE + 1
@@ -99,7 +100,7 @@ def _hues() -> np.ndarray:
 def render(classes: tf.Tensor, contents: tf.Tensor, size: int, background: tuple[int, int, int]) -> tf.Tensor:
     """The pictures of classes [N] below `CLASSES` with contents [N] below `CONTENTS`, uint8 [N, size, size, 3].
 
-    An edge's pixel is covered by as much as its middle is inside. Positions count to the right and upwards.
+    Edges are antialiased by the distance of a pixel's middle. Positions count to the right and upwards.
     """
 
     def digits(number, *bases):
@@ -131,7 +132,7 @@ def _split(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Sprites:
-    """The source (see `sources`). Nothing is kept: pictures are drawn as they are needed.
+    """The source (see `sources`). Pictures are drawn on demand, not stored.
 
     Raises `UserError` for a format without colours.
     """
@@ -148,7 +149,7 @@ class Sprites:
 
     def render(self, classes, contents) -> np.ndarray:
         """The pictures of classes [N] with contents [N], float32 [N, size, size, 3] in [0, 1]."""
-        return as_float(np.concatenate([self._draw(*some).numpy() for some in _pieces(classes, contents, _AT_ONCE)]))
+        return as_float(np.concatenate([self._draw(*piece).numpy() for piece in _pieces(classes, contents, _AT_ONCE)]))
 
     def _draw(self, classes, contents):
         return render(classes, contents, self._form.size, self._form.background)
@@ -172,13 +173,13 @@ class Sprites:
         classes, contents = self._classes[0], self._contents[0]
 
         def one_dispatch(steps):
-            which = chosen(seed, steps, self.count, shard)
-            return self._draw(tf.gather(classes, which // len(contents)), tf.gather(contents, which % len(contents)))
+            index = chosen(seed, steps, self.count, shard)
+            return self._draw(tf.gather(classes, index // len(contents)), tf.gather(contents, index % len(contents)))
 
         return dispatches(start, stop, substeps).map(one_dispatch, num_parallel_calls=tf.data.AUTOTUNE)
 
     def train(self, size: int) -> Iterator[np.ndarray]:
-        return (self._draw(*some).numpy() for some in _pieces(*self.factors.train, size))
+        return (self._draw(*piece).numpy() for piece in _pieces(*self.factors.train, size))
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n

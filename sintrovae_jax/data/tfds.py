@@ -24,9 +24,9 @@ from sintrovae_jax.parallel import Shard, first_line
 log = logging.getLogger(__name__)
 _READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)  # files one after another
 _AT_ONCE = 256  # encoded pictures held at once while all are read
-# Sets whose files TFDS cannot fetch, and what it wants by hand.
+# Sets whose files TFDS cannot download, and the files that it needs.
 _BY_HAND = {"celeb_a_hq": "the tar files of CelebA-HQ (data256x256.tar for celeb_a_hq/256)"}
-# Sets whose class and content are told by several features.
+# Sets with class and content given by several features.
 _FACTORS = {
     "smallnorb": (("label_category", "instance"), ("label_azimuth", "label_elevation", "label_lighting")),
 }
@@ -50,7 +50,7 @@ def build(name: str, data, form: Format):
         x = [_all(builder, split, form) for split in splits]
         if builder.name in _FACTORS:
             classes, contents = (
-                tuple(_numbered(builder, s, which) for s in splits) for which in _FACTORS[builder.name]
+                tuple(_numbered(builder, s, names) for s in splits) for names in _FACTORS[builder.name]
             )
             return Arrays(*x, classes=classes, contents=contents)
         labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
@@ -59,9 +59,9 @@ def build(name: str, data, form: Format):
 
 
 def _prepared(name, data) -> tfds.core.DatasetBuilder:
-    """The builder of a set that is there, or that could be made."""
+    """The builder of a set, which is prepared first if it is missing and `data.download` is set."""
     level = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)  # or it warns that what is not prepared has no dataset_info.json
+    absl_logging.set_verbosity(absl_logging.ERROR)  # otherwise it warns of a missing dataset_info.json
     try:
         builder = tfds.builder(name, **({"data_dir": data.dir} if data.dir else {}))
         prepared = builder.is_prepared()
@@ -81,14 +81,14 @@ def _prepared(name, data) -> tfds.core.DatasetBuilder:
         )
     if not data.download:
         raise UserError(f"{missing}: add --config.data.download=True, or run `tfds build {name}{option}`")
-    if jax.process_count() > 1:  # they would trip over each other in one folder
+    if jax.process_count() > 1:  # they would conflict in one folder
         raise UserError(f"{missing}, and this run has several processes: run `tfds build {name}{option}` first")
     with _interruptible(f"preparing the TFDS set {name}"):
         try:
             builder.download_and_prepare()
         except Interrupted:
             raise
-        except Exception as error:  # no network, no room, files to be put there by hand: TFDS raises all kinds
+        except Exception as error:  # no network, a full disk, missing manual files: TFDS raises all kinds
             reason = " ".join(str(error).split()) or repr(error)
             raise UserError(f"the TFDS set {name} cannot be prepared in {builder.data_dir}: {reason}") from error
     return builder
@@ -96,7 +96,7 @@ def _prepared(name, data) -> tfds.core.DatasetBuilder:
 
 @contextlib.contextmanager
 def _interruptible(what: str):
-    """SIGTERM and SIGINT end what is under way like an error does, so that TFDS removes what is half done."""
+    """Turns SIGTERM and SIGINT into an exception, so that TFDS removes incomplete files."""
     came = []
 
     def handle(signum, _):
@@ -107,7 +107,7 @@ def _interruptible(what: str):
     try:
         yield
     except Exception:
-        if came:  # TFDS adds to the message of what is raised, or raises another kind
+        if came:  # TFDS extends the message of the exception, or raises another kind
             raise Interrupted(f"{what}; nothing of it is kept", came[0]) from None
         raise
     finally:
@@ -116,14 +116,14 @@ def _interruptible(what: str):
 
 
 def _splits(builder, test_fraction: float) -> tuple[str, str]:
-    """TFDS's names for what to train on and what to hold out."""
-    there = builder.info.splits
-    if "train" not in there:
-        raise UserError(f"the TFDS set {builder.name} has no train split, but {', '.join(there)}")
-    held_out = next((name for name in ("test", "validation") if name in there), None)
+    """TFDS's names of the training split and of the held-out split."""
+    splits = builder.info.splits
+    if "train" not in splits:
+        raise UserError(f"the TFDS set {builder.name} has no train split, but {', '.join(splits)}")
+    held_out = next((name for name in ("test", "validation") if name in splits), None)
     if held_out:
         return "train", held_out
-    count = there["train"].num_examples
+    count = splits["train"].num_examples
     first = count - max(1, round(test_fraction * count))
     return f"train[:{first}]", f"train[{first}:]"
 
@@ -146,7 +146,7 @@ def _all(builder, split, form: Format, limit: int = -1, size: int = 0) -> np.nda
 
 
 def _numbered(builder, split, features: tuple[str, ...]) -> np.ndarray:
-    """One number for the values of these label features together, of every example of a split, in the same order."""
+    """One number for the combined values of these label features, of every example of a split, in the same order."""
     only = tfds.decode.PartialDecoding(dict.fromkeys(features, True))
     labels = list(builder.as_dataset(split=split, decoders=only, read_config=_READ).as_numpy_iterator())
     columns = [np.array([label[name] for label in labels], np.int64) for name in features]
@@ -159,11 +159,12 @@ def _decode_all(files, decode) -> np.ndarray:
 
 
 class Stream:
-    """A set read from disk as training goes.
+    """A set that is read from disk during training.
 
     Example i of every batch comes from lane i, one of batch_size equal parts of the set, shuffled through a buffer by
-    (seed, epoch, lane). So a process reads its own lanes only, and the batches are the same however many share them.
-    An epoch is as many steps as the shortest lane has examples. Resuming skips encoded bytes, decoding none.
+    (seed, epoch, lane). So a process only reads its own lanes, and the batches do not depend on the number of
+    processes. An epoch has as many steps as the shortest lane has examples. Resuming skips encoded bytes without
+    decoding them.
     """
 
     skipped, labels, factors = MappingProxyType({}), None, None

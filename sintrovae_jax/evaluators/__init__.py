@@ -1,6 +1,6 @@
-"""Evaluators: one question each, named by `config.eval.evaluators`.
+"""Evaluators, which `config.eval.evaluators` names.
 
-A new one is a module that ends in an `Evaluator`, and an entry of `EVALUATORS`, here or from outside of the package.
+To add one, define an `Evaluator` in a module and add it to `EVALUATORS`, here or from outside of the package.
 """
 
 from sintrovae_jax.errors import UserError
@@ -33,19 +33,19 @@ def chosen(config) -> list[Evaluator]:
 
 
 def check(config) -> None:
-    """Raises `UserError` if the config names an evaluator, or a metric to be best at, that it cannot have."""
-    for each in chosen(config):
-        each.check(config)
-    metrics = [metric for each in chosen(config) for metric in each.metrics(config)]
+    """Raises `UserError` if the config does not suit an evaluator, or none of them has the metric `checkpoint.best`."""
+    for evaluator in chosen(config):
+        evaluator.check(config)
+    metrics = [metric for evaluator in chosen(config) for metric in evaluator.metrics(config)]
     if config.checkpoint.best and config.checkpoint.best not in metrics:
         known = ", ".join(metrics) or "none"
         raise UserError(f"checkpoint.best={config.checkpoint.best!r} is no metric of eval.evaluators ({known})")
 
 
 def check_source(config, source, kept: dict) -> None:
-    """Raises `UserError` if an evaluator lacks weights, labels or another source, before a run that ends with it.
+    """Raises `UserError` if an evaluator lacks weights, labels or another source: before training, not at its end.
 
-    kept: what the evaluations of one run share (`scoring.Scoring`).
+    kept: shared by the evaluations of one run (`scoring.Scoring`).
     """
-    for each in chosen(config):
-        each.check_source(config, source, kept)
+    for evaluator in chosen(config):
+        evaluator.check_source(config, source, kept)

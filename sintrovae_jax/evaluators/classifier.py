@@ -1,7 +1,7 @@
-"""Features with no weights to download: those of a small classifier, trained on the training set's own labels.
+"""Features without weights to download, from a small classifier trained on the labels of the training set.
 
-For small images with classes, such as digits. Its seed is fixed and it sees the training set alone, so that all models
-of one set are compared by the same features.
+For small images with classes, such as digits. Its seed is fixed and it sees only the training set, so that all models
+of one set are compared with the same features.
 """
 
 import functools
@@ -70,8 +70,8 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, dict]:
         cancellation.check()
         shuffled = order.permutation(len(x))
         for start in range(0, len(x) - batch + 1, batch):
-            some = shuffled[start : start + batch]
-            params, moments = _step(network, params, moments, as_stored(x[some]), y[some])
+            indices = shuffled[start : start + batch]
+            params, moments = _step(network, params, moments, as_stored(x[indices]), y[indices])
     return network, {"params": params}
 
 

@@ -1,4 +1,4 @@
-"""How well a 2D density is learnt: gnELBO, KL and JSD, and a picture (docs/method.md, "2D densities")."""
+"""How well a 2D density is learnt: gnELBO, KL and JSD, and a figure (docs/method.md, "2D densities")."""
 
 from typing import TYPE_CHECKING
 

@@ -12,14 +12,14 @@ log = logging.getLogger(__name__)
 
 
 def metrics_of(model: Model, source, workdir: Path, kept: dict | None = None) -> dict:
-    """The metrics of every evaluator in `config.eval.evaluators`, and texts that say what they are of.
+    """The metrics of every evaluator in `config.eval.evaluators`, and texts on what they depend on.
 
-    Their figures go to WORKDIR/figures. kept: what the evaluations of one run share (`Scoring`).
+    Writes figures to WORKDIR/figures. kept: shared by the evaluations of one run (`Scoring`).
     """
     scoring, out = Scoring(model, source, workdir / workdirs.FIGURES, {} if kept is None else kept), {}
-    for each in evaluators.chosen(model.config):
+    for evaluator in evaluators.chosen(model.config):
         cancellation.check()
-        out |= each.evaluate(scoring)
+        out |= evaluator.evaluate(scoring)
     if out:
         log.info("evaluation at step %d: %s", model.step, "  ".join(f"{k} {v:.4g}" for k, v in numbers(out).items()))
     return out
@@ -31,7 +31,7 @@ def numbers(results: dict) -> dict[str, float]:
 
 
 def prepared(model: Model, source) -> Model:
-    """The model as it is scored and drawn: with the BatchNorm averages that `config.eval.batch_norm` asks for."""
+    """The model for evaluation and figures, with the BatchNorm statistics that `config.eval.batch_norm` names."""
     config = model.config
     if config.eval.batch_norm == "running" or not _has_batch_norm(model):
         return model
@@ -48,7 +48,7 @@ def _has_batch_norm(model):
 
 
 def conditions(model: Model, source) -> dict:
-    """What a reader of all metrics should know: which BatchNorm averages were used, which files were not read."""
+    """What all metrics depend on: the kind of BatchNorm statistics, and the files that could not be read."""
     out = {}
     if _has_batch_norm(model):
         out["batch_norm"] = model.config.eval.batch_norm

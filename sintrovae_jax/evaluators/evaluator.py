@@ -1,4 +1,4 @@
-"""What an evaluator is: one record, which its module defines and `evaluators.EVALUATORS` lists."""
+"""The record that defines an evaluator. Its module creates it, `evaluators.EVALUATORS` lists it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,12 +12,12 @@ def _nothing(*_):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """One question about a model.
+    """One kind of evaluation of a model.
 
-    evaluate: (`scoring.Scoring`) -> {metric: number, or a text that says what the numbers depend on}; its figures go to
-    `scoring.folder`. metrics: (config) -> the names of those that a checkpoint can be the best by. keys: its part of
-    the config, under `eval.NAME`. check: (config), raises `UserError` where it cannot work. check_source: (config,
-    source, kept), the same before a run that ends with it; kept: see `Scoring`.
+    evaluate: (`scoring.Scoring`) -> {metric: number, or a text on what the numbers depend on}; writes figures to
+    `scoring.folder`. metrics: (config) -> the names that `checkpoint.best` may use. keys: its keys of the config, under
+    `eval.NAME`. check: (config), raises `UserError` if it cannot work. check_source: (config, source, kept), the same
+    with the source, before training; kept: see `Scoring`.
     """
 
     evaluate: Callable

@@ -1,7 +1,7 @@
-"""Features of images, and what the distribution metrics need to know of many of them.
+"""Features of images, and their statistics for the distribution metrics.
 
-An extractor turns images into vectors. `fid`, `kid` and `precision_recall` compare those of samples and of real images;
-their metrics are named after the extractor, unless it is Inception's, so that nothing else is taken for an FID.
+An extractor turns images into vectors. `fid`, `kid` and `precision_recall` compare those of samples and of real images.
+Their metrics are named after the extractor unless it is Inception, so that no other distance is mistaken for an FID.
 """
 
 import collections
@@ -20,9 +20,9 @@ from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 
 log = logging.getLogger(__name__)
-_VERSION = 1  # of all that turns images into features here: to be raised with what changes them, for `cached`
-# Where the extractors are: functions `build(config, source) -> Extractor`. If there is a `check(config, source)` beside
-# one, it raises what `build` would, as far as can be told at no cost.
+_VERSION = 1  # part of the key of `cached`: to be raised when a change of this code changes features
+# The extractors: functions `build(config, source) -> Extractor`. A function `check(config, source)` in the same module,
+# if there is one, raises those errors of `build` that are cheap to detect.
 EXTRACTORS = {
     "inception": "sintrovae_jax.evaluators.inception_weights:build",
     "classifier": "sintrovae_jax.evaluators.classifier:build",
@@ -33,10 +33,10 @@ class Extractor(NamedTuple):
     """apply: jitted, (variables, images float32 [N, H, W, C] in [0, 1]) -> [N, D], row by row."""
 
     name: str
-    fingerprint: str  # another text for other weights or another network
+    fingerprint: str  # a text that changes with the weights and the network
     apply: Callable
     variables: dict
-    metrics: dict = {}  # noqa: RUF012  # of its own, to be reported with what it is used for
+    metrics: dict = {}  # noqa: RUF012  # of the extractor itself, reported with the metrics that use it
 
 
 def builder(name: str) -> Callable:
@@ -50,7 +50,7 @@ def builder(name: str) -> Callable:
 
 
 def build(config, source) -> Extractor:
-    """The extractor that `config.eval.features` names. Raises `UserError` where there is none, or it cannot be had."""
+    """The extractor that `config.eval.features` names. Raises `UserError` if there is none, or it cannot be built."""
     return builder(config.eval.features)(config, source)
 
 
@@ -67,13 +67,13 @@ def metrics(config, *names: str) -> tuple[str, ...]:
 
 
 def check_images(name: str, config) -> None:
-    """Raises `UserError` if there are no images to take features of. name: of the evaluator that does so."""
+    """Raises `UserError` if the examples are not images. name: of the evaluator that needs them."""
     if examples.of(config.data).kind != "images":
         raise UserError(f"the {name} evaluator scores images, not data.source={config.data.source}")
 
 
 def check(config, source, kept: dict) -> None:
-    """Raises `UserError` if the extractor is not to be had, as far as can be told at no cost."""
+    """Raises `UserError` if the extractor cannot be built, as far as that is cheap to detect."""
     del kept
     build_it = builder(config.eval.features)
     look = getattr(importlib.import_module(build_it.__module__), "check", None)
@@ -82,12 +82,12 @@ def check(config, source, kept: dict) -> None:
 
 
 class Summary(NamedTuple):
-    """What is kept of many feature vectors."""
+    """Statistics of many feature vectors."""
 
     count: int
     mean: np.ndarray  # float64 [D]
     covariance: np.ndarray  # float64 [D, D], unbiased
-    vectors: np.ndarray  # float32 [N, D], or [0, D] where only the moments are wanted
+    vectors: np.ndarray  # float32 [N, D], or [0, D] if only the moments are needed
 
 
 class Moments:
@@ -127,7 +127,7 @@ def vectors(extractor: Extractor, images: Iterable, size: int) -> Iterator[np.nd
 
     waiting = collections.deque()  # the devices compute the next piece while the host takes this one
     for piece in images:
-        whole = piece[np.arange(size) % len(piece)]  # the last piece is filled up, to compile nothing new
+        whole = piece[np.arange(size) % len(piece)]  # the last piece is padded, so that it does not compile again
         waiting.append((parallel.in_chunks(apply, size, whole), len(piece)))
         if len(waiting) > 1:
             yield _arrived(*waiting.popleft())
@@ -136,7 +136,7 @@ def vectors(extractor: Extractor, images: Iterable, size: int) -> Iterator[np.nd
 
 @jax.jit
 def _of_finite(images, vectors):
-    """NaN for an image that is not finite: a network with ReLUs or pools would make some number of it."""
+    """The vectors, with NaN for images that are not finite: ReLUs and pooling could turn these into numbers."""
     finite = jnp.isfinite(images.astype(jnp.float32)).reshape(len(images), -1).all(1, keepdims=True)
     return jnp.where(finite, vectors, jnp.nan)
 
@@ -146,7 +146,7 @@ def _arrived(vectors: jax.Array, count: int) -> np.ndarray:
 
 
 def summarise(pieces: Iterable[np.ndarray], keep: bool) -> Summary:
-    """Features, a piece at a time, to their summary. keep: the vectors too."""
+    """Summarises features that come in pieces. keep: whether to keep the vectors too."""
     moments, kept = None, []
     for piece in pieces:
         moments = moments or Moments(piece.shape[1])
@@ -168,9 +168,9 @@ def limited(pieces: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
 
 
 def cached(folder: str, what: Iterable, compute: Callable[[], Summary]) -> Summary:
-    """A summary from the folder, or computed and kept there; '' keeps nothing.
+    """A summary from the cache folder, or computed and stored there; '' stores nothing.
 
-    what: all that it depends on besides this code. A file that cannot be read is made anew.
+    what: everything that it depends on besides this code. An unreadable file is computed again.
     """
     if not folder:
         return compute()
@@ -181,7 +181,7 @@ def cached(folder: str, what: Iterable, compute: Callable[[], Summary]) -> Summa
             return Summary(int(stored["count"]), *(stored[key] for key in Summary._fields[1:]))
     except FileNotFoundError:
         pass
-    except Exception as error:  # numpy and zipfile raise whatever a damaged file makes them
+    except Exception as error:  # numpy and zipfile raise all kinds of errors for damaged files
         log.warning("%s cannot be read (%s); computing it again", path, parallel.first_line(error))
     summary = compute()
     try:

@@ -1,4 +1,4 @@
-"""Fréchet distance between Gaussian fits of features (Heusel et al. 2017, arXiv 1706.08500): FID, if Inception's."""
+"""Fréchet distance between Gaussian fits of features (Heusel et al. 2017, arXiv 1706.08500): FID with Inception."""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """The symmetric root of a covariance; eigenvalues that rounding made negative are 0."""
+    """The symmetric root of a covariance; eigenvalues that are negative by rounding count as 0."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
@@ -32,7 +32,7 @@ def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, 
 
 
 def evaluate(scoring: "Scoring") -> dict:
-    """fid, or frechet_EXTRACTOR; and of how many samples and real images."""
+    """fid, or frechet_EXTRACTOR; and the numbers of samples and real images."""
     real, generated = scoring.compared(2, "a Fréchet distance")
     distance = frechet_distance(real.mean, real.covariance, generated.mean, generated.covariance)
     return scoring.described("fid", {"fid": distance}, generated.count, real.count)

@@ -1,7 +1,7 @@
-"""The Inception-v3 whose features FID and KID compare (docs/method.md, "Evaluation of images").
+"""The Inception-v3 network of FID and KID (docs/method.md, "Evaluation of images").
 
-It is the TensorFlow graph of 2015-12-05 (Szegedy et al. 2016), as pytorch-fid publishes it: its weights, its names, and
-where it departs from the paper. `inception_weights` finds and reads the weights.
+It is the TensorFlow graph of 2015-12-05 (Szegedy et al. 2016), with the weights and names that pytorch-fid publishes,
+and with the graph's deviations from the paper. `inception_weights` finds and reads the weights.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jax import lax
 
 from sintrovae_jax.errors import UserError
 
-# Where pytorch-fid publishes them. The name has the checksum's first digits; the rest is as projects that pin it say.
+# pytorch-fid's weights. The file name has the checksum's first digits; the others are from projects that pin it.
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 Params = dict[str, dict[str, np.ndarray]]
@@ -36,7 +36,7 @@ class Conv:
 
 
 def _average(x: jax.Array) -> jax.Array:
-    """Means of 3×3 pixels, at the border of those that there are: TensorFlow's pool does not count the padding."""
+    """Means of 3×3 pixels. As in TensorFlow, the padding at the border is not counted."""
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
@@ -48,7 +48,7 @@ def _halve(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
-# What x goes through: a list's members one after another, or each of a tuple's, to be concatenated.
+# A part of the network: a list is applied in sequence, a tuple's branches in parallel, with concatenated outputs.
 Step = Conv | Callable | list["Step"] | tuple["Step", ...]
 
 _STEM = [  # 299 -> 35 pixels a side
@@ -137,7 +137,7 @@ _BLOCKS = {
     "Mixed_6e.": _at_17(192),
     "Mixed_7a.": _17_to_8(),
     "Mixed_7b.": _at_8(_average),
-    "Mixed_7c.": _at_8(_maximum),  # every other pool at stride 1 averages, in the paper this one too: not in the graph
+    "Mixed_7c.": _at_8(_maximum),  # as in the graph; the paper averages here, as in all other pools of stride 1
 }
 
 
@@ -145,7 +145,7 @@ def _run(step: Step, x: jax.Array, block: str) -> jax.Array:
     """x [N, H, W, C] through a step of a block. The convolutions become parameters of the module this is called in."""
     match step:
         case Conv():
-            # Float32 in full: by default a TPU multiplies in bfloat16 and a GPU in TF32, and FID would depend on it.
+            # Full float32: by default a TPU multiplies in bfloat16 and a GPU in TF32, and FID would depend on it.
             exact = {"precision": lax.Precision.HIGHEST, "name": block + step.name}
             return nn.relu(nn.Conv(step.features, step.size, step.stride, step.padding, **exact)(x))
         case list():
@@ -161,7 +161,7 @@ def _run(step: Step, x: jax.Array, block: str) -> jax.Array:
 def _prepared(x: jax.Array) -> jax.Array:
     """Images [N, H, W, 1 or 3] in [0, 1] -> [N, 299, 299, 3] in [-1, 1].
 
-    Bilinear between the centres of pixels, without antialiasing also where it makes smaller, as pytorch-fid does.
+    Bilinear with half-pixel centres, and without antialiasing even when shrinking, as in pytorch-fid.
     """
     n, _, _, channels = x.shape
     x = jax.image.resize(x, (n, _SIDE, _SIDE, channels), "bilinear", antialias=False)
@@ -200,7 +200,7 @@ def published() -> dict[str, tuple[int, ...]]:
 
 
 def _problem(name: str, array: np.ndarray | None, shape: tuple[int, ...]) -> str | None:
-    """What keeps an array from being the published one of this name and shape."""
+    """Why an array cannot be the published one of this name and shape, or None if it can."""
     if array is None:
         return f"{shape} is missing"
     if array.shape != shape:
@@ -213,24 +213,24 @@ def _problem(name: str, array: np.ndarray | None, shape: tuple[int, ...]) -> str
 
 
 def verify(arrays: dict[str, np.ndarray]) -> None:
-    """Raises `UserError`, which names the first few, if arrays are missing or unfit."""
+    """Raises `UserError`, naming the first few, if arrays are missing or unfit."""
     wanted = published()
-    found = {name: _problem(name, arrays.get(name), shape) for name, shape in wanted.items()}
-    problems = [f"{name} {problem}" for name, problem in found.items() if problem]
+    checked = {name: _problem(name, arrays.get(name), shape) for name, shape in wanted.items()}
+    problems = [f"{name} {problem}" for name, problem in checked.items() if problem]
     if problems:
-        some = ", ".join(problems[:3]) + (", …" if len(problems) > 3 else "")
+        listed = ", ".join(problems[:3]) + (", …" if len(problems) > 3 else "")
         raise UserError(
             f"these are not the weights of pytorch-fid's Inception: {len(problems)} of {len(wanted)} arrays are "
-            f"missing or unfit: {some}; the right ones are at {URL}"
+            f"missing or unfit: {listed}; the right ones are at {URL}"
         )
 
 
 def _folded(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """A convolution's kernel and bias, with the BatchNorm after it in them.
+    """A convolution's kernel and bias, with the BatchNorm after it folded in.
 
-    By its running averages BatchNorm is s·(y - mean) + bias a channel, s = weight / √(var + ε), and y is linear in the
-    kernel: s goes into the kernel, the rest is a bias. That leaves nothing of it to compute but the bias that a
-    convolution has anyway, where XLA would run 94 more passes over activations or scale the kernels at each call.
+    With running averages BatchNorm is s·(y - mean) + bias a channel, s = weight / √(var + ε), and y is linear in the
+    kernel: s goes into the kernel, the rest into the bias. Otherwise XLA would run 94 more passes over activations, or
+    scale the kernels at each call.
     """
     scale, bias, mean, var = (
         arrays[f"{name}.bn.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
@@ -242,9 +242,10 @@ def _folded(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 
 def from_published(arrays: dict[str, np.ndarray]) -> Params:
-    """The parameters of `InceptionV3`, float32, from arrays under pytorch-fid's names. Others, as fc.*, are ignored.
+    """The parameters of `InceptionV3`, float32, from arrays under pytorch-fid's names. Others, such as fc.*, are
+    ignored.
 
-    Raises `UserError`, which names the first few, if arrays are missing or unfit.
+    Raises `UserError`, naming the first few, if arrays are missing or unfit.
     """
     verify(arrays)
     return {name: _folded(arrays, name) for name in _kernels()}

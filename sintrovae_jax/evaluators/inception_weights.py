@@ -1,6 +1,6 @@
 """Finding and reading the weights of `inception`. Nothing is ever downloaded.
 
-They are read from pytorch-fid's file, for which torch is needed, or from an .npz made of it once, where torch is:
+They are read from pytorch-fid's file, which needs torch, or from an .npz that was made from it on a machine with torch:
 
     python -m sintrovae_jax.evaluators.inception_weights IN.pth OUT.npz
 """
@@ -21,7 +21,7 @@ from sintrovae_jax.evaluators.inception import SHA256, URL, InceptionV3, Params,
 from sintrovae_jax.official import pth
 
 _COMMAND = "python -m sintrovae_jax.evaluators.inception_weights IN.pth OUT.npz"
-VARIABLE = "SINTROVAE_INCEPTION"  # of the environment: where the weights are, if the config does not say
+VARIABLE = "SINTROVAE_INCEPTION"  # environment variable with the path of the weights, if the config has none
 
 
 @jax.jit
@@ -30,13 +30,13 @@ def _features(variables, x):
 
 
 def check(config, source) -> None:
-    """Raises `UserError` if there is no file of weights, or it is not what its name says."""
+    """Raises `UserError` if there is no file of weights, or its checksum is not that of its name."""
     del source
     _bytes(find(config.eval.inception))
 
 
 def build(config, source) -> Extractor:
-    """Inception with the weights that `config.eval.inception` names, or that are where people have them.
+    """Inception with the weights that `config.eval.inception` names, or that are in a usual place.
 
     Raises `UserError` as `find` and `read` do.
     """
@@ -46,7 +46,7 @@ def build(config, source) -> Extractor:
 
 
 def find(configured: str) -> Path:
-    """The file of weights: `configured` if not empty, else what the environment names, else where people have it.
+    """The file of weights: `configured` if not empty, else what the environment names, else in a usual place.
 
     Raises `UserError` if there is none.
     """
@@ -64,7 +64,9 @@ def find(configured: str) -> Path:
 
 
 def _places() -> list[Path]:
-    """Where the weights may be: put there for this project, or by pytorch-fid or torch-fidelity (the same file)."""
+    """The usual places of the weights: this project's cache, and those of pytorch-fid and torch-fidelity (the same
+    file).
+    """
     cache = files.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     hub = files.expanded(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
     name = URL.rsplit("/", 1)[1]
@@ -73,7 +75,7 @@ def _places() -> list[Path]:
 
 
 def _bytes(path: Path) -> tuple[bytes, str]:
-    """A file's contents and their sha256. Raises `UserError` if it cannot be read or is not what its name says."""
+    """A file's contents and their sha256. Raises `UserError` if it cannot be read or its name has another checksum."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -85,7 +87,7 @@ def _bytes(path: Path) -> tuple[bytes, str]:
 
 
 def read(path: Path) -> tuple[Params, str]:
-    """The parameters of `InceptionV3` and the file's sha256 in hex, of an .npz or, where torch is, of a .pth.
+    """The parameters of `InceptionV3` and the file's sha256 in hex, of an .npz or, if torch is installed, of a .pth.
 
     Raises `UserError` if the file cannot be read, is damaged, or holds something else. Code in a file is never run.
     """
@@ -104,7 +106,7 @@ def _weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """A file's arrays, whatever they are, and its sha256. Raises `UserError` if there are none to be had."""
+    """All arrays of a file, unchecked, and its sha256. Raises `UserError` if they cannot be read."""
     data, digest = _bytes(path)
     load, kind = (_npz, "an .npz of arrays") if path.suffix.lower() == ".npz" else (_pth, "a .pth of named tensors")
     try:

@@ -1,4 +1,4 @@
-"""What the encoder thinks of real images, of samples and of reconstructions: errors, KLs, and the kl gap."""
+"""Reconstruction errors, KLs of real images, of samples and of reconstructions, and the KL gap."""
 
 from typing import TYPE_CHECKING
 

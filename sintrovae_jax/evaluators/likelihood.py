@@ -1,4 +1,4 @@
-"""How likely the model finds test images: log p(x) by importance weighting, in nats and in bits a dimension."""
+"""Log-likelihood of test images by importance weighting, in nats and in bits a dimension."""
 
 import math
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
     """Means over `eval.likelihood.num_scored` test examples: log_likelihood and elbo in nats, bits_per_dimension of
     images.
 
-    And what they depend on: observation_std, importance_samples, and log_likelihood_images, how many there were.
+    Also what they depend on: observation_std, importance_samples, and log_likelihood_images, the number of examples.
     """
     model, scores = scoring.model, scoring.test_scores
     mean = float(np.mean(scores["likelihood"]))

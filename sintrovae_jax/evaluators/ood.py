@@ -1,6 +1,6 @@
-"""Telling data the model was trained on from other data: one score an image, test images against `eval.ood.source`.
+"""Detection of out-of-distribution data: a score for each image, test images against `eval.ood.source`.
 
-Scores are higher for what the model finds likelier (`Scoring.scores`); test images are the positives.
+Scores are higher for images that the model finds likelier (`Scoring.scores`); test images are the positives.
 """
 
 import math
@@ -23,7 +23,7 @@ SCORES = ("likelihood", "elbo", "kl", "reconstruction")  # of `Scoring.scores`
 
 
 class Detection(NamedTuple):
-    """How well a threshold on a score separates the two."""
+    """How well a threshold on a score separates test images from the other source."""
 
     auroc: float  # the probability that a test image scores higher than one of the other source
     aupr: float  # area under precision over recall of test images (average precision)
@@ -31,7 +31,7 @@ class Detection(NamedTuple):
 
 
 def detection(inside: np.ndarray, outside: np.ndarray) -> Detection:
-    """From scores [N] of what is to be accepted and [M] of what is not. All NaN where a score is not finite."""
+    """From scores [N] of test images and [M] of the other source. All NaN if a score is not finite."""
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
     if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
@@ -46,18 +46,18 @@ def detection(inside: np.ndarray, outside: np.ndarray) -> Detection:
 def bootstrap(inside: np.ndarray, outside: np.ndarray, times: int, seed: int) -> tuple[Detection, Detection]:
     """Ends of the 95 % interval of each metric: percentiles over `times` resamplings of both, with replacement."""
     rng = np.random.default_rng(seed)
-    found = []
+    resampled = []
     for _ in range(times):
         cancellation.check()
-        found.append(detection(*(rng.choice(scores, len(scores)) for scores in (inside, outside))))
-    low, high = np.percentile(found, (2.5, 97.5), axis=0)
+        resampled.append(detection(*(rng.choice(scores, len(scores)) for scores in (inside, outside))))
+    low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
     return Detection(*low), Detection(*high)
 
 
 def evaluate(scoring: "Scoring") -> dict:
     """ood_METRIC_SCORE for every metric of `Detection` and every score; with _low and _high, the ends of its interval.
 
-    Writes ood.png, the histograms. As many images of the test split of `eval.ood.source` as test images, at most.
+    Writes ood.png, the histograms. Uses at most as many images of the test split of `eval.ood.source` as test images.
     """
     from sintrovae_jax.evaluators.scoring import source_of
     from sintrovae_jax.plots import draw  # matplotlib
@@ -67,9 +67,9 @@ def evaluate(scoring: "Scoring") -> dict:
     outside = scoring.scores(other.test(len(scoring.test_scores["likelihood"]), scoring.seed))
     results = {}
     for name, inside in scoring.test_scores.items():
-        found = detection(inside, outside[name])
+        estimate = detection(inside, outside[name])
         low, high = bootstrap(inside, outside[name], config.eval.ood.bootstrap, scoring.seed)
-        for ending, metrics in (("", found), ("_low", low), ("_high", high)):
+        for ending, metrics in (("", estimate), ("_low", low), ("_high", high)):
             results |= {f"ood_{metric}_{name}{ending}": float(v) for metric, v in metrics._asdict().items()}
     names = (config.data.source, config.eval.ood.source)
     pairs = {name: (inside, outside[name]) for name, inside in scoring.test_scores.items()}
@@ -80,9 +80,9 @@ def evaluate(scoring: "Scoring") -> dict:
 
 
 def outside_source(config, kept: dict):
-    """The source that `config.eval.ood.source` names, read like `config.data`; in `kept`, once it has been built.
+    """The source that `config.eval.ood.source` names, with the other settings of `config.data`. Built once, in `kept`.
 
-    Raises `UserError` where there is none.
+    Raises `UserError` if there is none.
     """
     from sintrovae_jax.data import pipeline  # TensorFlow
 

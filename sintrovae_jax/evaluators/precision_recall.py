@@ -47,7 +47,7 @@ def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbours: in
 def evaluate(scoring: "Scoring") -> dict:
     """precision and recall; precision_EXTRACTOR and so on if not with the features of Inception.
 
-    As many real images as samples count, at most.
+    Uses equal numbers of real images and samples.
     """
     neighbours = scoring.model.config.eval.precision_recall.neighbours
     real, generated = scoring.compared(neighbours + 1, "precision and recall")

@@ -1,4 +1,4 @@
-"""What evaluators work on: a model, its data, and what several of them need, computed once."""
+"""The input of evaluators: a model, its data, and intermediate results that several of them need, computed once."""
 
 import dataclasses
 import functools
@@ -14,9 +14,9 @@ from sintrovae_jax.inference import Model
 
 
 class _Blended:
-    """A source's images, blended with their averages as much as a stage blends in its level."""
+    """A source's images while a level is blended in: blended with their averages, as in the stage."""
 
-    fingerprint = None  # another at every step: not worth keeping anything under
+    fingerprint = None  # the images change at every step, so nothing is cached
 
     def __init__(self, source, shown: Callable, stage):
         self._source, self._shown, self._stage = source, shown, stage
@@ -40,7 +40,7 @@ def source_of(model: Model, source):
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """folder: where figures go. kept: what several evaluations of one run share, as sources and extractors."""
+    """folder: of the figures. kept: shared by the evaluations of one run, such as sources and extractors."""
 
     model: Model
     source: object  # as in data.sources
@@ -59,7 +59,7 @@ class Scoring:
     def extractor(self) -> features.Extractor:
         e, fingerprint = self.model.config.eval, self.source.fingerprint
         key = ("extractor", e.features, e.inception, fingerprint)
-        if fingerprint is None:  # of a level that is being blended in: other images at every step
+        if fingerprint is None:  # a level is being blended in: the images change at every step
             return features.build(self.model.config, self.source)
         if key not in self.kept:
             self.kept[key] = features.build(self.model.config, self.source)
@@ -67,23 +67,23 @@ class Scoring:
 
     @property
     def _keep(self) -> bool:
-        """Whether someone wants the feature vectors, not only their moments."""
+        """Whether an evaluator needs the feature vectors, not only their moments."""
         return bool({"kid", "precision_recall"} & set(names(self.model.config)))
 
     @functools.cached_property
     def generated(self) -> features.Summary:
-        """Of `num_samples` samples."""
+        """The summary of `num_samples` samples."""
         return features.summarise(self._vectors(self._samples()), self._keep)
 
     def _samples(self) -> Iterator[np.ndarray]:
         z, size = self.model.prior(self.seed, self.num_samples), self._size
         for start in range(0, len(z), size):
-            some = z[start : start + size]
-            yield self.model.decode(some, noise=np.arange(start, start + len(some)), role="prior")
+            chunk = z[start : start + size]
+            yield self.model.decode(chunk, noise=np.arange(start, start + len(chunk)), role="prior")
 
     @functools.cached_property
     def real(self) -> features.Summary:
-        """Of the images of `eval.reference`, `eval.num_real` at most; kept in `eval.cache`."""
+        """The summary of the images of `eval.reference`, at most `eval.num_real`; cached in `eval.cache`."""
         config, source = self.model.config, self.source
         e = config.eval
 
@@ -95,8 +95,8 @@ class Scoring:
                 pieces = (test[start : start + self._size] for start in range(0, len(test), self._size))
             return features.summarise(self._vectors(features.limited(pieces, e.num_real)), self._keep)
 
-        what = (source.fingerprint, e.reference, e.num_real, self._keep, e.features, self.extractor.fingerprint)
-        return features.cached(e.cache if source.fingerprint else "", what, compute)
+        key = (source.fingerprint, e.reference, e.num_real, self._keep, e.features, self.extractor.fingerprint)
+        return features.cached(e.cache if source.fingerprint else "", key, compute)
 
     def _vectors(self, pieces):
         return features.vectors(self.extractor, pieces, self._size)
@@ -106,7 +106,7 @@ class Scoring:
         return self.model.config.eval.batch_size
 
     def compared(self, at_least: int, metric: str) -> tuple[features.Summary, features.Summary]:
-        """Real and generated. Raises `UserError` if one of them has fewer than `at_least`."""
+        """The summaries of real images and of samples. Raises `UserError` if one has fewer than `at_least`."""
         if self.num_samples < at_least:  # before anything is computed
             raise UserError(f"{metric} needs at least {at_least} samples: eval.num_samples={self.num_samples}")
         real = self.real
@@ -115,15 +115,15 @@ class Scoring:
         return real, self.generated
 
     def described(self, name: str, metrics: dict[str, float], samples: int, real: int) -> dict:
-        """Values of a distribution metric, under the extractor's name, with all that they depend on."""
-        whose, counts = self.model.config.eval.features, {"samples": samples, "real": real}
-        named = {features.metric(key, whose): value for key, value in metrics.items()}
-        named |= {f"{features.metric(name, whose)}_{key}": n for key, n in counts.items()}
+        """The values of a distribution metric, named after the extractor, with everything that they depend on."""
+        features_name, counts = self.model.config.eval.features, {"samples": samples, "real": real}
+        named = {features.metric(key, features_name): value for key, value in metrics.items()}
+        named |= {f"{features.metric(name, features_name)}_{key}": n for key, n in counts.items()}
         text = {"features": f"{self.extractor.name} {self.extractor.fingerprint}"}
         return named | self.extractor.metrics | text | {"reference": self.model.config.eval.reference}
 
     def scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """What the model thinks of each image of x, float64 [N], higher for what it finds likelier.
+        """Scores of the images x, float64 [N] each, higher for images that the model finds likelier.
 
         likelihood: log p(x). elbo: of as many samples of the posterior. kl: -KL(q(z|x) || prior), in nats.
         reconstruction: minus the squared error of the decoded posterior mean, summed over dimensions.

@@ -1,6 +1,6 @@
-"""Whether the two codes hold class and content: by the images that an exchange makes, and by what the codes tell.
+"""Whether the two codes hold class and content: by the images of an exchange, and by what can be predicted from a code.
 
-Of test images, whose classes and contents a set knows (`data.sources.Factors`). Training sees neither.
+Uses test images with known classes and contents (`data.sources.Factors`). Training sees neither.
 """
 
 import functools
@@ -25,7 +25,7 @@ _HIDDEN, _STEPS, _LEARNING_RATE = 64, 500, 1e-2  # of the classifiers
 
 
 def evaluate(scoring: "Scoring") -> dict[str, float]:
-    """What `accuracies` finds in the codes of up to `eval.num_samples` test images; of sprites, `errors` too."""
+    """The `accuracies` of the codes of up to `eval.num_samples` test images; for sprites, the `errors` too."""
     model, source = scoring.model, scoring.source
     x = source.test(scoring.num_samples, scoring.seed)
     known = zip(_CODES, source.factors.test, strict=True)
@@ -59,18 +59,18 @@ def errors(model, source, x: np.ndarray, factors: dict[str, np.ndarray]) -> dict
 
 
 def accuracies(codes: dict[str, np.ndarray], factors: dict[str, np.ndarray]) -> dict[str, float]:
-    """{'A_from_B': the share of images whose A a classifier knows from their code B}, and A_by_chance, the share of the
-    commonest A. Each is trained on every other image, and asked about the rest.
+    """{'A_from_B': the accuracy of a classifier of A from the code B, 'A_by_chance': the share of the most common A}.
 
+    Each classifier is trained on every other image, and tested on the rest.
     codes: {'class': [N, Z], 'content': [N, Z]}. factors: {'class': [N], 'content': [N]}, or one of them, whole numbers.
     """
     out = {}
-    for what, values in factors.items():
+    for factor, values in factors.items():
         names, y = np.unique(values, return_inverse=True)
-        out[f"{what}_by_chance"] = float(np.bincount(y[1::2]).max() / len(y[1::2]))
+        out[f"{factor}_by_chance"] = float(np.bincount(y[1::2]).max() / len(y[1::2]))
         for name, code in codes.items():
             z = (code - code.mean(0)) / (code.std(0) + 1e-6)
-            out[f"{what}_from_{name}"] = _accuracy(z[::2], y[::2], z[1::2], y[1::2], len(names))
+            out[f"{factor}_from_{name}"] = _accuracy(z[::2], y[::2], z[1::2], y[1::2], len(names))
     return out
 
 
@@ -109,22 +109,22 @@ def _accuracy(z, y, z_test, y_test, classes):
 
 def _metrics(config):
     known = ("transfer_error", "transfer_ratio") if config.data.source == "sprites" else ()  # right answers are known
-    return (*known, *(f"{what}_from_{code}" for what in _CODES for code in _CODES))
+    return (*known, *(f"{factor}_from_{code}" for factor in _CODES for code in _CODES))
 
 
 def _check(config):
     translate = [name for name, family in models.FAMILIES.items() if hasattr(family.model, "translate")]
     if config.model.family not in translate:
-        who = " or ".join(translate)
-        raise UserError(f"the transfer evaluator is for model.family={who}, not {config.model.family}")
+        families = " or ".join(translate)
+        raise UserError(f"the transfer evaluator is for model.family={families}, not {config.model.family}")
 
 
 def _check_source(config, source, kept):
     del kept
     if source.factors is None:
         raise UserError(
-            "the transfer evaluator needs images whose class is known, which those of "
-            f"data.source={config.data.source} is not"
+            "the transfer evaluator needs images whose class is known, unlike those of "
+            f"data.source={config.data.source}"
         )
 
 

@@ -3,11 +3,11 @@
     encoder(x [B, *shape], train=..., groups=...)       -> Posterior(mean [B, Z], logvar [B, Z])
     decoder(z [B, Z], train=..., groups=..., role=...)  -> x̂ [B, *shape]
 
-In training several batches may come as one, of `groups` equal parts, of which BatchNorm normalises each by itself. At
-evaluation `role` ('posterior' or 'prior') says what a decoder decodes, and so which of its running averages are meant.
-A family that grows also takes `stage`, and its decoder `keys` [B] for the noise it adds and `mix`.
+In training the input may be `groups` concatenated batches of equal size, which BatchNorm normalises separately. In
+evaluation `role` ('posterior' or 'prior') says which distribution z is from, and so selects the decoder's running
+averages. A family that grows also takes `stage`, and its decoder `keys` [B] for the noise it adds and `mix`.
 
-A new family is a module that ends in a `Family`, and an entry of `FAMILIES`, here or from outside of the package.
+To add a family, define a `Family` in a module and add it to `FAMILIES`, here or from outside of the package.
 """
 
 import flax.linen as nn
@@ -49,5 +49,5 @@ def build(model, shape: tuple[int, ...], dtype: str = "float32") -> tuple[nn.Mod
 
 
 def paired(network: nn.Module) -> nn.Module:
-    """The same function of the same variables, computed on pairs of pixels (`convolution`) if the family knows how."""
+    """The same function of the same variables, computed on pairs of pixels (`convolution`) if the family can."""
     return network.clone(paired=True) if hasattr(network, "paired") else network

@@ -3,8 +3,8 @@
     encoder   conv5×5(c0) BN LeakyReLU, pool; block(c), pool for c in c1…ck; block(ck); dense 2·z_dim
     decoder   dense to [size/2^(k+1), size/2^(k+1), ck], ReLU; block(c), upsample for c in ck…c0; block(c0); conv5×5
 
-BatchNorm normalises by the batch over all devices in training, and in evaluation by running averages, of which the
-decoder has one set for posterior and one for prior samples. `dtype` is what layers compute in; parameters, BatchNorm's
+In training BatchNorm uses the statistics of the batch over all devices, in evaluation running averages; the decoder has
+separate ones for posterior and prior samples. `dtype` is the type that layers compute in; parameters, BatchNorm's
 statistics and the posterior are float32. `remat` recomputes each block in the backward pass instead of keeping its
 activations: less memory, about a third more arithmetic.
 """
@@ -44,8 +44,8 @@ _SLOPE = 0.2  # of LeakyReLU
 class Block(nn.Module):
     """conv3×3 BN LeakyReLU conv3×3 BN, plus the shortcut, LeakyReLU. [B, H, W, in] -> [B, H, W, features].
 
-    The shortcut is a 1×1 convolution where `features` is not `in`. double: of the image upsampled first, which the
-    first convolutions do as they go: [B, 2H, 2W, features]; with `paired`, as pairs of pixels (`convolution`).
+    The shortcut is a 1×1 convolution if `features` differs from `in`. double: upsamples the input, fused into the first
+    convolution: [B, 2H, 2W, features]; with `paired`, as pairs of pixels (`convolution`).
     """
 
     features: int
@@ -71,7 +71,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """x [B, H, W, C] in [0, 1] -> posterior over z [B, z_dim].
 
-    paired: whether to compute the layers of full size on pairs of pixels, where their channels leave room for two.
+    paired: computes the layers of full size on pairs of pixels, if their channels leave room for two.
     """
 
     channels: tuple[int, ...]
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z [B, z_dim] -> x̂ [B, *shape]; `output` is 'linear' (not clipped to [0, 1]) or 'sigmoid'. paired: as above."""
+    """z [B, z_dim] -> x̂ [B, *shape]; `output`: 'linear' (not clipped to [0, 1]) or 'sigmoid'. paired: see `Encoder`."""
 
     channels: tuple[int, ...]
     shape: tuple[int, int, int]

@@ -1,8 +1,8 @@
-"""Convolutions and the resampling that goes with them, of images [B, H, W, C]; fast where XLA alone would not be.
+"""Convolutions and resampling of images [B, H, W, C], written out where XLA's own would be slow.
 
-Pairs: [B, H, W/2, 2C] are the same images with every two pixels of a row side by side as one, of twice the channels. A
-TPU keeps channels in lanes of 128 and moves all of them, so that maps of 64 channels are half the bytes as pairs. Their
-convolutions multiply by zeros as well, which are as many as the lanes that would be empty.
+Pairs: [B, H, W/2, 2C] are the same images, with two neighbouring pixels of a row as one pixel of twice the channels. A
+TPU keeps channels in lanes of 128 and moves all of them, so that maps of 64 channels take half the bytes as pairs.
+Convolutions of pairs also multiply by zeros, but only as many as there would be empty lanes.
 """
 
 import functools
@@ -30,11 +30,11 @@ def upsample(x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _sums(x: jax.Array, channels: int, factor: float = 1.0) -> jax.Array:
-    """Of 2×2 pixels, times a factor. x may be of pairs of pixels (below). [B, H, W, C] -> [B, H/2, W/2, channels].
+    """Sums of 2×2 pixels, times a factor. x may hold pairs of pixels (below). [B, H, W, C] -> [B, H/2, W/2, channels].
 
-    As sums of slices, and its gradient as one broadcast: XLA makes slices a part of what is computed from them, but
-    writes the large images once more for a reduction, in float32, or for a broadcast of one axis after the other. On a
-    CPU it is a reduction, because XLA would compute what is sliced once for each slice there.
+    Computed as sums of slices, with one broadcast as the gradient: XLA fuses slices into their consumers, but for a
+    reduction, or a broadcast of one axis after the other, it writes the large images once more, in float32. On a CPU it
+    is a reduction, because there XLA would recompute the input of the slices for each slice.
     """
 
     def of_slices(x):
@@ -75,13 +75,13 @@ def _copies_backward(channels, x, grad):
     return (_sums(grad, x.shape[-1]),)
 
 
-# Of what comes in, its channels are all that the gradients need.
+# The gradients only need the number of channels of x, so that an empty slice is saved.
 _sums.defvjp(lambda x, *static: (_sums(x, *static), x[:0]), _sums_backward)
 _copies.defvjp(lambda x, *static: (_copies(x, *static), x[:0]), _copies_backward)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """What `flax.linen.Conv` calls for a convolution of stride 1 that keeps height and width, the only kind here.
+    """A convolution of stride 1 that keeps height and width, with the signature that `flax.linen.Conv` calls.
 
     x: [B, H, W, in], kernel: [k, k, in, out], k odd. Returns [B, H, W, out]. A 1×1 convolution is a matrix product.
     """
@@ -98,7 +98,7 @@ def correlate(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     """x [B, H, W, in], padded with `pad` zeros on every side, with kernel [k, k, in, out], pad < k, at stride 1.
 
     On a CPU it is written out, and so are its gradients: XLA's CPU compiler (seen in jaxlib 0.10.2) has fast kernels
-    for many channels in the forward layout alone. Others are two to a hundred times as slow.
+    only for many channels in the forward layout. Other cases are two to a hundred times slower.
     """
     return lax.platform_dependent(
         x, kernel, cpu=lambda x, kernel: _on_cpu(x, kernel, pad), default=lambda x, kernel: _correlate(x, kernel, pad)
@@ -123,17 +123,17 @@ correlate.defvjp(_correlate_forward, _correlate_backward)
 
 
 def _transposed(kernel: jax.Array) -> jax.Array:
-    """The kernel of the input's gradient: turned by 180 degrees, inputs and outputs swapped.
+    """The kernel of the input's gradient: rotated by 180 degrees, with inputs and outputs swapped.
 
-    It is turned as one vector, so that XLA does not see a transposed kernel, which it would hand to the convolution as
-    a layout that has no fast kernel.
+    The rotation reverses one flat axis, so that XLA does not recognise a transposed kernel: it would pass that to the
+    convolution as a layout that has no fast kernel.
     """
     k, _, inputs, outputs = kernel.shape
     return kernel.reshape(k * k, inputs, outputs)[::-1].swapaxes(1, 2).reshape(k, k, outputs, inputs)
 
 
 def _shifts(x: jax.Array, size: int, pad: int) -> list[jax.Array]:
-    """What each of a kernel's size² weights sees of x [B, H, W, ...]."""
+    """The shifted parts of x [B, H, W, ...] that a kernel's size² weights are multiplied with."""
     x = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad)] + [(0, 0)] * (x.ndim - 3))
     height, width = (side - size + 1 for side in x.shape[1:3])
     return [x[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
@@ -146,7 +146,7 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
         return _of_one_channel(x, kernel, pad)
     if outputs == 1:
         return _to_one_channel(x, kernel, pad)
-    if min(height, width) < size:  # XLA would take the image for the kernel
+    if min(height, width) < size:  # XLA would treat the image as the kernel
         return _products_first(x, kernel, pad)
     return _correlate(x, kernel, pad)
 
@@ -154,8 +154,8 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
 def _of_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     """`_correlate` of one input, as one fused loop over the outputs.
 
-    Half of the images after the other, because XLA never fuses a loop of several turns with what follows: it would
-    compute the sum anew in each of its uses, such as BatchNorm's mean, variance, output and gradient.
+    The two halves of the batch are a loop, because XLA never fuses a loop of several iterations into its consumers.
+    Without it XLA would recompute the sum in each use, such as BatchNorm's mean, variance, output and gradient.
     """
 
     def summed(x):
@@ -169,7 +169,7 @@ def _of_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
 
 
 def _products_first(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
-    """`_correlate` as one product with all weights of the kernel, of which shifted parts are added up."""
+    """`_correlate` as one product with all weights of the kernel, followed by a sum of shifted parts."""
     (b, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
     products = x.reshape(-1, inputs) @ kernel.transpose(2, 0, 1, 3).reshape(inputs, -1)
     parts = _shifts(products.reshape(b, height, width, size * size, outputs), size, pad)
@@ -177,7 +177,7 @@ def _products_first(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
 
 
 def _to_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
-    """The same for one output, whose planes [B, H, W] lie apart: added up along rows, then along columns."""
+    """The same for one output, with separate planes [B, H, W] that are summed along rows, then along columns."""
     (b, height, width, inputs), size = x.shape, kernel.shape[0]
     planes = (kernel.reshape(-1, inputs) @ x.reshape(-1, inputs).T).reshape(size, size, b, height, width)
     planes = jnp.pad(planes, ((0, 0), (0, 0), (0, 0), (pad, pad), (pad, pad)))
@@ -187,19 +187,19 @@ def _to_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
 
 
 def _kernel_grad_on_cpu(x: jax.Array, grad: jax.Array, pad: int) -> jax.Array:
-    """The gradient of `_correlate` by its kernel, [k, k, in, out]."""
+    """The gradient of `_correlate` with respect to its kernel, [k, k, in, out]."""
     inputs, outputs = x.shape[-1], grad.shape[-1]
     size = x.shape[1] + 2 * pad - grad.shape[1] + 1
     if 1 < inputs <= 3:
         return _few_channels(x, grad, size, pad)
-    if outputs <= 3:  # the same with the two images swapped, which turns the kernel by 180 degrees
+    if outputs <= 3:  # the same with the two images swapped, which rotates the kernel by 180 degrees
         return _few_channels(grad, x, size, size - 1 - pad)[::-1, ::-1].swapaxes(2, 3)
     # Images become channels, channels become images, and the gradient is the kernel.
     return _correlate(x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), pad).transpose(1, 2, 0, 3)
 
 
 def _few_channels(x: jax.Array, grad: jax.Array, size: int, pad: int) -> jax.Array:
-    """The kernel's gradient as one product, of all shifts of an x of few channels."""
+    """The kernel's gradient as one product with all shifts of x, for an x of few channels."""
     x = jnp.pad(x.transpose(3, 0, 1, 2), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     height, width = grad.shape[1:3]
     x = jnp.stack([x[:, :, i : i + height] for i in range(size)])
@@ -220,10 +220,10 @@ def _smoothed(kernel: jax.Array) -> jax.Array:
 
 
 def _by_platform(**ways: Callable) -> Callable:
-    """(x, kernel) -> [B, H, W, out] in one of several ways that give the same, by what it is compiled for.
+    """(x, kernel) -> [B, H, W, out], with one of several equivalent implementations for each platform.
 
-    ways: as `lax.platform_dependent` takes them. All are linear in x and in the kernel, so what a gradient needs is
-    these two, whichever way it is.
+    ways: by platform, as in `lax.platform_dependent`. All are linear in x and in the kernel, so that these two are all
+    that a gradient needs to save.
     """
 
     @jax.custom_vjp
@@ -264,12 +264,12 @@ _up = _by_platform(tpu=_up_by_zeros, cpu=_up_by_parts, default=_up_in_two_steps)
 def convolve_up(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
     """`convolve(upsample(x), kernel)` of a 3×3 kernel, on CPUs and TPUs with 4 products a pixel instead of 9.
 
-    Each of the four pixels that come of one sees 2×2 pixels of x, by a 2×2 kernel of its own. Where that is done part
-    by part, the parts are put together afterwards, which on a TPU moves many times the bytes of the convolution: there
-    it is the fused transposed convolution of the paper's code, whose zeros between pixels the TPU skips. A GPU is a
-    tenth faster in the two steps as they are written (launch/README.md). [B, H, W, in] -> [B, 2H, 2W, out].
+    Each of the four output pixels of an input pixel depends on 2×2 pixels of x, by a 2×2 kernel of its own. A CPU
+    computes the four parts and interleaves them. On a TPU that would move many times the bytes of the convolution:
+    there it is the fused transposed convolution of the paper's code, whose zeros between pixels the TPU skips. A GPU is
+    a tenth faster with the two separate steps (launch/README.md). [B, H, W, in] -> [B, 2H, 2W, out].
     """
-    del args, kwargs  # as `convolve`, where Flax calls it
+    del args, kwargs  # as in `convolve`, for Flax
     return _up(x, kernel)
 
 
@@ -288,16 +288,16 @@ _half = _by_platform(tpu=_half_by_stride, default=_half_by_blocks)
 
 
 def convolve_half(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """A 4×4 convolution of stride 2 with one zero around: [B, H, W, in], [4, 4, in, out] -> [B, H/2, W/2, out].
+    """A 4×4 convolution of stride 2 with a padding of 1: [B, H, W, in], [4, 4, in, out] -> [B, H/2, W/2, out].
 
-    Blocks of 2×2 pixels become one, and the kernel one of 2×2 blocks at stride 1; on a TPU it is done as it says.
+    Computed at stride 1, with blocks of 2×2 pixels as single pixels and a kernel of 2×2 such blocks; on a TPU directly.
     """
-    del args, kwargs  # as `convolve`, where Flax calls it
+    del args, kwargs  # as in `convolve`, for Flax
     return _half(x, kernel)
 
 
 def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`pool(convolve(x, kernel))` of a 3×3 kernel, with 4 products a pixel instead of 9: the fused one of stride 2.
+    """`pool(convolve(x, kernel))` of a 3×3 kernel, with 4 products a pixel instead of 9, at stride 2.
 
     [B, H, W, in] -> [B, H/2, W/2, out].
     """
@@ -305,7 +305,7 @@ def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def room_for_two(channels: int) -> bool:
-    """Whether pairs of pixels of so many channels fill no more of a TPU's lanes than single ones do."""
+    """Whether two pixels with this many channels fit the lanes of a TPU that a single one takes."""
     return 2 * channels <= _LANES
 
 
@@ -316,7 +316,7 @@ def pairs(x: jax.Array) -> jax.Array:
 
 
 def single(x: jax.Array, channels: int) -> jax.Array:
-    """Pairs or not, as [B, H, W, channels]."""
+    """Pixels, or pairs of them, as single pixels [B, H, W, channels]."""
     return x.reshape(*x.shape[:2], -1, channels)
 
 
@@ -331,9 +331,9 @@ def upsample_pairs(x: jax.Array) -> jax.Array:
 
 
 def convolve_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve` of pairs, to pairs, with a 3×3 or 5×5 kernel: of the pair itself and one on either side."""
+    """`convolve` of pairs, to pairs, with a 3×3 or 5×5 kernel. Each pair depends on itself and its two neighbours."""
     rows, columns, inputs, outputs = kernel.shape
-    lows = [2 - columns // 2 + i for i in (0, 1)]  # of six pixels, those before what each of the pair sees
+    lows = [2 - columns // 2 + i for i in (0, 1)]  # of six pixels, how many precede the kernel, for each of the pair
     parts = [jnp.pad(kernel, ((0, 0), (low, 6 - columns - low), (0, 0), (0, 0))) for low in lows]
     kernel = jnp.stack(parts, 3).reshape(rows, 3, 2 * inputs, 2 * outputs)
     return lax.conv_general_dilated(x, kernel, (1, 1), [(rows // 2,) * 2, (1, 1)], dimension_numbers=_LAYOUT)

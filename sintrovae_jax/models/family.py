@@ -1,4 +1,4 @@
-"""What a network family is: one record, which the family's module defines and `models.FAMILIES` lists."""
+"""The record that defines a network family. The family's module creates it, `models.FAMILIES` lists it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from sintrovae_jax.models.trained import Model
 class Growth(NamedTuple):
     """How the networks of a family grow, from level 0 to one level for each of `model.channels`.
 
-    size: level -> pixels a side of its images. shown: (x [B, H, W, C] of the stage's level, stage) -> what the networks
-    are shown of it while the level is blended in.
+    size: level -> pixels a side of its images. shown: (x [B, H, W, C] of the stage's level, stage) -> the images that
+    the networks are given while the level is blended in.
     """
 
     size: Callable
@@ -40,7 +40,7 @@ class Figure(NamedTuple):
 
 
 class FigureOfTwo(NamedTuple):
-    """What a mode draws of two images that the user names with --a and --b. draw: (model, a, b [*shape]) -> `Grid`."""
+    """A figure that a mode draws of the two images of --a and --b. draw: (model, a, b [*shape]) -> `Grid`."""
 
     name: str
     draw: Callable
@@ -48,11 +48,11 @@ class FigureOfTwo(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """All that is special about a kind of networks.
+    """Everything that is specific to a kind of networks.
 
     build: (config.model, shape of one example, dtype or None) -> (encoder, decoder); raises `UserError` for a config
-    that it cannot build. optimizer: makes the optax transform of either network, without its learning rate. model: what
-    `load` returns. figures: by name. figures_of_two: by mode.
+    that it cannot build. optimizer: creates the optax transform of either network, without its learning rate. model:
+    the class that `load` returns. figures: by name. figures_of_two: by mode.
     """
 
     build: Callable[..., tuple[nn.Module, nn.Module]]
@@ -69,7 +69,7 @@ class Family:
 
 
 def table(top: np.ndarray, side: np.ndarray, inside: np.ndarray) -> Grid:
-    """Images `inside` [rows, columns, *shape], right of those of the rows `side` and below those of the columns `top`.
+    """A table of images `inside` [rows, columns, *shape], with the headers `side` of its rows and `top` of its columns.
 
     The corner is white.
     """

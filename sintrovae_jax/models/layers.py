@@ -39,10 +39,10 @@ class Stage(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What BatchNorm normalises by. Static.
+    """The statistics that BatchNorm normalises with. Static.
 
-    In training, each of the `groups` batches that are given as one, by itself; in evaluation, the running averages of a
-    role, the encoder's only one or one of `ROLES`.
+    In training, those of each of the `groups` concatenated batches; in evaluation, the running averages of a role: one
+    of `ROLES` for a decoder, the only one for an encoder.
     """
 
     train: bool
@@ -52,7 +52,7 @@ class Statistics(NamedTuple):
 
 
 def decoder_statistics(train: bool, groups: int, role: str) -> Statistics:
-    """A decoder's. Raises `UserError` for a role that does not exist."""
+    """The statistics of a decoder. Raises `UserError` for a role that does not exist."""
     if role not in ROLES:
         raise UserError(f"what is decoded is from {' or '.join(ROLES)}, not {role!r}")
     return Statistics(train, groups, len(ROLES), ROLES.index(role))
@@ -61,10 +61,10 @@ def decoder_statistics(train: bool, groups: int, role: str) -> Statistics:
 class BatchNorm(nn.Module):
     """Normalises each channel of x [groups·B, ..., C] over each group (and in training over all devices).
 
-    Running averages of every role are kept apart, mean and var [roles, features], since what a network sees in its
-    roles differs. As many groups as there are roles move each its own averages; one group alone moves all of them, so
-    that a decoder that has decoded nothing but posteriors can still be sampled from. Statistics are float32 at least.
-    C is `features`, or twice that where x is of pairs of pixels (`convolution`).
+    Every role has its own running averages, mean and var [roles, features], since the inputs of the roles differ. With
+    as many groups as roles, each group updates the averages of one role. A single group updates all of them, so that a
+    decoder that was trained on posterior samples only can still decode prior samples. Statistics are at least float32.
+    C is `features`, or twice that for pairs of pixels (`convolution`).
     """
 
     features: int
@@ -108,8 +108,7 @@ def _reductions(*values: jax.Array) -> jax.Array:
 def _products(*values: jax.Array) -> jax.Array:
     """`_reductions` as products with ones.
 
-    Into a reduction XLA's CPU compiler fuses all that its values are computed from, and computes that one number after
-    the other.
+    XLA's CPU compiler fuses the computation of the values into a reduction, which then handles one number at a time.
     """
     flat = [value.reshape(len(value), -1, value.shape[-1]) for value in values]
     return jnp.stack([(jnp.ones((len(each), 1, each.shape[1]), each.dtype) @ each)[:, 0] for each in flat])
@@ -132,7 +131,7 @@ def batch_normalized(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: in
     """x [groups·B, ..., C] normalised by each group's own mean and variance [groups, features], which are returned too
     and carry no gradient.
 
-    The gradient is written out so that it is computed from x as it is, not from copies of it in float32.
+    The gradient is written out so that it is computed from x in its own type, not from float32 copies.
     """
     return _forward(x, scale, bias, groups)[0]
 
@@ -178,7 +177,7 @@ def uniform_fan_in(fan_in: int) -> Callable:
 class Conv(nn.Module):
     """A size×size convolution, done by `convolve`, with the published initialisation.
 
-    As `flax.linen.Conv`, but it is told its inputs' channels, which may come in pairs of pixels.
+    Like `flax.linen.Conv`, but takes the number of input channels as an argument, since x may hold pairs of pixels.
     """
 
     features: int
@@ -199,7 +198,7 @@ class Conv(nn.Module):
 
 
 def side_by_side(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Values of the channels [..., C] as x has them: once, or twice where it is of pairs of pixels."""
+    """Values of the channels [..., C], repeated if x holds pairs of pixels."""
     return jnp.tile(values, x.shape[-1] // values.shape[-1])
 
 

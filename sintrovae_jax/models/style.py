@@ -6,7 +6,7 @@ the full resolution halved i times, encoder's and decoder's alike.
     encoder   from-RGB; block L-1-k … L-1, each halving and giving two styles; their sum; mapping to the posterior
     decoder   mapping from z to styles; a learned 4×4 constant; block 0 … k, each doubling, two styles each; to-RGB
 
-Networks hold the parameters of all levels; `Stage` says up to which one they are used. Images are in [0, 1] outside and
+Networks hold the parameters of all levels; `Stage` gives the highest one in use. Images are in [0, 1] outside and
 in [-1, 1] inside. Learning rates are equalised by the optimiser (`multipliers`), not in the layers.
 """
 
@@ -31,11 +31,11 @@ from sintrovae_jax.models.layers import Posterior, Stage, split_posterior
 from sintrovae_jax.models.trained import Model, Noise, between, line
 from sintrovae_jax.objectives import at_least_float32
 
-_GAINS = {"modulation": 1.0, "to_rgb": 0.03}  # of layers that have not √2, by name
+_GAINS = {"modulation": 1.0, "to_rgb": 0.03}  # by the beginning of a layer's name; other layers have √2
 _MAPPING = 0.1  # lrmul of the mapping networks
 _MAPPING_LAYERS = 8
 _AVERAGE_STEP = 0.005  # of the running average of styles, towards the mean of a step's two decodings
-_TRUNCATED = 8  # layers that truncation moves towards it
+_TRUNCATED = 8  # the number of layers that truncation affects, from the coarsest
 _STD_EPSILON = 1e-8
 _MIXED = 0.9  # the share of prior samples whose styles are mixed in training
 
@@ -53,7 +53,7 @@ def equalization(layer: str, shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def multipliers(params) -> Any:
-    """What the optimiser multiplies each parameter's step by: c for a kernel, lrmul for a bias, 1 for the rest."""
+    """The factor of each parameter in an optimiser step: c for a kernel, lrmul for a bias, 1 for the rest."""
 
     def one(path, leaf):
         layer, name = (key.key for key in path[-2:]) if len(path) > 1 else ("", path[-1].key)
@@ -74,8 +74,8 @@ class EqualizedState(NamedTuple):
 def optimizer(decay: float = 0.99, epsilon: float = 1e-8) -> optax.GradientTransformation:
     """Adam with β1 = 0, its step multiplied by sqrt(1 - β2^t) and by each parameter's multiplier.
 
-    Unlike `optax.scale_by_adam(b1=0)` it keeps no first moment, and epsilon is added to the uncorrected root, as the
-    published runs did: gradients of a scaled objective are small enough to tell.
+    Unlike `optax.scale_by_adam(b1=0)` it keeps no first moment, and epsilon is added to the uncorrected root, as in
+    the published runs: the gradients of a scaled objective are small enough for this to matter.
     """
 
     def init(params):
@@ -100,9 +100,9 @@ def _kernel(module: nn.Module, *shape: int) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """[..., in] -> [..., features], its weights drawn as its learning rate is equalised; biases start at 0.
+    """[..., in] -> [..., features], with weights initialised for an equalised learning rate; biases start at 0.
 
-    Always float32: they see vectors, which cost little, and what is lost there shows in every pixel.
+    Always float32: vectors cost little, and an error in them affects every pixel.
     """
 
     features: int
@@ -119,8 +119,8 @@ _CONVOLVE = {"": convolve, "up": convolve_up, "down": convolve_down}
 class Conv(nn.Module):
     """A convolution that keeps height and width, or with `resample` 'up' or 'down' doubles or halves them.
 
-    Doubling repeats pixels before, halving averages 2×2 after; the published code fuses either with the convolution
-    from 128 pixels up, which gives the same, so it is always done here. Without bias unless said.
+    Doubling repeats pixels before the convolution, halving averages 2×2 after it. The published code fuses either with
+    the convolution from 128 pixels up, with the same result; here this is always done.
     """
 
     features: int
@@ -138,40 +138,40 @@ class Conv(nn.Module):
 
 
 def blur(x: jax.Array) -> jax.Array:
-    """Every channel convolved with [1 2 1]⊗[1 2 1]/16, zeros outside. As sums of shifts: no convolution is as cheap."""
+    """Every channel convolved with [1 2 1]⊗[1 2 1]/16, zeros outside. A sum of shifts is faster than a convolution."""
     x = padded(x)
     x = (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]) / 4
     return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
 
 
 def instance_norm(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Each image's channels to mean 0 and variance 1, and their mean and std [B, C], float32."""
+    """Normalises each image's channels to mean 0, variance 1. Also returns their mean and std [B, C], float32."""
     y = at_least_float32(x)
     mean, var = y.mean((1, 2), keepdims=True), y.var((1, 2), keepdims=True)
-    # The root of a channel that is constant has an infinite gradient; not so with an epsilon under it.
+    # Without the epsilon, the root has an infinite gradient at a constant channel.
     std = jnp.sqrt(var + _STD_EPSILON)
     return ((y - mean) * lax.rsqrt(var + epsilon)).astype(x.dtype), mean[:, 0, 0], std[:, 0, 0]
 
 
 def pixel_norm(z: jax.Array) -> jax.Array:
-    """Every latent [B, Z] to a mean square of 1."""
+    """Scales every latent [B, Z] to a mean square of 1."""
     return z * lax.rsqrt(jnp.mean(z * z, axis=-1, keepdims=True) + 1e-8)
 
 
 def truncated(styles: jax.Array, average: jax.Array, truncation: float) -> jax.Array:
-    """Styles [B, layers, Z], those of the first 8 layers moved towards the average [Z]: at 1 not, at 0 all the way."""
+    """Styles [B, layers, Z], with the first 8 layers moved towards the average [Z]: not at all at 1, fully at 0."""
     moved = average + truncation * (styles - average)
     return jnp.where(jnp.arange(styles.shape[1])[:, None] < _TRUNCATED, moved, styles)
 
 
 def _blended(old: jax.Array, new: jax.Array, blend) -> jax.Array:
-    """Exactly `old` at 0 and `new` at 1."""
+    """Interpolates: exactly `old` at 0 and `new` at 1."""
     blend = jnp.asarray(blend, new.dtype)
     return (1 - blend) * old + blend * new
 
 
 def blended_images(x: jax.Array, stage: Stage) -> jax.Array:
-    """What a growing network is shown: x [B, H, W, C] blended with its 2× average, as the stage's level comes in."""
+    """The input of a growing network: x [B, H, W, C] blended with its 2× average while a level is blended in."""
     return x if stage.level == 0 else _blended(upsample(pool(x)), x, stage.blend)
 
 
@@ -193,10 +193,10 @@ class EncoderBlock(nn.Module):
         x, style2 = self._style(x, "2")
         return x, style1 + style2
 
-    def _style(self, x, which):
-        bias = self.param(f"bias{which}", nn.initializers.zeros, (x.shape[-1],))
+    def _style(self, x, layer):
+        bias = self.param(f"bias{layer}", nn.initializers.zeros, (x.shape[-1],))
         x, mean, std = instance_norm(_leaky(x + bias.astype(x.dtype)), 1e-5)
-        return x, Dense(self.z_dim, name=f"style{which}")(jnp.concatenate([mean, std], -1))
+        return x, Dense(self.z_dim, name=f"style{layer}")(jnp.concatenate([mean, std], -1))
 
 
 class Encoder(nn.Module):
@@ -214,8 +214,8 @@ class Encoder(nn.Module):
         level, blend = stage or Stage(count - 1)
         block = nn.remat(EncoderBlock) if self.remat else EncoderBlock
 
-        # Features of every level that could come in here. What is not used is not computed, once compiled, but has
-        # parameters from the start.
+        # Features of the image at every level. Compiled code only computes those in use, but all have parameters from
+        # the start.
         features, image = {}, x
         for k in range(level, -1, -1):
             width = self.channels[count - 1 - k]
@@ -254,19 +254,19 @@ class DecoderBlock(nn.Module):
         x = Conv(self.features, dtype=self.dtype, name="conv2")(x)
         return self._modulated(self._noised(x, keys, 2), styles[:, 1], 2)
 
-    def _noised(self, x, keys, which):
-        weight = self.param(f"noise{which}", nn.initializers.zeros, (x.shape[-1],))
+    def _noised(self, x, keys, layer):
+        weight = self.param(f"noise{layer}", nn.initializers.zeros, (x.shape[-1],))
         if keys is None:
             t = math.sqrt(self.index + 1)
             return x + 0.8 * t * jnp.exp(-x * x / (2 * t * t)) / math.sqrt(2 * math.pi)
-        number, shape = 2 * self.index + which, (*x.shape[1:3], 1)
+        number, shape = 2 * self.index + layer, (*x.shape[1:3], 1)
         noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), shape))(keys)
         return x + (weight * noise).astype(x.dtype)
 
-    def _modulated(self, x, style, which):
-        bias = self.param(f"bias{which}", nn.initializers.zeros, (x.shape[-1],))
+    def _modulated(self, x, style, layer):
+        bias = self.param(f"bias{layer}", nn.initializers.zeros, (x.shape[-1],))
         x, _, _ = instance_norm(_leaky(x + bias.astype(x.dtype)), 1e-8)
-        modulation = Dense(2 * x.shape[-1], name=f"modulation{which}")(style)[:, None, None]
+        modulation = Dense(2 * x.shape[-1], name=f"modulation{layer}")(style)[:, None, None]
         factor, shift = jnp.split(modulation, 2, axis=-1)
         return (x * (1 + factor) + shift).astype(x.dtype)
 
@@ -274,8 +274,8 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """z [B, z_dim] -> x̂ [B, H, W, C] of the stage's level, not clipped to [0, 1].
 
-    keys: [B], for the noise of every layer; without them decoding is deterministic. mix: whether in the last group the
-    styles of some layers come from another latent, drawn by the keys (in training, on prior samples).
+    keys: [B], for the noise of every layer; without them decoding is deterministic. mix: whether some
+    layers of the last group take their styles from another latent, drawn by the keys (in training, on prior samples).
     """
 
     channels: tuple[int, ...]
@@ -303,7 +303,7 @@ class Decoder(nn.Module):
         keys=None,
         mix: bool = False,
     ) -> jax.Array:
-        del role  # nothing is normalised by averages
+        del role  # there is no BatchNorm
         stage = stage or Stage(len(self.channels) - 1)
         w = self.style(z)
         if train and self.is_mutable_collection("averages"):
@@ -326,7 +326,7 @@ class Decoder(nn.Module):
         """Styles [B, 2·(level+1), Z] -> x̂ [B, H, W, C]."""
         level, blend = stage or Stage(len(self.channels) - 1)
         x = jnp.broadcast_to(self.constant, (len(styles), *self.constant.shape))
-        images = []  # of every level; only the last two are used, and computed once compiled
+        images = []  # of every level; compiled code only computes the last two, which are used
         for i in range(level + 1):
             x = self.blocks[i](x, styles[:, 2 * i : 2 * i + 2], keys)
             images.append(self.to_rgb[i](x))
@@ -334,7 +334,7 @@ class Decoder(nn.Module):
         return (x + 1) / 2
 
     def _mixed(self, styles, keys):
-        """Nine times of ten, all layers from a cutoff on take the style of another latent. Drawn per example."""
+        """With probability 0.9, all layers from a cutoff on take the style of another latent. Drawn per example."""
         layers = styles.shape[1]
 
         def draw(key):
@@ -361,7 +361,7 @@ class StyleModel(Model):
     def styles(self, z, truncation: float = 1.0) -> jax.Array:
         """z [N, Z] -> the styles of every layer [N, layers, Z], to be mixed and synthesised.
 
-        truncation: how far those of the first 8 layers stay from the average of training; 1: untouched, 0: at it.
+        truncation: moves those of the first 8 layers towards the average of training; 1: not at all, 0: fully.
         Raises `UserError` for other shapes, or a truncation outside [0, 1].
         """
         if not 0 <= truncation <= 1:
@@ -401,9 +401,9 @@ _COLUMNS = 10  # of the figure of resolutions
 
 
 def mixing(model: StyleModel, source) -> Grid:
-    """A table: the first half of an image's layers has the styles of its row, the rest those of its column.
+    """A table: the first half of an image's layers has the style of its row, the second half that of its column.
 
-    The first row and column are the samples whose styles they are.
+    The headers are the samples with these styles.
     """
     del source
     styles = model.styles(model.prior(model.config.seed, 2 * _ROWS))

@@ -1,4 +1,4 @@
-"""A trained encoder and decoder, and all that can be done with them whatever their family is."""
+"""A trained encoder and decoder, and the operations on them that all families share."""
 
 import dataclasses
 import functools
@@ -40,7 +40,9 @@ def _importance_weighted(encoder, decoder, level, variables, x, keys, samples, s
 
 
 def great_circle(a, b, t):
-    """Points at t in [0, 1] of the arc from a to b, [..., Z]; of the line where an angle of 0 or π makes no circle."""
+    """Points at t in [0, 1] of the arc from a to b, [..., Z]; of the line if their angle is 0 or π, where no arc is
+    unique.
+    """
     cosine = (a * b).sum(-1, keepdims=True) / jnp.maximum(
         jnp.linalg.norm(a, axis=-1, keepdims=True) * jnp.linalg.norm(b, axis=-1, keepdims=True), 1e-12
     )
@@ -67,11 +69,10 @@ def between(a, b, t, path):
 class Model:
     """A trained encoder and decoder. Arrays in, arrays out; x is float32 [N, *shape], N above 0, images in [0, 1].
 
-    What is decoded is not clipped: images of most models overshoot [0, 1] a little. BatchNorm uses the averages of the
-    checkpoint, its running ones: those of prior samples in `sample`, those of posterior samples in all that begins with
-    images.
+    Decoded images are not clipped: those of most models overshoot [0, 1] a little. BatchNorm uses the averages of the
+    checkpoint: those of prior samples in `sample`, those of posterior samples in all operations that start from images.
 
-    Long inputs go through in chunks of `config.eval.batch_size`; every call compiles once per shape.
+    Long inputs are processed in chunks of `config.eval.batch_size`; every call compiles once per shape.
     """
 
     config: ConfigDict
@@ -95,10 +96,9 @@ class Model:
     def decode(self, z, noise: Noise = True, role: str = "posterior") -> jax.Array:
         """z [N, Z] -> x̂ [N, *shape]. Not clipped. Raises `UserError` for another number of latent dimensions.
 
-        role: where z is from, 'posterior' or 'prior'. BatchNorm has averages of its own for each; a model without it
-        decodes both alike.
-        noise: whether a decoder that adds noise does so, always the same to image i, or is in its deterministic mode;
-        or the numbers [N] of the noises that the images get.
+        role: the distribution of z, 'posterior' or 'prior', which selects BatchNorm's averages. It has no effect on a
+        model without BatchNorm. noise: for decoders that add noise. True: image i always gets the same noise; False:
+        none, the deterministic mode; numbers [N]: equal numbers get equal noise.
         """
         z = self._latents(z)
         return self._in_chunks("decoder", z, self._keys(len(z), noise), role=role)
@@ -125,7 +125,7 @@ class Model:
 
     @functools.cached_property
     def _on_devices(self):
-        with jax.ensure_compile_time_eval():  # also if the first call is within somebody's jit
+        with jax.ensure_compile_time_eval():  # also if the first call is inside a jit
             return parallel.on_local_devices(self.variables)
 
     def _in_chunks(self, network: str, inputs, keys=None, **static):
@@ -141,13 +141,13 @@ class Model:
         """n latents from the prior N(0, prior_std²). key: a jax key or an int seed. Returns [n, Z]."""
         key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
         if n < 0:
-            raise UserError(f"so many latents cannot be drawn: {n}")
+            raise UserError(f"the number of latents cannot be negative: {n}")
         return self.config.objective.prior_std * jax.random.normal(key, (n, self.config.model.z_dim))
 
     def sample(self, key, n: int, truncation: float = 1.0) -> jax.Array:
         """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
 
-        truncation: of models that have it (style-based ones); raises `UserError` for others, unless it is 1.
+        truncation: for style-based models; others raise `UserError` unless it is 1.
         """
         if truncation != 1:
             raise UserError(f"a model of model.family={self.config.model.family} has no truncation: set it to 1")
@@ -198,7 +198,7 @@ class Model:
         if jnp.shape(a) != jnp.shape(b):
             raise UserError(f"a and b are of different shapes: {jnp.shape(a)} and {jnp.shape(b)}")
         z_a, z_b = self.encode(a).mean, self.encode(b).mean
-        t, noise = jnp.linspace(0.0, 1.0, steps), jnp.arange(len(z_a)).repeat(steps)  # the same all along a path
+        t, noise = jnp.linspace(0.0, 1.0, steps), jnp.arange(len(z_a)).repeat(steps)  # the same noise along a path
         images = self._along(path, z_a, z_b, t, noise)
         return images.reshape(len(z_a), steps, *self.shape)
 

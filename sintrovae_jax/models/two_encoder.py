@@ -7,8 +7,8 @@ See docs/method.md, "Translation networks"; Gabbay & Hoshen, ICLR 2020. With cha
     generator   content code, dense to [size/2^k, size/2^k] × (ck/8, ck/4, ck); k times {upsample, conv3×3(ck),
                 LeakyReLU, AdaIN by the class code}; conv5×5(c0); conv7×7 to the image
 
-The latent is one vector, the class code first. Neither encoder sees anything but the image: that the one code holds
-what changes a picture all over, and the other what lies where, is left to how the generator uses them.
+The latent is one vector, the class code first. Both encoders see only the image. It is the generator that separates the
+codes: the class code modulates the whole image by AdaIN, the content code determines the spatial layout.
 """
 
 import flax.linen as nn
@@ -125,16 +125,16 @@ class Decoder(nn.Module):
 
 
 class TwoEncoderModel(Model):
-    """A trained two-encoder model: it tells the class of an image from its content, and exchanges them."""
+    """A trained two-encoder model, which separates the class of an image from its content and exchanges them."""
 
     def codes(self, x) -> tuple[jax.Array, jax.Array]:
-        """x [N, *shape] -> the means of its class code and of its content code, [N, Z] together."""
+        """x [N, *shape] -> the posterior means of the class code and of the content code, [N, Z] together."""
         return jnp.split(self.encode(x).mean, [self.config.model.class_dim], axis=-1)
 
     def translate(self, of_class, of_content) -> jax.Array:
-        """Images with the class of one and the content of the other, all [N, *shape].
+        """Images with the class of `of_class` and the content of `of_content`, all [N, *shape].
 
-        Decodes the class code of `of_class` with the content code of `of_content`, both posterior means.
+        Decodes the posterior means of the two codes.
         """
         return self.decode(jnp.concatenate([self.codes(of_class)[0], self.codes(of_content)[1]], -1))
 
@@ -158,7 +158,7 @@ def translation(model: TwoEncoderModel, a: np.ndarray, b: np.ndarray) -> Grid:
 def translation_table(model: TwoEncoderModel, of_class: np.ndarray, of_content: np.ndarray) -> Grid:
     """A table: every image has its column's class and its row's content.
 
-    The first row and column are the images [N, *shape], [M, *shape] that these are of.
+    The headers are the images [N, *shape], [M, *shape] that class and content are from.
     """
     rows, columns = len(of_content), len(of_class)
     crossed = model.translate(np.tile(of_class, (rows, 1, 1, 1)), np.repeat(of_content, columns, 0))

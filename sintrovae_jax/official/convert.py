@@ -1,11 +1,11 @@
-"""Checkpoints of the official PyTorch release as workdirs, and back. Needs torch (the extra `convert`).
+"""Conversion of official PyTorch checkpoints to workdirs, and back. Needs torch (the extra `convert`).
 
     python -m sintrovae_jax.official.convert official.pth --config configs/NAME.py [--workdir DIR] [--step N]
     python -m sintrovae_jax.official.convert --to-torch WORKDIR OUT.pth
 
-The workdir can be loaded, evaluated and trained on as any other; optimisers start afresh, as the official ones do. It
-stands at the file's iteration for 2D densities, which the release counts; where the last level is wholly blended in for
-style-based networks, which show what the step says; else at 0, as epochs say little of steps. --step N: there instead.
+The workdir can be loaded, evaluated and trained on as any other; optimisers start afresh, as the official ones do. Its
+step is the file's iteration for 2D densities; for style-based networks the step at which the last level is fully
+blended in; else 0, as the release counts epochs, not steps. --step N sets another one.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.official import layouts, pth
 
-# The style-based release's history of losses is of these classes: they are read as empty ones, and not used.
+# The style-based release stores its history of losses in these classes. They are read as empty ones and not used.
 _IGNORED = tuple(type(name, (), {"__module__": "tracker"}) for name in ("RunningMeanTorch", "RunningMean"))
 
 
-UNUSED = "official.npz"  # of a converted workdir: what nothing computes with, to be written back
+UNUSED = "official.npz"  # in a converted workdir: the tensors that no network uses, for the way back
 _COPIES = {
     "target": "target decoder (objective.target_period)",
     "ema": "averaged networks (train.ema, growth.ema_images)",
@@ -37,7 +37,7 @@ _COPIES = {
 
 
 class Official(NamedTuple):
-    """What a file holds: its tensors, by name, its epoch (2D: iteration), and whether it is a style-based model's."""
+    """The contents of a file: its tensors by name, its epoch (2D: iteration), and whether the model is style-based."""
 
     tensors: dict[str, np.ndarray]
     epoch: int
@@ -45,7 +45,7 @@ class Official(NamedTuple):
 
 
 def read(path: Path) -> Official:
-    """An official checkpoint. Runs no code of the file. Raises `UserError` if it cannot be read or is none."""
+    """Reads an official checkpoint without running its code. Raises `UserError` if it is unreadable or another file."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -90,10 +90,9 @@ def write(path: Path, content: dict) -> None:
 
 
 def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> int:
-    """Makes a workdir of an official checkpoint. Returns the step it stands at: `at`, or what is sensible.
+    """Creates a workdir from an official checkpoint. Returns its step: `at`, or the default step of the file.
 
-    Raises `UserError`, and writes nothing, if the file or step does not fit the config or there is something at the
-    workdir.
+    Raises `UserError`, and writes nothing, if the file or step does not fit the config or the workdir exists.
     """
     configs.validate(config)
     file = read(source)
@@ -119,19 +118,19 @@ def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> in
 
 
 def _step(config, file: Official) -> int:
-    """Where a run stands that goes on from this file."""
+    """The step at which a run continues from this file."""
     substeps, last = config.train.substeps, config.train.steps
     if config.model.family == "mlp":
         return min(file.epoch, last) // substeps * substeps
     if not file.style or not config.growth.steps:
         return 0
-    # The first step at which the top level has been trained wholly blended in, if the run gets there.
+    # The first step at which the top level has been trained fully blended in, if the run gets there.
     grown = sum(config.growth.steps[:-1]) + config.growth.steps[-1] // 2 + 1
     return min(math.ceil(grown / substeps) * substeps, last)
 
 
 def fresh_state(config, variables: dict, at: int) -> train_state.TrainState:
-    """A training state of these variables (`official.from_official`) at a step, with fresh optimisers, on the host."""
+    """A training state of these variables (`layouts.from_official`) at a step, with fresh optimisers, on the host."""
     networks = train_step.from_config(config)[0]
 
     def network(name):
@@ -150,34 +149,34 @@ def _save(config, host: train_state.TrainState, workdir: Path) -> None:
 
 
 def to_torch(path, target: Path) -> int:
-    """Writes a workdir's newest checkpoint, or the one named, as a new official file. Returns the step, its 'epoch'.
+    """Writes a workdir's newest checkpoint, or the given one, as a new official file. Returns the step, its 'epoch'.
 
     Raises `UserError` if there is none, the release has no such networks, or the file exists or cannot be written.
     """
     if target.exists():
         raise UserError(f"{target} exists already; choose another place")
-    workdir, at = inference.locate(path)
+    workdir, step = inference.locate(path)
     config = inference.config_of(workdir, path)
-    layouts.table(config)  # whether the release has such networks
+    layouts.table(config)  # raises if the release has no such networks
     abstract = jax.eval_shape(train_step.from_config(config)[2])
     copies = [name for name in ("target", "ema") if getattr(abstract, name) is not None]
-    with inference.opened(config, workdir, at) as (checkpoints, at):
+    with inference.opened(config, workdir, step) as (checkpoints, step):
         try:
-            networks, *others = checkpoints.read_all(at, abstract, ["networks", *copies])
+            networks, *others = checkpoints.read_all(step, abstract, ["networks", *copies])
             unused = dict(np.load(workdir / UNUSED)) if (workdir / UNUSED).exists() else {}
         except UserError:
             raise
         except Exception as error:  # whatever Orbax, its storage layers and numpy raise on damaged files
-            raise UserError(f"{workdir} cannot be read at step {at} ({parallel.first_line(error)})") from error
+            raise UserError(f"{workdir} cannot be read at step {step} ({parallel.first_line(error)})") from error
     tensors = layouts.to_official(config, networks | dict(zip(copies, others, strict=True)), unused)
-    write(target, _content(config, tensors, at))
-    return at
+    write(target, _content(config, tensors, step))
+    return step
 
 
-def _content(config, tensors: dict, at: int) -> dict:
+def _content(config, tensors: dict, step: int) -> dict:
     """The file's dictionary, as the release's own code reads it."""
     if config.model.family != "style":
-        return {"epoch": at, "model": tensors}
+        return {"epoch": step, "model": tensors}
     models = {}
     for name, tensor in tensors.items():
         model, rest = name.split(".", 1)
@@ -192,8 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="official.pth; with --to-torch: WORKDIR OUT.pth")
     parser.add_argument("--to-torch", action="store_true", help="write an official checkpoint of a workdir")
     parser.add_argument("--config", help="the recipe, e.g. configs/cifar10.py; values as --config.key=value")
-    parser.add_argument("--workdir", help="where the run will live (default: runs/NAME of the recipe)")
-    parser.add_argument("--step", type=int, help="the step that the workdir stands at")
+    parser.add_argument("--workdir", help="the folder of the run (default: runs/NAME of the recipe)")
+    parser.add_argument("--step", type=int, help="the step of the workdir")
     return parser
 
 
@@ -205,14 +204,14 @@ def main(argv: list[str]) -> None:
     if args.to_torch:
         if args.config or args.workdir or args.step is not None or overrides:
             raise UserError("--to-torch takes WORKDIR OUT.pth alone: the config is the workdir's")
-        at = to_torch(args.paths[0], files.expanded(args.paths[1]))
-        print(f"{args.paths[1]}: step {at} of {args.paths[0]}")
+        step = to_torch(args.paths[0], files.expanded(args.paths[1]))
+        print(f"{args.paths[1]}: step {step} of {args.paths[0]}")
         return
     cli.parse([argv[0], *([f"--config={args.config}"] if args.config else []), *overrides])
     config = cli.CONFIG.value
     workdir = files.workdir(args.workdir or Path("runs") / Path(args.config.split(":")[0]).stem)
-    at = from_torch(files.expanded(args.paths[0]), config, workdir, args.step)
-    print(f"{workdir}: {args.paths[0]}, at step {at} of {config.train.steps}")
+    step = from_torch(files.expanded(args.paths[0]), config, workdir, args.step)
+    print(f"{workdir}: {args.paths[0]}, at step {step} of {config.train.steps}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The checkpoints of the official PyTorch release, name by name: to this project's variables and back.
+"""The tensors of official PyTorch checkpoints, by name: conversion to this project's variables and back.
 
-`table` says for a config which tensor is which of our arrays, and how it is laid out there: convolutions
-[out, in, h, w], transposed ones [in, out, h, w], dense layers [out, in], feature maps flattened channel by channel.
-What an array is used for is the same on both sides, BatchNorm's running averages and equalised learning rates included,
-so nothing but the layout changes, and a tensor comes back from a round trip bit for bit. PyTorch is not needed here.
+`table` lists for a config the official tensors, our arrays, and the layouts on the official side: convolutions
+[out, in, h, w], transposed ones [in, out, h, w], dense layers [out, in], feature maps flattened channel by channel. The
+meaning of an array is the same on both sides, including BatchNorm's running averages and equalised learning rates, so
+that nothing but the layout changes, and a round trip preserves a tensor bit for bit. PyTorch is not needed here.
 
-Style-based files hold a dictionary a network; here its name comes first: 'generator.const'.
+Style-based files hold one dictionary a network; here its name comes first: 'generator.const'.
 """
 
 import itertools
@@ -26,14 +26,14 @@ _BLUR = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
 
 
 class Layout(NamedTuple):
-    """How an array is laid out there and here: functions from an official one to ours, and back."""
+    """Functions from the official layout of an array to ours, and back."""
 
     ours: Callable[[np.ndarray], np.ndarray]
     theirs: Callable[[np.ndarray], np.ndarray]
 
 
 class Entry(NamedTuple):
-    """One official tensor: our array at `path`, or, where we have none, `value`, which it must have if `checked`."""
+    """An official tensor: our array at `path`, or if we have none a constant `value`, verified if `checked`."""
 
     name: str
     path: tuple[str, ...] = ()
@@ -45,9 +45,9 @@ class Entry(NamedTuple):
 SAME = Layout(lambda x: x, lambda x: x)
 DENSE = Layout(np.transpose, np.transpose)
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-# A transposed convolution spreads each pixel by its kernel; as a convolution of the doubled image, it is seen mirrored.
+# The kernel of a transposed convolution, mirrored for a convolution of the doubled image.
 CONV_UP = Layout(lambda x: x[:, :, ::-1, ::-1].transpose(2, 3, 0, 1), lambda x: x[::-1, ::-1].transpose(2, 3, 0, 1))
-# BatchNorm's averages: one set there, one for each role here.
+# BatchNorm's averages: one set in the release, one for each role here.
 AVERAGES = Layout(lambda x: x[None], lambda x: x[0])
 AVERAGES_OF_DECODER = Layout(lambda x: np.stack([x] * len(ROLES)), lambda x: x.mean(0))
 CHANNELS = Layout(np.ravel, lambda x: x.reshape(1, -1, 1, 1))
@@ -71,7 +71,7 @@ def _to_image(h: int, w: int, c: int) -> Layout:
 
 
 def _bias_to_image(h: int, w: int, c: int) -> Layout:
-    """The bias that goes with it: [c·h·w] there, [h·w·c] here."""
+    """The bias of such a layer: [c·h·w] there, [h·w·c] here."""
     return Layout(
         lambda x: x.reshape(c, h, w).transpose(1, 2, 0).ravel(), lambda x: x.reshape(h, w, c).transpose(2, 0, 1).ravel()
     )
@@ -92,7 +92,7 @@ def _mlp(config) -> Iterator[Entry]:
     for network in ("encoder", "decoder"):
         for i, layer in enumerate(layers):
             yield from _layer(f"{network}.main.{layer}", (network, "params", f"Dense_{i}", "dense"), DENSE)
-    yield Entry("decoder.loggamma", value=np.zeros((), np.float32))  # that nothing uses
+    yield Entry("decoder.loggamma", value=np.zeros((), np.float32))  # unused
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -107,12 +107,12 @@ def _norm(name: str, root: tuple, *path: str) -> Iterator[Entry]:
         ("running_var", "batch_stats", "var", averages),
     ):
         yield Entry(f"{name}.{theirs}", (*root, collection, *path, ours), layout)
-    # PyTorch counts batches for averages without momentum, which these are not.
+    # PyTorch only uses this count for averages without momentum.
     yield Entry(f"{name}.num_batches_tracked", value=np.zeros((), np.int64))
 
 
 def _block(name: str, root: tuple, block: str, changes: bool) -> Iterator[Entry]:
-    """A residual block. changes: whether the number of channels does, and the shortcut has weights."""
+    """A residual block. changes: whether the number of channels changes, so that the shortcut has weights."""
     if changes:
         yield from _layer(f"{name}.conv_expand", (*root, "params", block, "shortcut"), CONV, None)
     for i in (1, 2):
@@ -148,7 +148,7 @@ def _conv_decoder(config, name: str, root: tuple) -> Iterator[Entry]:
     dense = (*root, "params", "latent", "dense")
     yield from _layer(f"{name}.fc.0", dense, _to_image(*final), _bias_to_image(*final))
     for i, (inputs, width) in enumerate(itertools.pairwise((widths[0], *widths))):
-        # Named as if the first map had 4 pixels a side, whatever it has.
+        # The names assume that the first map has 4 pixels a side.
         yield from _block(f"{name}.main.res_in_{4 * 2**i}", root, f"block{i}", inputs != width)
     yield from _block(f"{name}.main.res_in_{4 * 2 ** len(widths)}", root, "last", False)
     yield from _layer(f"{name}.main.predict", (*root, "params", "conv"), CONV)
@@ -159,7 +159,7 @@ def _conv_decoder(config, name: str, root: tuple) -> Iterator[Entry]:
 
 def _style(config) -> Iterator[Entry]:
     layers = 2 * len(config.model.channels)
-    # Their average style has a row a layer, all equal: it is taken before styles are mixed.
+    # The official average style has one row a layer, all equal: it is computed before styles are mixed.
     average = Layout(lambda x: x[0], lambda x: np.tile(x, (layers, 1)))
     yield Entry("dlatent_avg.buff", AVERAGE, average)
     for suffix, root in (("", ()), ("_s", ("ema",)))[: 1 + train_state.has_ema(config)]:
@@ -209,7 +209,7 @@ def _style_decoder(channels, suffix: str, root: tuple) -> Iterator[Entry]:
 # --- both ways --------------------------------------------------------------------------------------------------------
 
 _FAMILIES = {"mlp": _mlp, "conv": _conv, "style": _style}
-_COPIES = {"target_decoder": "target", "_s": "ema"}  # how networks end that are copies
+_COPIES = {"target_decoder": "target", "_s": "ema"}  # the suffixes of networks that are copies
 _HINTS = {
     "target": "a target decoder needs objective.target_period above 0",
     "ema": "averaged copies (_s) need growth.ema_images or train.ema above 0",
@@ -217,7 +217,7 @@ _HINTS = {
 
 
 def _copy_of(name: str) -> str:
-    """'target' or 'ema' where an official name is one of a copy, else ''."""
+    """'target' or 'ema' if an official name is one of a copy, else ''."""
     network = name.split(".", 1)[0]
     return next((copy for mark, copy in _COPIES.items() if network.endswith(mark)), "")
 
@@ -226,8 +226,8 @@ def table(config) -> list[Entry]:
     """Every tensor of the official checkpoint of a config's networks. Raises `UserError` if the release has none."""
     family = config.model.family
     if family not in _FAMILIES or (family == "mlp" and config.data.image_size):
-        what = f"model.family={family}" + (" for images" if family in _FAMILIES else "")
-        raise UserError(f"the official release has no networks of {what}; choose another --config")
+        networks = f"model.family={family}" + (" for images" if family in _FAMILIES else "")
+        raise UserError(f"the official release has no networks of {networks}; choose another --config")
     if config.model.output != "linear":
         raise UserError(f"the official networks have no model.output={config.model.output}: set it to linear")
     return list(_FAMILIES[family](config))
@@ -243,12 +243,12 @@ def abstract_variables(config) -> dict:
 def from_official(config, tensors: dict[str, np.ndarray]) -> dict:
     """An official checkpoint's tensors as our variables, float32: {'encoder', 'decoder'[, 'target'][, 'ema']}.
 
-    A target decoder or averaged copies that the config has and the file has not start as copies, as in a fresh run.
+    A target decoder or averaged networks that the config has but the file lacks start as copies, as in a fresh run.
     Raises `UserError` that lists every name or shape that does not fit.
     """
     expected, shapes = table(config), flatten_dict(abstract_variables(config))
-    there = {_copy_of(name) for name in tensors} | {""}
-    expected = [entry for entry in expected if _copy_of(entry.name) in there]
+    stored = {_copy_of(name) for name in tensors} | {""}
+    expected = [entry for entry in expected if _copy_of(entry.name) in stored]
     _refuse(expected, shapes, tensors)
     variables = {
         entry.path: np.array(entry.layout.ours(tensors[entry.name]), np.float32, order="C")
@@ -259,7 +259,7 @@ def from_official(config, tensors: dict[str, np.ndarray]) -> dict:
 
 
 def _completed(shapes: dict, variables: dict) -> dict:
-    """With the copies that are not there, or not all of them: the release does not save an averaged average style."""
+    """Adds copies that are missing, or incomplete: the release does not save an averaged average style."""
     for path in shapes:
         if path not in variables:
             origin = ("decoder", *path[1:]) if path[0] == "target" else path[1:]
@@ -268,20 +268,20 @@ def _completed(shapes: dict, variables: dict) -> dict:
 
 
 def copies_made(config, tensors: dict[str, np.ndarray]) -> list[str]:
-    """Which of 'target' and 'ema' the config has and the file has not."""
-    there = {_copy_of(name) for name in tensors}
-    return [name for name in _HINTS if name in abstract_variables(config) and name not in there]
+    """Which of 'target' and 'ema' the config has and the file lacks."""
+    stored = {_copy_of(name) for name in tensors}
+    return [name for name in _HINTS if name in abstract_variables(config) and name not in stored]
 
 
 def unused(config, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors that no network computes with and we have no arrays for, to be handed to `to_official` again."""
+    """The tensors that no network uses and that have no array here, to be passed to `to_official` later."""
     return {e.name: tensors[e.name] for e in table(config) if not e.path and not e.checked and e.name in tensors}
 
 
 def to_official(config, variables: dict, unused: Mapping[str, np.ndarray] = {}) -> dict[str, np.ndarray]:
     """Our variables as the official checkpoint's tensors, C-contiguous.
 
-    Where the release has no averaged copies and the config has, its networks are written as the averaged ones.
+    If the config has averaged networks and the release has no place for them, they are written as its networks.
     """
     if config.model.family != "style" and "ema" in variables:
         variables = variables | variables["ema"]
@@ -296,7 +296,7 @@ def to_official(config, variables: dict, unused: Mapping[str, np.ndarray] = {}) 
 
 
 def _refuse(expected: list[Entry], shapes: dict, tensors: dict) -> None:
-    """Raises `UserError` with all that does not fit."""
+    """Raises `UserError` that lists everything that does not fit."""
     known = {entry.name for entry in expected}
     unknown = [name for name in tensors if name not in known]
     missing = [e.name for e in expected if e.name not in tensors and (e.path or e.checked)]
@@ -312,10 +312,10 @@ def _refuse(expected: list[Entry], shapes: dict, tensors: dict) -> None:
         problems["not finite"] = [name for name in used if not np.isfinite(tensors[name]).all()]
         problems["of other values than these networks are made for"] = _other_values(expected, tensors)
     hints = {_HINTS[copy] for name in unknown if (copy := _copy_of(name))}
-    found = [f"{len(names)} {what}: {', '.join(map(_printable, names))}" for what, names in problems.items() if names]
-    if found:
+    lines = [f"{len(names)} {kind}: {', '.join(map(_printable, names))}" for kind, names in problems.items() if names]
+    if lines:
         hint = "; ".join([*sorted(hints), "give the --config that it was trained as"])
-        raise UserError(f"the tensors do not fit the config; {'; '.join(found)}; {hint}")
+        raise UserError(f"the tensors do not fit the config; {'; '.join(lines)}; {hint}")
 
 
 def _printable(name: str) -> str:
@@ -330,7 +330,7 @@ def _shape(entry: Entry, shapes: dict) -> tuple[int, ...]:
 
 
 def _other_values(expected: list[Entry], tensors: dict[str, Any]) -> list[str]:
-    """Of tensors that we have no array for, or only one row of."""
+    """The tensors with unexpected values: checked constants, and average styles that differ between layers."""
     out = [e.name for e in expected if e.checked and e.name in tensors and not np.allclose(tensors[e.name], e.value)]
     for entry in expected:
         if entry.path == AVERAGE and entry.name in tensors:

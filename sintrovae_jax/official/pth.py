@@ -14,7 +14,7 @@ _SAFE = (2, 10)
 
 
 def torch():
-    """The module. Raises `UserError` where it is not installed, or is too old to read files of strangers."""
+    """The module. Raises `UserError` if it is not installed, or too old to read untrusted files."""
     try:
         import torch
     except ImportError:
@@ -26,9 +26,10 @@ def torch():
 
 
 def load(data: bytes, ignored: Sequence[type] = ()) -> Any:
-    """What a file holds. Runs no code of it: raises what torch raises where it is not of tensors alone, or damaged.
+    """The contents of a file, without running its code. Raises what torch raises for damaged files and for other
+    objects than tensors.
 
-    ignored: classes that it may name besides. Raises `UserError` as `torch`.
+    ignored: other classes that the file may name. Raises `UserError` as `torch` does.
     """
     module = torch()
     with module.serialization.safe_globals(list(ignored)):
@@ -36,7 +37,7 @@ def load(data: bytes, ignored: Sequence[type] = ()) -> Any:
 
 
 def array(tensor) -> np.ndarray:
-    """A tensor as an array of its own type, bfloat16 as float32. Raises TypeError for what is none that numpy has."""
+    """A tensor as an array of its own type, bfloat16 as float32. Raises TypeError if numpy has no such array."""
     module = torch()
     if not isinstance(tensor, module.Tensor) or tensor.layout != module.strided or tensor.is_complex():
         raise TypeError(f"not a plain tensor: {type(tensor).__name__}")

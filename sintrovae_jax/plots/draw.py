@@ -1,4 +1,4 @@
-"""Arrays to PNG files. Knows nothing of models or data.
+"""Draws arrays to PNG files, without any knowledge of models or data.
 
 Figures are made without pyplot, whose backend is the caller's choice.
 """

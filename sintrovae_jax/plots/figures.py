@@ -1,4 +1,4 @@
-"""The pictures of a model: which arrays to draw, and under what name in the workdir's figures folder."""
+"""The figures of a model: which arrays to draw, and their names in the workdir's figures folder."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sintrovae_jax.data import examples
 from sintrovae_jax.inference import Model
 from sintrovae_jax.plots import draw
 
-_ROWS, _COLUMNS = 10, 10  # of a picture; reconstructions come in pairs of rows
+_ROWS, _COLUMNS = 10, 10  # of a figure; reconstructions come in pairs of rows
 _POINTS = 1024
 
 
@@ -42,7 +42,7 @@ def interpolations(model: Model, source, folder: Path, suffix: str = "", path: s
     """interpolations.png: from one test image to another through latent space; for points, the decoded paths."""
     pairs = _ROWS if _images(model) else _POINTS // 32
     x = source.test(2 * pairs, model.config.seed)
-    ends = np.roll(x, -1, axis=0)  # an odd one out goes to the first
+    ends = np.roll(x, -1, axis=0)  # the last one of an odd number goes to the first
     return interpolation(model, source, x[0::2], ends[0::2], folder / f"interpolations{suffix}.png", path)
 
 
@@ -67,7 +67,7 @@ def _scatter(path, model, source, points):
 
 
 def of_family(model: Model, source, folder: Path, suffix: str = "", mode: str = "") -> list[Path]:
-    """NAME.png for each figure that the model's family has besides; with a mode, for those that this mode draws."""
+    """NAME.png for each figure that only the model's family has; with a mode, only those that this mode draws."""
     out = []
     for name, figure in models.family(model.config.model).figures.items():
         if mode in ("", figure.mode):
@@ -77,7 +77,7 @@ def of_family(model: Model, source, folder: Path, suffix: str = "", mode: str = 
 
 
 def of_two(model: Model, a: np.ndarray, b: np.ndarray, folder: Path, mode: str) -> Path:
-    """What this mode of the model's family draws of two images [*shape]."""
+    """The figure that this mode of the model's family draws of two images [*shape]."""
     figure = models.family(model.config.model).figures_of_two[mode]
     path = folder / f"{figure.name}.png"
     draw.grid(path, *figure.draw(model, a, b))
@@ -85,7 +85,7 @@ def of_two(model: Model, a: np.ndarray, b: np.ndarray, folder: Path, mode: str) 
 
 
 def write_all(model: Model, source, workdir: Path, suffix: str = "") -> list[Path]:
-    """All that the model has, to WORKDIR/figures."""
+    """Writes all figures of the model to WORKDIR/figures."""
     folder = workdir / workdirs.FIGURES
-    common = [each(model, source, folder, suffix) for each in (samples, reconstructions, interpolations)]
+    common = [figure(model, source, folder, suffix) for figure in (samples, reconstructions, interpolations)]
     return common + of_family(model, source, folder, suffix)

@@ -1,1 +1,1 @@
-"""What recipes of one kind share: functions that return a config, to be changed further. Recipes are in configs/."""
+"""The common parts of recipes of one kind, as functions that return a config to be changed. Recipes are in configs/."""

@@ -4,7 +4,7 @@ from sintrovae_jax.config import default
 
 
 def get_config(source: str, *, size: int, channels: int, images: int, batch_size: int, epochs: int, substeps: int):
-    """images: how many the training split has, to derive steps from epochs. Lengths are multiples of `substeps`."""
+    """images: the size of the training split, to derive steps from epochs. Lengths are multiples of `substeps`."""
     config = default()
     config.data.source = source
     config.data.image_size = size

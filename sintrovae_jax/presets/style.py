@@ -44,5 +44,5 @@ def get_config(devices: str, source: str, *, count: int, epochs_per_level: int, 
     config.train.steps = sum(steps[:-1]) + round(last_epochs * count / sizes[-1] / SUBSTEPS) * SUBSTEPS
     every = int(np.ceil(config.train.steps / 50 / SUBSTEPS)) * SUBSTEPS
     config.checkpoint.every, config.log.figures_every = every, every
-    config.eval.batch_norm = "running"  # there is none
+    config.eval.batch_norm = "running"  # the networks have no BatchNorm
     return config

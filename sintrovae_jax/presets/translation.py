@@ -1,7 +1,7 @@
 """What the recipes of unsupervised translation share: LORD's networks. Not a recipe itself.
 
-See docs/method.md, "Translation networks". The betas are ours: none are published. The content code pays twice for
-every nat, so that it is left to the class code whatever AdaIN can paint with it: see `configs/sprites.py`.
+See docs/method.md, "Translation networks". The betas are ours: none are published. The KL of the content code
+has twice the weight, so that the class code holds everything that AdaIN can apply: see `configs/sprites.py`.
 """
 
 from sintrovae_jax.config import default
@@ -10,7 +10,7 @@ CLASS, CONTENT = 256, 128  # sizes of the published codes
 
 
 def get_config(source: str, *, channels: int, images: int, batch_size: int, epochs: int, substeps: int):
-    """images: how many the training split has, to derive steps from epochs. Lengths are multiples of `substeps`."""
+    """images: the size of the training split, to derive steps from epochs. Lengths are multiples of `substeps`."""
     config = default()
     config.data.source = source
     config.data.image_size = 64

@@ -29,7 +29,7 @@ _DATA = flags.DEFINE_bool("data", False, "Time the input pipeline instead of the
 
 
 def synthetic(config, shard: parallel.Shard) -> dict:
-    """Batches as `data.batches` makes them, of noise: host arrays [local devices, substeps, batch, *shape]."""
+    """Batches of noise in the form of `pipeline.batches`: host arrays [local devices, substeps, batch, *shape]."""
     lead = (shard.devices, config.train.substeps, shard.per_device)
     kind = examples.of(config.data)
     x = np.random.default_rng(config.seed).random((*lead, *kind.shape), np.float32)
@@ -40,7 +40,7 @@ def synthetic(config, shard: parallel.Shard) -> dict:
 
 
 class Step(NamedTuple):
-    """A recipe's step before it is compiled, and what it is called with: state, batches, hypers, key and weights."""
+    """A recipe's step before it is compiled, and its arguments: state, batches, hypers, key and weights."""
 
     function: Callable
     lowered: Any
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 def prepare(config, alter: Callable = lambda networks: networks) -> Step:
-    """Makes state and batches and lowers the step. alter: networks that the step is to use in place of the recipe's."""
+    """Creates state and batches and lowers the step. alter: recipe's networks -> those of the step."""
     shard = parallel.shard(config.train.batch_size)
     networks, static, create = train_step.from_config(config)
     on_devices = parallel.replicate(train_state.initial(create))
@@ -61,9 +61,9 @@ def prepare(config, alter: Callable = lambda networks: networks) -> Step:
 
 
 def times(compiled, arguments: tuple, samples: int, each: int = 1, limit: float = math.inf) -> list[float]:
-    """Seconds of dispatches, `each` in a row that nothing waits between; the first sample warms up and is left out.
+    """Seconds of samples of `each` dispatches, without waiting in between. The first sample warms up and is left out.
 
-    limit: seconds after which no sample is begun, but one is there.
+    limit: seconds after which no further sample is begun; at least one is returned.
     """
     on_devices, *rest = arguments
     seconds, started = [], time.perf_counter()
@@ -77,7 +77,7 @@ def times(compiled, arguments: tuple, samples: int, each: int = 1, limit: float 
 
 
 def measure(config, dispatches: int) -> dict:
-    """Compiles and times the step. Returns the values of the JSON line; None where the backend does not tell."""
+    """Compiles and times the step. Returns the values of the JSON line; None where the backend has no value."""
     prepared = prepare(config)
     began = time.perf_counter()
     compiled = parallel.compiled(prepared.lowered)
@@ -127,7 +127,7 @@ def measure_data(config, dispatches: int) -> dict:
 def cost(compiled, step: Callable, arguments: tuple) -> dict:
     """FLOPs and bytes of one step on one device, as the compiler counts them (it counts the scan's body once).
 
-    On GPUs they are counted here, as the compiler knows nothing of what it leaves to cuDNN and cuBLAS.
+    On GPUs they are counted here, as the compiler does not count calls of cuDNN and cuBLAS.
     """
     if jax.default_backend() == "gpu":
         moved = explain.total(explain.moved(compiled.as_text())).anywhere

@@ -1,4 +1,4 @@
-"""Prints the results of several workdirs side by side: a figure a row, a workdir a column.
+"""Prints the results of several workdirs side by side: a metric a row, a workdir a column.
 
 python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--metrics ood_auroc fid]
 """
@@ -11,14 +11,14 @@ from sintrovae_jax.tools import text
 
 
 def table(columns: dict[str, dict], beginnings: list[str]) -> str:
-    """{column: {metric: value}} as aligned text. Raises `UserError` if no metric begins so."""
+    """{column: {metric: value}} as aligned text. Raises `UserError` if no metric has such a beginning."""
     names = dict.fromkeys(
         n for column in columns.values() for n, value in column.items() if not isinstance(value, list)
     )
-    chosen = [name for name in names if not beginnings or name.startswith(tuple(beginnings))]
-    if not chosen:
+    selected = [name for name in names if not beginnings or name.startswith(tuple(beginnings))]
+    if not selected:
         raise UserError(f"no metric begins with {' or '.join(beginnings)}; there are {', '.join(names) or 'none'}")
-    rows = [["", *columns], *([name, *(_shown(column.get(name)) for column in columns.values())] for name in chosen)]
+    rows = [["", *columns], *([name, *(_shown(column.get(name)) for column in columns.values())] for name in selected)]
     return text.aligned(rows)
 
 

@@ -1,8 +1,8 @@
-"""What a step computes, counted without asking the backend.
+"""The FLOPs of a step, counted without the backend.
 
-XLA's own analysis takes a call of a library for opaque: on a GPU, where convolutions are cuDNN's and products cuBLAS's,
-its FLOPs leave out nearly all of the step. Here they are those of the program that goes into the compiler, a loop's
-body once. (`explain` has the bytes of the program that comes out.)
+XLA's own analysis treats calls of a library as opaque: on a GPU, where convolutions are cuDNN's and products cuBLAS's,
+its FLOPs leave out nearly all of the step. Here they are those of the program before compilation, with the body of a
+loop counted once. (`explain` has the bytes of the compiled program.)
 """
 
 import math
@@ -14,13 +14,13 @@ import numpy as np
 def flops(jaxpr) -> float:
     """The FLOPs of a jaxpr's convolutions and matrix products, without dead code, and without padding as XLA counts.
 
-    What is elementwise is not counted: it is bound by memory. Of branches the dearest counts.
+    Elementwise operations are not counted: they are bound by memory. Of branches the most expensive one counts.
     """
     return _flops(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def _flops(jaxpr, wanted: list[bool]) -> tuple[float, list[bool]]:
-    """Those that the wanted outputs need, and which of the inputs they need."""
+    """The FLOPs that the wanted outputs need, and which of the inputs they need."""
     total, live = 0.0, {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and not _literal(var)}
     for eqn in reversed(jaxpr.eqns):
         wanted = [var in live for var in eqn.outvars]
@@ -41,7 +41,7 @@ def _flops(jaxpr, wanted: list[bool]) -> tuple[float, list[bool]]:
 
 
 def _inside(eqn, inner, wanted: list[bool]) -> tuple[float, list[bool]]:
-    """As `_flops`, of a jaxpr within an equation; a loop's outputs are all wanted, as they are inputs of the next."""
+    """`_flops` of a jaxpr within an equation. All outputs of a loop are wanted, as inputs of its next iteration."""
     same = len(inner.outvars) == len(wanted) and eqn.primitive.name not in ("scan", "while")
     total, needed = _flops(inner, wanted if same else [True] * len(inner.outvars))
     extra = len(eqn.invars) - len(inner.invars)  # the index of a branch comes first
@@ -53,7 +53,7 @@ def _literal(var) -> bool:
 
 
 def _jaxprs(value) -> list:
-    """The jaxprs in a parameter of an equation; rules for derivatives, which are functions still, are none."""
+    """The jaxprs in a parameter of an equation, without derivative rules, which are still functions."""
     if isinstance(value, tuple | list):
         return [each for item in value for each in _jaxprs(item)]
     value = getattr(value, "jaxpr", value)
@@ -74,9 +74,9 @@ def _convolution(eqn) -> float:
 
 
 def _hits(size: int, kernel: int, out: int, stride: int, pad: int, x_dilation: int, dilation: int) -> int:
-    """How many pairs of a place in the output and one in the kernel meet a value that is there, along one axis."""
-    at = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - pad
-    return int(((at >= 0) & (at <= (size - 1) * x_dilation) & (at % x_dilation == 0)).sum())
+    """The number of pairs of an output and a kernel position that meet an actual input value, along one axis."""
+    position = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - pad
+    return int(((position >= 0) & (position <= (size - 1) * x_dilation) & (position % x_dilation == 0)).sum())
 
 
 def jaxpr_of(function, *args):

@@ -1,13 +1,13 @@
-"""What moves the bytes of a compiled program: its heaviest instructions, where they come from, and sums by kind.
+"""The memory traffic of a compiled program: its heaviest instructions, where they come from, and sums by kind.
 
     python -m sintrovae_jax.main --config configs/cifar10.py --mode plan --explain --topology v5e:2x4
 
-An instruction moves its operands and its outputs, a fusion those of the fusion as a whole; of an array that it only
-slices, or writes a slice of, the slice alone. The body of a loop counts once, so the sums are of one step.
+An instruction moves its operands and its outputs, a fusion those of the fusion as a whole. Of an array that is only
+sliced, or updated in a slice, only the slice counts. The body of a loop counts once, so the sums are of one step.
 
 A TPU lays arrays out in tiles, mostly of 8×128 elements, and pads to whole ones: a map of 64 channels, these innermost,
-is half padding, and is moved with it. And what the compiler keeps in a chip's own fast memory does not move at all,
-although its own sum, which the plan's roofline is made of, counts it. All three numbers are given.
+is half padding, and is moved with it. Arrays that the compiler keeps in a chip's own fast memory do not move at all,
+but its own sum, on which the plan's roofline is based, counts them. All three numbers are given.
 """
 
 import re
@@ -23,7 +23,7 @@ _CALLS = {"while", "call", "conditional", "async-start"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
 _PRODUCTS = ("convolution", "dot", "conv", "gemm", "matmul")  # opcodes, and parts of what libraries' calls are named
 _MOVES = {"copy", "copy-start", "slice-start", "transpose", "reshape", "concatenate", "reverse", *_SLICES}
-_OF_FRAMES = (  # the kind that a call on the way to an instruction gives it, by a pattern of file:function
+_OF_FRAMES = (  # kinds, by a pattern of file:function in the call stack of an instruction
     (r"flax/linen/normalization\.py|:\w*[nN]orm(alized)?\b|/layers\.py:_(forward|backward|scaled)\b", "normalisation"),
     (r":(_?(pool|upsample|sums|copies|up_by|half_by|convolve_)\w*|blur|padded)\b", "resampling"),
     (r"/(objectives|perceptual)\.py:(?!at_least_float32)", "loss"),
@@ -32,7 +32,7 @@ _OF_FRAMES = (  # the kind that a call on the way to an instruction gives it, by
 
 
 class Moved(NamedTuple):
-    """What one instruction moves, of which kind it is, and the line that it comes from."""
+    """The bytes that one instruction moves, its kind, and the source line that it comes from."""
 
     size: Size
     kind: str
@@ -61,7 +61,7 @@ def moved(text: str) -> list[Moved]:
 
 def total(everything: list[Moved]) -> Size:
     """The sum of what instructions move."""
-    return sum((each.size for each in everything), Size())
+    return sum((move.size for move in everything), Size())
 
 
 def _described(program: Program, instruction: Instruction, size: Size) -> Moved:
@@ -78,7 +78,7 @@ def _traffic(program: Program, computation: dict, instruction: Instruction) -> S
     operands = [computation[name].size for name in instruction.operands if name in computation]
     if opcode in _FREE or opcode.endswith("-done"):
         size = Size()
-    elif opcode == "custom-call" and instruction.type.startswith("("):  # a library's, whose scratch memory is bytes
+    elif opcode == "custom-call" and instruction.type.startswith("("):  # a library call; its scratch is bytes
         size = sum(operands, sum(sizes(re.sub(r"\b[su]8\[\d*\]", "", instruction.type)), Size()))
     elif opcode == "fusion":
         size = _of_fusion(program.fused(instruction), output)
@@ -97,7 +97,7 @@ def _traffic(program: Program, computation: dict, instruction: Instruction) -> S
 
 
 def _of_fusion(fused: dict, output: Size) -> Size:
-    """The operands and outputs of a fusion, of which it may use, or write in place, only slices."""
+    """The operands and outputs of a fusion, or only the slices of them that it reads or updates in place."""
     (root,) = (each for each in fused.values() if each.root)
     total = fused[root.operands[1]].size if root.opcode == "dynamic-update-slice" else output
     for parameter in fused.values():
@@ -141,13 +141,13 @@ def report(text: str, counted: float | None) -> str:
     if counted:
         lines[0] += f", where the compiler counts {counted / 1e9:.3f} GB ({whole.anywhere / counted - 1:+.1%})"
     for kind in KINDS:
-        of_kind = [each for each in everything if each.kind == kind]
+        of_kind = [move for move in everything if move.kind == kind]
         size = total(of_kind)
         lines.append(f"{_gigabytes(size)}  {size.padded / max(whole.padded, 1):4.0%}  {kind}: {len(of_kind)}")
     lines.append(f"  padded    plain  the {_HEAVIEST} heaviest: kind, line, what it writes, where it was traced")
-    for each in everything[:_HEAVIEST]:
-        output = each.output if len(each.output) < 70 else each.output[:66] + "...)"
-        lines.append(f"{_gigabytes(each.size)}  {each.kind}  {each.source}  {output}  {each.path[-80:]}")
+    for move in everything[:_HEAVIEST]:
+        output = move.output if len(move.output) < 70 else move.output[:66] + "...)"
+        lines.append(f"{_gigabytes(move.size)}  {move.kind}  {move.source}  {output}  {move.path[-80:]}")
     return "\n".join(lines)
 
 

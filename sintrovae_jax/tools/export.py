@@ -1,4 +1,4 @@
-"""A workdir's model to hand on: one checkpoint, without the optimisers. It loads as any other and is not trained on.
+"""Exports a workdir's model: one checkpoint, without the optimisers. It loads as any other, but cannot be trained on.
 
     python -m sintrovae_jax.tools.export WORKDIR OUT [--step STEP | --step best]
 
@@ -15,10 +15,10 @@ from sintrovae_jax.errors import UserError
 
 
 def export(path, target, at: int | str | None = None) -> int:
-    """Writes a model to a new folder, whole or not at all. Returns its step.
+    """Writes a model to a new folder, atomically. Returns its step.
 
-    path, at: as `inference.load` takes them. Raises `UserError` for what `load` raises, and if there is something at
-    the target or it cannot be written.
+    path, at: as `inference.load` takes them. Raises `UserError` for what `load` raises, and if the target exists or
+    cannot be written.
     """
     model = inference.load(path, at)
     with files.new_folder(target) as folder:
@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("out")
     parser.add_argument("--step", help="a step, or 'best' (default: the newest)")
     args = parser.parse_args(argv[1:])
-    at = int(args.step) if args.step and args.step.isdecimal() else args.step
-    print(f"{args.out}: step {export(args.workdir, args.out, at)} of {args.workdir}")
+    step = int(args.step) if args.step and args.step.isdecimal() else args.step
+    print(f"{args.out}: step {export(args.workdir, args.out, step)} of {args.workdir}")
 
 
 if __name__ == "__main__":

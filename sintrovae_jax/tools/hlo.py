@@ -1,4 +1,4 @@
-"""The text of an optimised program as XLA writes it, read as far as planning needs: arrays, instructions, source lines.
+"""A parser of XLA's text of an optimised program, as far as planning needs: arrays, instructions, source lines.
 
 A TPU lays arrays out in tiles, mostly of 8×128 elements, and pads to whole ones: a map of 64 channels, these innermost,
 is half padding, and is moved with it.

@@ -1,4 +1,4 @@
-"""What a recipe needs of the chips it will run on, before any of them is paid for.
+"""Estimates the memory and time that a recipe needs on given chips, without using them.
 
     python -m sintrovae_jax.main --config configs/cifar10.py --mode plan --topology v5e:2x4
 
@@ -6,7 +6,7 @@ For a TPU slice the recipe's own step is compiled by the TPU's compiler, which n
 is compiled for the local one, or else for the CPU, which is an estimate. Nothing is run; inputs are shapes alone.
 
 The time is the roofline's: no step is faster than its FLOPs at the chip's peak, nor than its bytes at the bandwidth of
-its memory. A real step takes longer, and waits for its collectives besides.
+its memory. A real step takes longer, and also waits for its collectives.
 """
 
 import dataclasses
@@ -48,31 +48,31 @@ CHIPS = {
     "h100": Chip(989e12, 80 * _GB, 3350 * _GB, gpu=True),
     "h200": Chip(989e12, 141 * _GB, 4800 * _GB, gpu=True),
 }
-# v4's two cores appear as one device, as they do on a real slice; the others' descriptions have that already.
+# The two cores of a v4 are one device, as on a real slice; for the other chips this is the default.
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one step of one level needs of each chip. Bytes and FLOPs are a chip's, of one step; times in seconds."""
+    """The needs of one step of one level. Bytes and FLOPs are per chip and step; times in seconds."""
 
     topology: str
     chips: int
     level: int | None
     batch_size: int
     dtype: str
-    arguments: int | None  # bytes that stay: the state and the batches of a dispatch
+    arguments: int | None  # bytes that persist: the state and the batches of a dispatch
     temporaries: int | None
     memory: float  # bytes that a chip has
     fits: bool
-    why: str  # it does not fit
+    why: str  # the reason if it does not fit
     flops: float | None
     bytes: float | None
     seconds: float | None  # the roofline's
-    bound: str  # by what: 'compute' or 'memory'
-    asked: int | None  # collectives that the step asks for, of which the compiler makes fewer
-    collectives: dict  # {kind: (number, bytes)} of those it makes, {} on one chip
+    bound: str  # 'compute' or 'memory'
+    asked: int | None  # collectives before compilation, which merges some
+    collectives: dict  # {kind: (number, bytes)} after compilation, {} on one chip
     steps: int  # of the recipe, at this level
     estimate: bool  # compiled for another device than the chip
     explanation: str = ""  # what moves the bytes, if asked for
@@ -90,7 +90,7 @@ class Plan:
 def plan(config, topology: str, level: int | None = None, explained: bool = False) -> list[Plan]:
     """Plans every level of a recipe, or one; networks that do not grow have one.
 
-    topology: a TPU slice, 'v5e:4x8', or so many GPUs, 'h100:8'. explained: say what moves the bytes, too. Raises
+    topology: a TPU slice, 'v5e:4x8', or a number of GPUs, 'h100:8'. explained: also report what moves the bytes. Raises
     `UserError` for a topology that does not exist, a level that the recipe does not have, a batch that does not divide,
     or without the TPU's compiler.
     """
@@ -109,7 +109,7 @@ def plan(config, topology: str, level: int | None = None, explained: bool = Fals
 
 
 def _devices(topology: str) -> tuple[Chip, int, Sequence | None]:
-    """The chip, how many, and the devices to compile for; None: a local one."""
+    """The chip, the number of chips, and the devices to compile for; None: a local one."""
     name, _, layout = topology.partition(":")
     if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", layout):
         raise UserError(f"--topology {topology!r} is none such as v5e:4x8 or h100:8, of {', '.join(CHIPS)}")
@@ -155,10 +155,10 @@ def _of_level(config, level, topology, chip, count, devices, explained) -> Plan:
             raise
         nothing = dict.fromkeys(("arguments", "temporaries", "flops", "bytes", "seconds", "asked"))
         return Plan(**known, **nothing, fits=False, why=_shortage(error), bound="", collectives={})
-    asked = len(re.findall(r"stablehlo\.(?:all_reduce|all_gather|reduce_scatter)", lowered.as_text()))
-    figures = _figures(compiled, chip, bench.cost(compiled, step, arguments))
-    explanation = explain.report(compiled.as_text(), figures["bytes"]) if explained else ""
-    return Plan(**known, **figures, asked=asked, explanation=explanation)
+    requested = len(re.findall(r"stablehlo\.(?:all_reduce|all_gather|reduce_scatter)", lowered.as_text()))
+    metrics = _metrics(compiled, chip, bench.cost(compiled, step, arguments))
+    explanation = explain.report(compiled.as_text(), metrics["bytes"]) if explained else ""
+    return Plan(**known, **metrics, asked=requested, explanation=explanation)
 
 
 def _step(config, networks, static, create, level, devices_count, per_device, devices):
@@ -181,7 +181,7 @@ def _step(config, networks, static, create, level, devices_count, per_device, de
     return step, (on_each(jax.eval_shape(create)), on_each(batch), on_each(hypers), key, on_each(weights))
 
 
-def _figures(compiled, chip, cost: dict) -> dict:
+def _metrics(compiled, chip, cost: dict) -> dict:
     analysis = compiled.memory_analysis()
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     kept = arguments + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -202,9 +202,9 @@ def _figures(compiled, chip, cost: dict) -> dict:
 
 
 def _shortage(error) -> str:
-    """What the compiler says of a program that the chip's memory does not hold."""
-    said = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
-    return f"{said[1]}B of {said[2]}B" if said else parallel.first_line(error)
+    """The compiler's message for a program that does not fit in the chip's memory."""
+    found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
+    return f"{found[1]}B of {found[2]}B" if found else parallel.first_line(error)
 
 
 _INSTRUCTION = re.compile(r"= (\(.*?\)|\S+) (" + "|".join(COLLECTIVES) + r")(?:-start)?\(")
@@ -212,13 +212,13 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """{kind: (how many there are, the bytes that they reduce or move)} of an optimised program's text."""
+    """{kind: (count, bytes that are reduced or moved)} of the collectives in an optimised program's text."""
     out = {}
     for line in program.splitlines():
         if found := _INSTRUCTION.search(line):
             arrays = _ARRAY.findall(found[1])
             if "-start(" in line and len(arrays) > 1 and found[2] != "all-reduce":
-                arrays = arrays[len(arrays) // 2 :]  # what goes in is listed too
+                arrays = arrays[len(arrays) // 2 :]  # the inputs are listed first
             size = sum(
                 hlo.BYTES.get(kind, 1) * int(np.prod([int(n) for n in dims.split(",") if n])) for kind, dims in arrays
             )
@@ -234,7 +234,7 @@ def table(plans: list[Plan]) -> str:
     """The plans as aligned text, with examples a second and hours for all steps."""
     rows = [[*_COLUMNS, "examples/s", "hours"]]
     for p in plans:
-        many = sum(number for number, _ in p.collectives.values())
+        count = sum(number for number, _ in p.collectives.values())
         megabytes = sum(size for _, size in p.collectives.values()) / 1e6
         rows.append(
             [
@@ -245,7 +245,7 @@ def table(plans: list[Plan]) -> str:
                 "yes" if p.fits else f"no: {p.why}",
                 *(_of(value, unit, ".3g") for value, unit in ((p.flops, 1e12), (p.bytes, _GB), (p.seconds, 1e-3))),
                 p.bound or "-",
-                f"{p.asked} -> {many} ({megabytes:.3g} MB)",
+                f"{p.asked} -> {count} ({megabytes:.3g} MB)",
                 *(_of(value, 1, ".4g") for value in (p.examples_per_second, p.hours)),
             ]
         )
@@ -257,7 +257,7 @@ def _of(value, unit, form) -> str:
 
 
 def report(plans: list[Plan]) -> str:
-    """The table, and what to read it with."""
+    """The table, with explanations."""
     first = plans[0]
     lines = [f"{first.topology}, {first.chips} chips; memory, FLOPs and bytes are one chip's", table(plans)]
     if first.estimate:
