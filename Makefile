@@ -1,18 +1,22 @@
-# make demo: train on handwritten digits and look at what came out. make test: run the tests.
-# Both make their own virtual environment, .venv, with the versions of CONSTRAINTS (constraints-py312.txt: a newer jax).
+# make demo: train on handwritten digits and look at what came out. make test: run the tests of every change;
+# make soak: those that take long (several processes, kills, notebooks, whole runs). All make their own virtual
+# environment, .venv, with the versions of CONSTRAINTS (constraints-py312.txt: a newer jax).
 
 PYTHON ?= python3
 BIN := .venv/bin
 CONSTRAINTS ?= constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test soak clean
 
 demo: .venv/train
 	$(BIN)/python -m sintrovae_jax.main --config configs/digits.py
 	@echo "samples, reconstructions and interpolations: runs/digits/figures; metrics: runs/digits/results.json"
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+
+soak: .venv/test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
 
 # One marker per set of extras, so that nothing is installed twice.
 .venv/%: pyproject.toml $(CONSTRAINTS)
