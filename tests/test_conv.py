@@ -184,6 +184,7 @@ def apply(module, variables, inputs, train):
     return jax.tree.map(lambda x: x[0], out)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("train", [False, True])
 def test_forward_passes_equal_numpy(train):
     rng = np.random.default_rng(0)
@@ -279,6 +280,7 @@ def lowered(settings, level=None):
     return step.lower(lead(jax.eval_shape(create), 1), batches, lead(hypers, 1), parallel.seed_key(0), ())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_traced_and_lowered(name):
     settings = recipe(name)
@@ -287,6 +289,7 @@ def test_every_recipe_is_traced_and_lowered(name):
     assert "stablehlo.convolution" in text
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("name", "levels"), [("celebahq_style", (0, 3, 6)), ("ffhq_style", (6,)), ("digits_style", (2,))]
 )
@@ -333,6 +336,7 @@ def three_steps(dtype=None, remat=False, **objective):
     return first, jax.tree.map(lambda a: a[0], after), terms
 
 
+@pytest.mark.soak
 def test_bfloat16_leaves_parameters_averages_and_losses_in_float32():
     _, after, terms = three_steps(jnp.bfloat16)
     _, _, wanted = three_steps()
@@ -348,6 +352,7 @@ def test_bfloat16_leaves_parameters_averages_and_losses_in_float32():
     assert "bf16[1,8,8,8]" in text, "nothing was computed in bfloat16"
 
 
+@pytest.mark.soak
 def test_rematerialisation_changes_no_number():
     _, plain, terms = three_steps()
     _, again, same = three_steps(remat=True)

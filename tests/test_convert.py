@@ -344,6 +344,7 @@ def flags(name):
     return [f"--config.{key}={value}" for key, value in values.items()]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ["gaussians8", "cifar10_bootstrap", "digits_style"])
 def test_the_command_there_and_back(name, tmp_path):
     torch = pytest.importorskip("torch")
@@ -380,6 +381,7 @@ def steps(tmp_path):
     return json.loads((tmp_path / "run" / "config.json").read_text())["train"]["steps"]
 
 
+@pytest.mark.soak
 def test_a_converted_run_trains_on(tmp_path):
     pytest.importorskip("torch")
     saved(tmp_path / "in.pth", "gaussians8", epoch=20)

@@ -91,6 +91,7 @@ def test_energy_uses_the_mean_and_unit_betas(model):
     np.testing.assert_allclose(density.energy(model, x), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.soak
 def test_evaluate_scores_data_against_itself_as_close(model, tmp_path):
     """A model whose samples are data scores what two draws of the data score."""
     source = pipeline.build(model.config.data)

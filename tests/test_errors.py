@@ -93,6 +93,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path, make):
     assert len(out.strip().splitlines()) == 1
 
 
+@pytest.mark.soak
 def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)

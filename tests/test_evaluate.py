@@ -34,6 +34,7 @@ SCORE = [
 ]
 
 
+@pytest.mark.soak
 def test_figures_and_that_no_split_of_the_work_changes_them(tmp_path):
     """At the end of training on one device, from its checkpoint on four, and in chunks of another size."""
     workdir = tmp_path / "run"
@@ -113,6 +114,7 @@ def random_inception(path):
     return path
 
 
+@pytest.mark.soak
 def test_fid_is_inceptions(tmp_path):
     weights = random_inception(tmp_path / "weights.npz")
     names = ("fid", "precision_recall")
@@ -131,6 +133,7 @@ def test_fid_is_inceptions(tmp_path):
     np.testing.assert_allclose(inside.generated.vectors[:2], alone, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.soak
 def test_the_reference_is_computed_once_and_kept(tmp_path):
     options = {"cache": str(tmp_path / "cache"), "evaluators": ("kid",)}
     first = scoring(tmp_path, **options).real
@@ -160,6 +163,7 @@ def test_extractors_do_not_share_what_is_kept(tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+@pytest.mark.soak
 def test_a_bfloat16_model_is_scored_in_float32(tmp_path):
     rounded = features.as_stored(jnp.full((1, 2, 2, 1), 0.7, jnp.bfloat16))
     assert rounded.dtype == jnp.float32
@@ -173,6 +177,7 @@ def test_a_bfloat16_model_is_scored_in_float32(tmp_path):
     assert all(np.isfinite(v) for v in evaluation.numbers(got).values())
 
 
+@pytest.mark.soak
 def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     config = configs.read_recipe("configs/digits_style.py")
     config.model.channels, config.model.z_dim = (4, 4, 4), 4
@@ -199,6 +204,7 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     np.testing.assert_allclose(next(source.train(50)), style.blended_images(plain, model.stage), atol=1e-6)
 
 
+@pytest.mark.soak
 def test_scores_that_are_not_finite_are_not_figures(tmp_path):
     """They end no run."""
     one = scoring(
@@ -216,6 +222,7 @@ def test_scores_that_are_not_finite_are_not_figures(tmp_path):
     assert written["frechet_classifier"] is None
 
 
+@pytest.mark.soak
 def test_a_better_match_scores_better(tmp_path):
     """Test images against training images, in place of samples, beside an untrained model's."""
     poor = scoring(tmp_path, evaluators=("fid", "kid", "precision_recall"), num_samples=250, num_real=1500)
@@ -276,6 +283,7 @@ def test_scores_rise_with_what_the_model_finds_likely(tmp_path):
     assert got["ood_auroc_kl_low"] <= got["ood_auroc_kl"] <= got["ood_auroc_kl_high"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

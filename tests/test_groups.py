@@ -53,6 +53,7 @@ def in_one_step(networks, static, state, x, noise, hyper):
     return jax.tree.map(lambda a: a[0], jax.jit(jax.vmap(step, axis_name=parallel.AXIS))(x[None]))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("family", "dtype", "tolerance"), [("conv", "float32", 1e-5), *((family, "float64", 1e-12) for family in FAMILIES)]
 )
@@ -93,6 +94,7 @@ def test_a_step_is_the_same_with_its_passes_apart(family, dtype, tolerance):
         assert max(jax.tree.leaves(moved)) > 1e-3, "a gradient of zeros proves nothing"
 
 
+@pytest.mark.soak
 def test_the_averages_of_each_role_are_those_of_its_own_group():
     decoder = FAMILIES["conv"][1]
     rng = np.random.default_rng(0)
@@ -122,6 +124,7 @@ def test_a_pass_whose_averages_are_not_kept_moves_none():
     assert not kept
 
 
+@pytest.mark.soak
 def test_only_the_last_group_is_mixed():
     decoder = FAMILIES["style"][1]
     z = jax.random.normal(jax.random.key(1), (2 * BATCH, Z))

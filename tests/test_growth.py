@@ -135,10 +135,12 @@ def whole(tmp_path_factory):
     return workdir, out
 
 
+@pytest.mark.soak
 def test_the_step_compiles_once_a_level(whole):
     assert compilations(whole[1]) == 3, "the VAE phase is within the first level; blending and saves compile nothing"
 
 
+@pytest.mark.soak
 def test_a_run_in_parts_is_the_run(whole, tmp_path):
     run("digits_style", tmp_path, *TINY, "--config.train.steps=20")  # to between two levels
     killed = start("digits_style", tmp_path, *TINY)
@@ -150,6 +152,7 @@ def test_a_run_in_parts_is_the_run(whole, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, final_state(whole[0]), final_state(tmp_path))
 
 
+@pytest.mark.soak
 def test_the_devices_do_not_change_the_run(whole, tmp_path):
     # Through the first level and into the second, where what is generated differs more, and later steps do: the images
     # of a fresh decoder are all but constant, and instance norm divides the rounding of their mean by the little that

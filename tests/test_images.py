@@ -199,6 +199,7 @@ def decoded(encoded, form):
         return str(error)
 
 
+@pytest.mark.soak
 def test_a_jpeg_is_read_as_pillow_reads_it(monkeypatch):
     rng = np.random.default_rng(0)
     jpegs = [some_jpeg(rng) for _ in range(120)]
@@ -396,6 +397,7 @@ print(next(batches)["x"].shape)
 """
 
 
+@pytest.mark.soak
 def test_python_ends_though_a_stream_has_not(hostile):
     command = [sys.executable, "-c", _LEFT, str(hostile)]
     ended = subprocess.run(command, check=False, env=environment(), capture_output=True, text=True, timeout=100)
@@ -619,6 +621,7 @@ def test_what_is_no_npz_is_one_line(tmp_path, kind):
 # The command line
 
 
+@pytest.mark.soak
 def test_training_on_a_hostile_folder_names_what_it_skipped(hostile, tmp_path):
     out = run(
         "monsters",

@@ -199,6 +199,7 @@ def difference(params, shape):
 # --- tests of the network ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_features_are_those_of_numpy(shape):
     assert difference(inception.from_published(published()), shape) < 1e-4

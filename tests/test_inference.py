@@ -46,6 +46,7 @@ def test_another_process_without_tensorflow_gets_the_same_model(trained, tmp_pat
     np.testing.assert_array_equal(got["between"], model.interpolate(x[:2], x[2:4], 5))
 
 
+@pytest.mark.soak
 def test_a_trained_state_saved_and_loaded_elsewhere_is_the_same_model(tmp_path):
     """Against the arrays that training left in memory, not against another loaded copy."""
     settings = small_digits()
@@ -86,6 +87,7 @@ def five_steps(settings):
     return parallel.unreplicate(after), networks
 
 
+@pytest.mark.soak
 def test_pictures_of_images_show_what_they_say(tmp_path):
     settings = small_digits()
     trained_state, networks = five_steps(settings)
@@ -157,6 +159,7 @@ def test_shapes_and_interpolation_ends(trained):
         model.decode(np.zeros((3, 5)))
 
 
+@pytest.mark.soak
 def test_the_other_modes(trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
@@ -185,6 +188,7 @@ def test_the_other_modes(trained, tmp_path):
     assert json.loads((workdir / "config.json").read_text())["eval"]["num_samples"] == 500, "config.json is training's"
 
 
+@pytest.mark.soak
 def test_interpolation_between_a_file_and_a_test_image(tmp_path):
     settings = small_digits()
     settings.eval.standing_batches = 2
@@ -218,6 +222,7 @@ def test_the_bench_times_the_pipeline_alone(tmp_path):
     assert figures["examples_per_second"] > 0
 
 
+@pytest.mark.soak
 def test_the_bench_prints_one_json_line_without_tensorflow():
     code = "import sys, runpy; sys.modules['tensorflow'] = None; sys.argv[0] = 'bench'; "
     code += "runpy.run_module('sintrovae_jax.tools.bench', run_name='__main__')"
@@ -235,6 +240,7 @@ def test_the_bench_prints_one_json_line_without_tensorflow():
         assert figures[key] > 0, key
 
 
+@pytest.mark.soak
 def test_the_bench_counts_one_step_however_many_a_dispatch_has():
     def flops(substeps):
         settings = small_digits()

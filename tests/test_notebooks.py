@@ -48,6 +48,7 @@ CASES = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", CASES)
 def test_a_notebook_runs_and_computes_what_it_says(name, tmp_path, monkeypatch):
     settings, holds, pictures = CASES[name]

@@ -60,6 +60,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("train", [True, False])
 def test_networks_on_pairs_are_the_same_functions(name, train):

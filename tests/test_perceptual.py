@@ -90,6 +90,7 @@ def test_grey_is_repeated_and_equal_images_have_no_error(weights):
     np.testing.assert_array_equal(error(x, x), 0)
 
 
+@pytest.mark.soak
 def test_a_run_with_it(tmp_path, weights):
     args = [*TINY, "--config.train.batch_size=2", "--config.eval.evaluators=latents", "--config.eval.num_samples=4"]
     args += [f"--config.{length}=1" for length in ("train.steps", "train.substeps", "log.every", "checkpoint.every")]

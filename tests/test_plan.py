@@ -58,6 +58,7 @@ def test_it_counts_what_the_bench_counts():
     assert p.flops == pytest.approx(bench.measure(settings, 1)["flops_per_step"], rel=1e-3)
 
 
+@pytest.mark.soak
 def test_every_level_of_a_recipe_that_grows():
     settings = config.read_recipe("configs/digits_style.py")
     settings.model.channels, settings.model.z_dim, settings.data.image_size = (4, 4), 4, 8

@@ -111,6 +111,7 @@ class Broken:
             assert [int(row["step"]) for row in self.rows(name)] == list(range(5, last + 1, 5))
 
 
+@pytest.mark.soak
 def test_of_four_processes_one_is_told_or_killed_and_nothing_is_lost(tmp_path):
     broken = Broken(4, tmp_path)
     broken.strike(2, signal.SIGTERM, after=1)
@@ -121,6 +122,7 @@ def test_of_four_processes_one_is_told_or_killed_and_nothing_is_lost(tmp_path):
 KILLS = int(os.environ.get("SINTROVAE_JAX_KILLS", "5"))
 
 
+@pytest.mark.soak
 def test_random_kills_in_a_row_lose_nothing(tmp_path):
     """Two processes: with four it would take twice as long. More kills by SINTROVAE_JAX_KILLS."""
     broken = Broken(2, tmp_path)
@@ -130,6 +132,7 @@ def test_random_kills_in_a_row_lose_nothing(tmp_path):
     broken.check()
 
 
+@pytest.mark.soak
 def test_a_notice_before_the_first_step_of_a_resumed_run_is_not_lost(tmp_path):
     """jax's own numbers begin at 0, and those of a resumed run's steps do not."""
     args = ["--workdir", str(tmp_path / "run"), *RUN, "--config.train.steps=100000"]
@@ -144,6 +147,7 @@ def test_a_notice_before_the_first_step_of_a_resumed_run_is_not_lost(tmp_path):
     assert all(re.search(r"stopped: (still at|saved) step \d+ of 100000", out) for out in outs), outs
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_notice_during_an_evaluation_ends_it_and_saves(tmp_path, count):
     """One that would take hours, on process 0; the others wait for it."""
@@ -208,6 +212,7 @@ def test_an_error_in_one_process_ends_the_other(tmp_path):
     assert time.monotonic() - since < HEARTBEAT + SLACK
 
 
+@pytest.mark.soak
 def test_a_run_goes_on_with_other_processes_and_devices(tmp_path):
     """Written by 2 processes of 2 devices; resumed by 1 of 1, 1 of 4, 4 of 1; as one device that was not stopped."""
     args = [*TINY, "--config.objective.num_vae=10", "--config.train.substeps=1", "--config.log.every=1"]
@@ -227,6 +232,7 @@ def test_a_run_goes_on_with_other_processes_and_devices(tmp_path):
         same_terms(metrics(tmp_path / name), wanted, name)
 
 
+@pytest.mark.soak
 def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
     """Two processes; the newest checkpoint is damaged besides, and set aside."""
     args = [*RUN, "--config.train.steps=140", "--config.checkpoint.keep=3"]

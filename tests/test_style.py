@@ -351,6 +351,7 @@ def test_styles_of_nine_in_ten_samples_are_mixed_from_a_uniform_cutoff_on(networ
     assert counts[0] == 0
 
 
+@pytest.mark.soak
 def test_the_average_of_styles_moves_by_a_200th(networks):
     _, (decoder, d) = networks
 
@@ -423,6 +424,7 @@ def a_step(dtype):
     return after, {name: float(term[0, 0]) for name, term in terms.items()}
 
 
+@pytest.mark.soak
 def test_losses_of_a_step_in_bfloat16_are_those_of_float32():
     (after, half), (_, whole) = a_step("bfloat16"), a_step("float32")
     assert {leaf.dtype.name for leaf in jax.tree.leaves((after.encoder, after.decoder))} == {"float32", "int32"}

@@ -61,6 +61,7 @@ def sizes(name, vae, state, networks, first, steps):
     return np.mean(norms[steps // 2 :], 0), state
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ["soft_intro", "intro"])
 def test_updates_are_of_one_size_before_and_after_the_switch(name):
     """Adam divides by the root of what the VAE phase's gradients were, for thousands of steps after it."""

@@ -203,6 +203,7 @@ def test_however_often_a_set_is_streamed_the_same_processes_read_it(prepared, st
     assert 1 <= len(started) <= source._readers.count
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("start", [3, 5, 7])  # an epoch is 5 steps
 def test_a_stream_gives_the_same_batches_wherever_it_starts(prepared, start):
     source = streamed(prepared)
@@ -227,6 +228,7 @@ def test_a_stream_whose_batch_does_not_divide_the_set_leaves_out_others_every_ep
     assert len({frozenset(epoch) for epoch in epochs}) > 6
 
 
+@pytest.mark.soak
 def test_any_number_of_processes_sees_as_much_of_a_stream(prepared):
     """Batches of 8 leave out 4 of 60 an epoch: 56 once each, over the epochs all; also where processes change."""
     source, last = streamed(prepared), 7 * 12
@@ -381,6 +383,7 @@ def child(module, place, **env):
     )
 
 
+@pytest.mark.soak
 def test_a_preparation_that_is_stopped_or_killed_can_be_done_again(module, tmp_path):
     places = {s: tmp_path / s.name for s in (signal.SIGTERM, signal.SIGKILL)}
     started = {s: tmp_path / f"started-{s.name}" for s in places}
@@ -405,6 +408,7 @@ def test_a_preparation_that_is_stopped_or_killed_can_be_done_again(module, tmp_p
     assert (places[signal.SIGKILL] / "run" / "results.json").exists()
 
 
+@pytest.mark.soak
 def test_a_run_on_a_stream_resumes_exactly(prepared, tmp_path):
     """The convolutional networks, augmented, through the command line: whole, and in two parts."""
     args = [*TINY, *SMALL, "--config.data.source=tfds:numbered", f"--config.data.dir={prepared}"]

@@ -92,6 +92,7 @@ def by_slurm(recipe, workdir, *args):
     return [start(recipe, workdir, *args, devices=2, **task) for task in tasks]
 
 
+@pytest.mark.soak
 def test_the_devices_do_not_change_the_run(tmp_path):
     """One device, and 2 processes of 2 devices, give the same losses; for points see test_pods.py."""
     args = [*TINY, *SMALL, "--config.train.steps=30", "--config.objective.num_vae=10"]
@@ -147,6 +148,7 @@ def start_and_wait(recipe, workdir, *args, until: int):
     return process
 
 
+@pytest.mark.soak
 def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path):
     short = ["--config.train.steps=200", "--config.objective.num_vae=50"]
     run("digits", tmp_path / "whole", *LONG, *short)
@@ -162,6 +164,7 @@ def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path):
     assert steps == [row["step"] for row in metrics(tmp_path / "whole")], "rows repeat or are missing"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_resume(tmp_path, signum):
     process = start_and_wait("digits", tmp_path, MLP, until=30)
@@ -188,6 +191,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored))
 
 
+@pytest.mark.soak
 def test_any_number_of_processes_loads_what_any_other_wrote(tmp_path):
     """Written by one process on one device, sampled from by two of two devices each; and the other way round."""
     args = [*TINY, "--config.train.steps=20", "--config.eval.num_samples=40"]

@@ -50,6 +50,7 @@ def whole(tmp_path_factory):
     )
 
 
+@pytest.mark.soak
 def test_a_run_is_scored_and_pictured(whole):
     results = json.loads((whole[0] / "results.json").read_text())
     assert results["transfer_error"] > 0
@@ -59,6 +60,7 @@ def test_a_run_is_scored_and_pictured(whole):
     assert compilations(whole[1]) == 2, "the VAE phase's and the adversarial one"
 
 
+@pytest.mark.soak
 def test_a_run_in_parts_is_the_run(whole, tmp_path):
     killed = start("sprites", tmp_path, *TINY)
     wait_for([killed], tmp_path, random.randrange(10, 40))
@@ -69,6 +71,7 @@ def test_a_run_in_parts_is_the_run(whole, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, final_state(whole[0]), final_state(tmp_path))
 
 
+@pytest.mark.soak
 def test_the_processes_do_not_change_the_run_and_load_each_other(whole, tmp_path):
     """Two processes of two devices each beside one of one: trained, and sampled from what the other has written."""
     pair, few = tmp_path / "pair", [*TINY, "--config.train.steps=30"]
@@ -123,14 +126,3 @@ def test_the_mode_draws_test_images_or_the_two_that_are_named(whole, tmp_path):
     assert (workdir / "figures" / "translation.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
     with pytest.raises(UserError, match="no image that can be read"):
         modes.run("translate", config, workdir, modes.Ends(str(tmp_path / "none.png"), "3"))
-
-
-def test_a_workdir_from_before_this_family_loads(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    values = json.loads((tmp_path / "run" / "config.json").read_text())
-    for key in ("class_dim", "kernel", "hidden"):
-        del values["model"][key]
-    del values["objective"]["vgg"]
-    (tmp_path / "run" / "config.json").write_text(json.dumps(values))
-    np.testing.assert_array_equal(inference.load(tmp_path / "run").sample(0, 3), inference.load(trained).sample(0, 3))
-    configs.refuse_other(configs.read(trained), tmp_path / "run")

@@ -167,6 +167,7 @@ def trained_on(settings, source):
     return jax.jit(run)(first[0], batch, first[1], jax.random.key(0))[0]
 
 
+@pytest.mark.soak
 def test_no_label_enters_training(tmp_path):
     """The same pictures with other classes, and with none, train the same networks bit by bit."""
     small = {"model.channels": (4, 8), "data.image_size": 8, "data.test_fraction": 0.25}
@@ -205,7 +206,7 @@ def test_translation_takes_each_code_from_its_image():
     ("changed", "says"),
     [
         ({"data.image_size": 18}, "data.image_size=18 is not a multiple of"),
-        ({"data.image_size": 0}, "set data.image_size"),
+        ({"data.image_size": 0}, "needs data.image_size of 1 or more"),
         ({"model.channels": (8,)}, "two widths or more"),
         ({"model.channels": (8, 12)}, "the last a multiple of 8"),
         ({"model.class_dim": 0}, "model.class_dim=0 must be at least 1"),
