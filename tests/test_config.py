@@ -55,3 +55,12 @@ def test_a_name_that_is_near_one_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no such config file: gausians8; did you mean .*gaussians8\.py"):
         config.read_recipe("gausians8")
+
+
+@pytest.mark.parametrize(("name", "other"), [("svhn", "cifar10"), ("fmnist", "mnist"), ("ffhq", "celebahq")])
+def test_recipes_with_one_preset_differ_in_their_data_alone(name, other):
+    """So their steps are the same programs: those of one are compiled in other tests."""
+    one, two = config.read_recipe(name), config.read_recipe(other)
+    for section in ("model", "objective"):
+        assert one[section] == two[section]
+    assert (one.train.batch_size, one.data.image_size) == (two.train.batch_size, two.data.image_size)

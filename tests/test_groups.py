@@ -16,7 +16,7 @@ SIZE, Z, BATCH = 8, 4, 3
 SHAPE = (SIZE, SIZE, 3)
 FAMILIES = {
     "mlp": (mlp.Encoder((5,), Z), mlp.Decoder((5,), SHAPE)),
-    "conv": (conv.Encoder((4, 6), Z), conv.Decoder((4, 6), SHAPE)),
+    "conv": (conv.Encoder((4,), Z), conv.Decoder((4,), SHAPE)),
     "style": (style.Encoder((4, 6), Z), style.Decoder((4, 6), Z, 3)),
     "two_encoder": (
         two_encoder.Encoder((4, 8), 3, 5, Z, 2),

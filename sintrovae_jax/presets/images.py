@@ -1,6 +1,7 @@
 """What the convolutional recipes share (docs/method.md, "Convolutional networks"). Not a recipe itself."""
 
 from sintrovae_jax.config import default
+from sintrovae_jax.presets import steps_of
 
 
 def get_config(source: str, *, size: int, channels: int, images: int, batch_size: int, epochs: int, substeps: int):
@@ -12,7 +13,7 @@ def get_config(source: str, *, size: int, channels: int, images: int, batch_size
     config.model.family = "conv"
 
     def steps(epochs):
-        return round(epochs * images / batch_size / substeps) * substeps
+        return steps_of(epochs, images, batch_size, substeps)
 
     config.train.batch_size = batch_size
     config.train.substeps = substeps

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sintrovae_jax.presets import images
+from sintrovae_jax.presets import images, steps_of
 
 SUBSTEPS = 10
 # Published, by the number of devices, from 4×4 up.
@@ -33,15 +33,15 @@ def get_config(devices: str, source: str, *, count: int, epochs_per_level: int, 
     config.objective.beta_kl = 0.2
     config.objective.beta_rec = 4 * beta_rec  # images are in [0, 1] here, and squared errors a quarter as large
     config.objective.beta_neg = 512.0  # at the last level
-    steps = [round(epochs_per_level * count / size / SUBSTEPS) * SUBSTEPS for size in sizes]
+    steps = [steps_of(epochs_per_level, count, size, SUBSTEPS) for size in sizes]
     config.growth.batch_sizes = sizes
     config.growth.steps = tuple(steps)
     config.growth.beta_neg = (2048.0, 2048.0, 2048.0, 1024.0, 512.0, 512.0, 512.0)
     config.growth.ema_images = 10_000.0
-    config.objective.num_vae = round(count / sizes[0] / SUBSTEPS) * SUBSTEPS  # the first epoch
+    config.objective.num_vae = steps_of(1, count, sizes[0], SUBSTEPS)  # the first epoch
     config.optimizer.milestones = ()
     last_epochs = 300 - epochs_per_level * (len(steps) - 1)
-    config.train.steps = sum(steps[:-1]) + round(last_epochs * count / sizes[-1] / SUBSTEPS) * SUBSTEPS
+    config.train.steps = sum(steps[:-1]) + steps_of(last_epochs, count, sizes[-1], SUBSTEPS)
     every = int(np.ceil(config.train.steps / 50 / SUBSTEPS)) * SUBSTEPS
     config.checkpoint.every, config.log.figures_every = every, every
     config.eval.batch_norm = "running"  # the networks have no BatchNorm

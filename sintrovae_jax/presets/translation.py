@@ -5,6 +5,7 @@ has twice the weight, so that the class code holds everything that AdaIN can app
 """
 
 from sintrovae_jax.config import default
+from sintrovae_jax.presets import steps_of
 
 CLASS, CONTENT = 256, 128  # sizes of the published codes
 
@@ -22,7 +23,7 @@ def get_config(source: str, *, channels: int, images: int, batch_size: int, epoc
     config.model.output = "sigmoid"
 
     def steps(epochs):
-        return round(epochs * images / batch_size / substeps) * substeps
+        return steps_of(epochs, images, batch_size, substeps)
 
     config.objective.beta_rec = 1.0
     config.objective.beta_kl = 0.15
