@@ -193,7 +193,7 @@ def test_numbers_of_all_kinds_and_edges():
     assert model.sample(0, 0).shape == (0, 16, 16, 1)
     x = np.zeros((3, 16, 16, 1))
     for call, says in (
-        (lambda: model.sample(0, -1), "cannot be drawn: -1"),
+        (lambda: model.sample(0, -1), "cannot be negative: -1"),
         (lambda: model.encode(x[:0]), "x has no examples"),
         (lambda: model.log_likelihood(x, samples=0), "at least one importance sample"),
         (lambda: model.interpolate(x[:3], x[:1]), "a and b are of different shapes"),
