@@ -46,7 +46,8 @@ def parse(argv: list[str]) -> list[str]:
         if path is None:
             raise UserError("no recipe given: add --config configs/NAME.py")
         given = [a.lstrip("-").removeprefix("config.") for a in argv if a.startswith(("--config.", "-config."))]
-        configs.check_keys(configs.read_recipe(path), [key.split("=", 1)[0] for key in given])
+        configs.read_recipe(path)
+        configs.check_keys(key.split("=", 1)[0] for key in given)
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, ValueError, TypeError) as error:

@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import inspect
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -90,26 +91,19 @@ def read_recipe(path: str) -> ConfigDict:
 
 
 def _check_recipe(path, values):
-    known = schema.defaults()
-    for key in values:
-        if key not in known:
-            raise UserError(f"{path}: {_unknown(key, known)}")
-    missing = known.keys() - values.keys()
+    check_keys(values, f"{path}: ")
+    missing = schema.keys().keys() - values.keys()
     if missing:
         raise UserError(f"{path} lacks {', '.join(sorted(missing))}: let it start from sintrovae_jax.config.default()")
 
 
-def _unknown(key, known):
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return f"unknown config key {key}; the nearest is {near[0]}"
-
-
-def check_keys(config: ConfigDict, keys: list[str]) -> None:
-    """Raises `UserError` for a key the recipe does not have, naming the nearest one."""
-    known = list(flatten(config))
-    for key in keys:
-        if key not in known:
-            raise UserError(_unknown(key, known))
+def check_keys(names: Iterable[str], where: str = "") -> None:
+    """Raises `UserError` for a key that does not exist, naming the nearest one. where: the beginning of its message."""
+    known = schema.keys()
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise UserError(f"{where}unknown config key {name}; the nearest is {near[0]}")
 
 
 _DISPATCHES = (
@@ -186,8 +180,7 @@ def read(workdir: Path) -> ConfigDict | None:
     """The config of a workdir, or None where there is none. Raises `UserError` where it cannot be read."""
     path = workdir / workdirs.CONFIG
     try:
-        values = json.loads(path.read_text())
-        return ConfigDict(values)
+        return ConfigDict(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:

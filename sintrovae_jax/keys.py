@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sintrovae_jax.errors import UserError
@@ -68,8 +68,3 @@ def check(keys: dict[str, Key], values: dict[str, Any]) -> None:
             value = values[name]
             shown = repr(value) if isinstance(value, str) else value
             raise UserError(f"{name}={shown} {key.check.says}")
-
-
-def under(prefix: str, keys: dict[str, Key]) -> Iterable[tuple[str, Key]]:
-    """The keys with a prefix before their names."""
-    return ((f"{prefix}.{name}", key) for name, key in keys.items())

@@ -15,7 +15,6 @@ from sintrovae_jax.tools import plan
 
 MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "plan")
 
-
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run (default: runs/NAME of the recipe).")
 _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}, or one of the model's family: translate.")
 
@@ -45,7 +44,7 @@ def run(mode: str, config, workdir: Path, options: Options = Options()) -> None:
     """
     configs.validate(config)
     _check_mode(mode, config)
-    ends = _ends(mode, config, options)
+    _check_ends(mode, config, options)
     if mode == "plan":
         print(plan.report(plan.plan(config, options.topology, options.level, options.explain)))
         return
@@ -67,7 +66,7 @@ def run(mode: str, config, workdir: Path, options: Options = Options()) -> None:
             files.writable(workdir)
         from sintrovae_jax import modes
 
-        modes.run(mode, config, workdir, modes.Ends(*ends))
+        modes.run(mode, config, workdir, modes.Ends(options.a, options.b, options.interpolation))
 
 
 def _check_mode(mode: str, config) -> None:
@@ -80,16 +79,13 @@ def _check_mode(mode: str, config) -> None:
     raise UserError(f"--mode {mode} is none of {', '.join(known)}")
 
 
-def _ends(mode: str, config, options: Options) -> tuple[str, str, str]:
-    """The ends and the path of an interpolation, or the images to translate (`modes.Ends`)."""
-    a, b, path = options.a, options.b, options.interpolation
-    family = models.family(config.model)
-    if path not in family.model.paths:
-        raise UserError(f"--interpolation {path} is none of {', '.join(family.model.paths)}")
+def _check_ends(mode: str, config, options: Options) -> None:
+    a, b, family = options.a, options.b, models.family(config.model)
+    if options.interpolation not in family.model.paths:
+        raise UserError(f"--interpolation {options.interpolation} is none of {', '.join(family.model.paths)}")
     of_two = ("interpolate", *family.figures_of_two)
     if (a or b) and (mode not in of_two or not (a and b)):
         raise UserError(f"--a and --b go together, with --mode {' or '.join(of_two)}")
-    return a, b, path
 
 
 def main(argv: list[str]) -> None:

@@ -6,7 +6,7 @@ A recipe overrides these defaults, and the command line overrides both.
 from typing import Any
 
 from sintrovae_jax import evaluators, models, objectives
-from sintrovae_jax.keys import ABOVE_0, COLOUR, Check, Key, Optional, at_least, between, each_at_least, one_of, under
+from sintrovae_jax.keys import ABOVE_0, COLOUR, Check, Key, Optional, at_least, between, each_at_least, one_of
 
 _RUN = {
     "seed": Key(0, "of the parameters, the noise and the order of the data", at_least(0)),
@@ -141,7 +141,7 @@ _SECTIONS = {
 def keys() -> dict[str, Key]:
     """All keys, by their full names, with those of evaluators that have been added from outside."""
     sections = _SECTIONS | {f"eval.{name}": e.keys for name, e in evaluators.EVALUATORS.items() if e.keys}
-    return _RUN | dict(pair for name, section in sections.items() for pair in under(name, section))
+    return _RUN | {f"{name}.{last}": key for name, section in sections.items() for last, key in section.items()}
 
 
 def defaults() -> dict[str, Any]:

@@ -17,7 +17,8 @@ class Evaluator:
     evaluate: (`scoring.Scoring`) -> {metric: number, or a text on what the numbers depend on}; writes figures to
     `scoring.folder`. metrics: (config) -> the names that `checkpoint.best` may use. keys: its keys of the config, under
     `eval.NAME`. check: (config), raises `UserError` if it cannot work. check_source: (config, source, kept), the same
-    with the source, before training; kept: see `Scoring`.
+    with the source, before training; kept: see `Scoring`. vectors: whether it needs feature vectors, not only their
+    moments.
     """
 
     evaluate: Callable
@@ -25,3 +26,4 @@ class Evaluator:
     keys: dict[str, Key] = dataclasses.field(default_factory=dict)
     check: Callable = _nothing
     check_source: Callable = _nothing
+    vectors: bool = False

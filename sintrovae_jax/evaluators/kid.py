@@ -60,4 +60,5 @@ EVALUATOR = Evaluator(
     },
     _check,
     features.check,
+    vectors=True,
 )

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sintrovae_jax import cancellation
-from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.evaluators import likelihood
+from sintrovae_jax.evaluators import features, likelihood
 from sintrovae_jax.evaluators.evaluator import Evaluator
 from sintrovae_jax.keys import Key, at_least
 
@@ -102,8 +101,7 @@ def _metrics(config):
 
 
 def _check(config):
-    if examples.of(config.data).kind != "images":
-        raise UserError(f"the ood evaluator scores images, not data.source={config.data.source}")
+    features.check_images("ood", config)
     if not config.eval.ood.source:
         raise UserError("the ood evaluator needs eval.ood.source, a data.source to tell the test images from")
     likelihood.check_std("ood", config)

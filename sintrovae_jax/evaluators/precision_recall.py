@@ -62,4 +62,5 @@ EVALUATOR = Evaluator(
     {"neighbours": Key(3, "k: a ball reaches to the k-th nearest neighbour of its centre", at_least(1))},
     lambda config: features.check_images("precision_recall", config),
     features.check,
+    vectors=True,
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from sintrovae_jax import models, objectives, train_step
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.evaluators import features, names
+from sintrovae_jax.evaluators import chosen, features
 from sintrovae_jax.inference import Model
 
 
@@ -59,16 +59,15 @@ class Scoring:
     def extractor(self) -> features.Extractor:
         e, fingerprint = self.model.config.eval, self.source.fingerprint
         key = ("extractor", e.features, e.inception, fingerprint)
-        if fingerprint is None:  # a level is being blended in: the images change at every step
-            return features.build(self.model.config, self.source)
-        if key not in self.kept:
-            self.kept[key] = features.build(self.model.config, self.source)
-        return self.kept[key]
+        kept = {} if fingerprint is None else self.kept  # None: the images change at every step
+        if key not in kept:
+            kept[key] = features.build(self.model.config, self.source)
+        return kept[key]
 
     @property
     def _keep(self) -> bool:
         """Whether an evaluator needs the feature vectors, not only their moments."""
-        return bool({"kid", "precision_recall"} & set(names(self.model.config)))
+        return any(evaluator.vectors for evaluator in chosen(self.model.config))
 
     @functools.cached_property
     def generated(self) -> features.Summary:

@@ -366,7 +366,7 @@ class StyleModel(Model):
         """
         if not 0 <= truncation <= 1:
             raise UserError(f"a truncation is from 0 to 1, not {truncation}")
-        w = self._in_chunks("decoder", self._latents(z), method="style")
+        w = self._in_chunks("decoder", self._latents(z), staged=False, method="style")
         average = self.variables["decoder"]["averages"]["style"]
         return truncated(jnp.repeat(w[:, None], self._layers, 1), average, truncation)
 

@@ -128,9 +128,10 @@ class Model:
         with jax.ensure_compile_time_eval():  # also if the first call is inside a jit
             return parallel.on_local_devices(self.variables)
 
-    def _in_chunks(self, network: str, inputs, keys=None, **static):
+    def _in_chunks(self, network: str, inputs, keys=None, staged: bool = True, **static):
+        """staged: whether the method depends on the stage of networks that grow."""
         module, variables = getattr(self, network), self._on_devices[network]
-        level, blend = (None, 1.0) if self.stage is None or static.get("method") == "style" else self.stage
+        level, blend = self.stage if self.stage is not None and staged else (None, 1.0)
 
         def apply(chunk, keys):
             return _apply(module, level, variables, chunk, keys, blend, **static)

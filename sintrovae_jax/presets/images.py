@@ -1,28 +1,20 @@
 """What the convolutional recipes share (docs/method.md, "Convolutional networks"). Not a recipe itself."""
 
 from sintrovae_jax.config import default
-from sintrovae_jax.presets import steps_of
+from sintrovae_jax.presets import set_lengths
 
 
 def get_config(source: str, *, size: int, channels: int, images: int, batch_size: int, epochs: int, substeps: int):
-    """images: the size of the training split, to derive steps from epochs. Lengths are multiples of `substeps`."""
+    """images, epochs, substeps: see `presets.set_lengths`."""
     config = default()
     config.data.source = source
     config.data.image_size = size
     config.data.image_channels = channels
     config.model.family = "conv"
 
-    def steps(epochs):
-        return steps_of(epochs, images, batch_size, substeps)
-
-    config.train.batch_size = batch_size
-    config.train.substeps = substeps
-    config.train.steps = steps(epochs)
+    steps = set_lengths(config, images=images, batch_size=batch_size, epochs=epochs, substeps=substeps)
     if epochs > 350:
         config.optimizer.milestones = (steps(350),)
-    config.checkpoint.every = steps(max(1, epochs // 50))
-    config.log.every = 50 * substeps
-    config.log.figures_every = steps(max(1, epochs // 25))
     config.eval.evaluators = ("latents",)
     config.eval.num_samples = 1_000
     config.eval.batch_norm = "standing"

@@ -5,13 +5,13 @@ has twice the weight, so that the class code holds everything that AdaIN can app
 """
 
 from sintrovae_jax.config import default
-from sintrovae_jax.presets import steps_of
+from sintrovae_jax.presets import set_lengths
 
 CLASS, CONTENT = 256, 128  # sizes of the published codes
 
 
 def get_config(source: str, *, channels: int, images: int, batch_size: int, epochs: int, substeps: int):
-    """images: the size of the training split, to derive steps from epochs. Lengths are multiples of `substeps`."""
+    """images, epochs, substeps: see `presets.set_lengths`."""
     config = default()
     config.data.source = source
     config.data.image_size = 64
@@ -22,21 +22,13 @@ def get_config(source: str, *, channels: int, images: int, batch_size: int, epoc
     config.model.class_dim = CLASS
     config.model.output = "sigmoid"
 
-    def steps(epochs):
-        return steps_of(epochs, images, batch_size, substeps)
-
     config.objective.beta_rec = 1.0
     config.objective.beta_kl = 0.15
     config.objective.beta_neg = 1024.0
     config.objective.kl_weights = (1.0,) * CLASS + (2.0,) * CONTENT
+    steps = set_lengths(config, images=images, batch_size=batch_size, epochs=epochs, substeps=substeps)
     config.objective.num_vae = steps(epochs // 4)
-    config.train.batch_size = batch_size
-    config.train.substeps = substeps
-    config.train.steps = steps(epochs)
     config.train.ema = 0.999
-    config.checkpoint.every = steps(max(1, epochs // 50))
-    config.log.every = 50 * substeps
-    config.log.figures_every = steps(max(1, epochs // 25))
     config.eval.evaluators = ("latents", "transfer")
     config.eval.num_samples = 2_000
     return config
