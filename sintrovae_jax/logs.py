@@ -32,7 +32,10 @@ def setup(main: bool) -> None:
 
 
 def summarise(window: list[dict]) -> dict[str, float | None]:
-    """Means of a window of host terms {name: [sum, count, first bad]} by name; None for a term that no step had."""
+    """Means of a window of host terms {name: [sum, count, first bad]} by name; None for a term that no step had.
+
+    kl_gap is that of training batches; results.json has that of test images (`evaluators.latents`).
+    """
     out = {}
     for name in window[0]:
         total, count = np.sum([np.asarray(terms[name], np.float64)[:2] for terms in window], axis=0)

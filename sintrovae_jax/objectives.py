@@ -3,9 +3,10 @@
 Soft-IntroVAE: Daniel & Tamar, CVPR 2021, arXiv 2012.13253. IntroVAE: Huang et al., NeurIPS 2018, arXiv 1807.06358.
 
 A training step computes `Terms` of a batch x and of the decoder's outputs, recon = D(z) with z ~ q(z|x) and
-fake = D(z_p) with z_p from the prior. An objective is two functions of these terms, one for each network, in the table
-`OBJECTIVES`. Every term is one number per example (shape [B]), *summed* over the example's dimensions and computed in
-float32 whatever the networks compute in.
+fake = D(z_p) with z_p from the prior. An objective is up to three functions of these terms, in the table `OBJECTIVES`:
+one of the terms of real data alone, for both networks, one for the encoder and one for the decoder. Every term is one
+number per example (shape [B]), *summed* over the example's dimensions and computed in float32 whatever the networks
+compute in.
 """
 
 from collections.abc import Callable, Sequence

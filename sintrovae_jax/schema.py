@@ -6,6 +6,7 @@ A recipe overrides these defaults, and the command line overrides both.
 from typing import Any
 
 from sintrovae_jax import evaluators, models, objectives
+from sintrovae_jax.data import examples
 from sintrovae_jax.keys import ABOVE_0, COLOUR, Check, Key, Optional, at_least, between, each_at_least, one_of
 
 _RUN = {
@@ -14,11 +15,7 @@ _RUN = {
     "distributed_heartbeat": Key(60, "seconds without a sign of life of one process after which all end", at_least(10)),
 }
 _DATA = {
-    "source": Key(
-        "",
-        "gaussians8, spirals, checkerboard, rings; digits, letters, sprites; tfds:NAME[/CONFIG], folder:PATH (local or "
-        "gs://), npz:PATH, cars3d:PATH, kth:PATH",
-    ),
+    "source": Key("", f"one of {', '.join(examples.NAMES)}; PATH may be on gs://"),
     "image_size": Key(0, "pixels a side; 0: points, not images", at_least(0)),
     "image_channels": Key(1, "grey or colour", one_of(1, 3)),
     "crop": Key(True, "the largest square in the middle of a picture; False: all of it, squeezed"),

@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from sintrovae_jax import config as configs
-from sintrovae_jax.data import folder, pipeline, sources
+from sintrovae_jax.data import examples, folder, pipeline, sources
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.parallel import Shard
 
@@ -22,6 +22,12 @@ SETTINGS = {name: settings(name, image_size=0) for name in DENSITIES}
 SETTINGS["digits"] = settings("digits", image_size=8)
 SETTINGS["augmented"] = settings("digits", image_size=8, translate=2, flip=True)
 SETTINGS["sprites"] = settings("sprites", image_size=8, image_channels=3)
+
+
+def test_every_name_of_a_source_is_built_by_one_of_the_tables():
+    assert DENSITIES.keys() == examples.HALF_RANGES.keys()
+    built = [*DENSITIES, *pipeline._EMBEDDED, *pipeline._PLACES]
+    assert sorted(name.partition(":")[0] for name in examples.NAMES) == sorted(built)
 
 
 def sample(name, n=200_000):

@@ -84,8 +84,9 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
 def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
     """The source, in memory, of a folder with a folder of pictures for every class, such as KTH's frames of an actor.
 
-    The last `test_fraction` of every class, by name, is held out, so that training does not see neighbours of test
-    frames. Raises `UserError` if pictures lie outside of such folders, a class has fewer than two, or one is damaged.
+    The last `test_fraction` of every class, in the order of the names, is held out: one stretch, so that training sees
+    a neighbour of its first frame alone. So, unlike with `split`, more pictures change what is held out.
+    Raises `UserError` if pictures lie outside of such folders, a class has fewer than two, or one is damaged.
     """
     if not tf.io.gfile.isdir(path):
         raise UserError(f"data.source=kth:{path} is no folder")

@@ -1,4 +1,4 @@
-"""The input pipeline, and the only place that imports TensorFlow.
+"""The input pipeline.
 
 `build(config.data)` gives a source; `batches` makes its training stream. TensorFlow is kept off the accelerators.
 """
@@ -12,14 +12,12 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every
 import tensorflow as tf
 
 from sintrovae_jax.data import augment, cars3d, examples, folder, images, sources, sprites
-from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 _EMBEDDED = {"digits": sources.digits, "letters": sources.letters, "sprites": sprites.Sprites}
-_NAMES = (*DENSITIES, *_EMBEDDED, "tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH", "cars3d:PATH", "kth:PATH")
 
 
 def _tfds(name, data, form):
@@ -47,7 +45,7 @@ def build(data):
         return _EMBEDDED[data.source](form)
     if kind in _PLACES and place:
         return _PLACES[kind](place, data, form)
-    raise UserError(f"data.source={data.source!r} is none of {', '.join(_NAMES)}")
+    raise UserError(f"data.source={data.source!r} is none of {', '.join(examples.NAMES)}")
 
 
 def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, shard: Shard):

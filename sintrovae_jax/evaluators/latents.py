@@ -1,4 +1,4 @@
-"""Reconstruction errors, KLs of real images, of samples and of reconstructions, and the KL gap."""
+"""Reconstruction errors, KLs of test images, of samples and of reconstructions, and the KL gap."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def evaluate(scoring: "Scoring") -> dict[str, float]:
     """Means over up to `eval.num_samples` test images and as many samples, reconstructing from the posterior's mean.
 
-    rec_error (summed over an image's dimensions), kl_real, kl_fake, kl_recon (nats, unweighted) and kl_gap.
+    rec_error (summed over an image's dimensions), kl_real, kl_fake, kl_recon (nats, unweighted) and kl_gap: not that of
+    training batches, which `logs.summarise` gives (docs/method.md, "The KL gap").
     """
     model, seed = scoring.model, scoring.seed
     x = scoring.source.test(scoring.num_samples, seed)

@@ -1,11 +1,11 @@
 """LORD's networks for translation: two encoders, of class and of content, and an AdaIN generator.
 
-See docs/method.md, "Translation networks"; Gabbay & Hoshen, ICLR 2020. With channels = (c0, c1, …, ck), and LeakyReLU
-0.01 after every layer but the last ones:
+See docs/method.md, "Translation networks"; Gabbay & Hoshen, ICLR 2020. With channels = (c0, c1, …, ck), n = kernel
+(LORD: 7), and LeakyReLU 0.01 after every layer but the last ones:
 
-    encoders    each: conv7×7(c0); conv4×4 at stride 2 (c) for c in c1…ck; dense `hidden`, `hidden`, 2·code
+    encoders    each: conv n×n(c0); conv4×4 at stride 2 (c) for c in c1…ck; dense `hidden`, `hidden`, 2·code
     generator   content code, dense to [size/2^k, size/2^k] × (ck/8, ck/4, ck); k times {upsample, conv3×3(ck),
-                LeakyReLU, AdaIN by the class code}; conv5×5(c0); conv7×7 to the image
+                LeakyReLU, AdaIN by the class code}; conv (n-2)×(n-2)(c0); conv n×n to the image
 
 The latent is one vector, the class code first. Both encoders see only the image. It is the generator that separates the
 codes: the class code modulates the whole image by AdaIN, the content code determines the spatial layout.

@@ -1,7 +1,7 @@
 """What the recipes of unsupervised translation share: LORD's networks. Not a recipe itself.
 
-See docs/method.md, "Translation networks". The betas are ours: none are published. The KL of the content code
-has twice the weight, so that the class code holds everything that AdaIN can apply: see `configs/sprites.py`.
+See docs/method.md, "Translation networks". The betas are ours: none are published. The KL of the content code has twice
+the weight of the class code's, for the reason in docs/translation.md, "Why the class goes to the class code".
 """
 
 from sintrovae_jax.config import default
