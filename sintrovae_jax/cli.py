@@ -1,68 +1,122 @@
-"""What the command lines of this project share: the --config flag, and user errors as one line."""
+"""What the command lines of this project share: options, recipes with overrides, and user errors as one line."""
 
 import argparse
+import difflib
+import faulthandler
 import os
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
 import jax
-from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 from sintrovae_jax import config as configs
+from sintrovae_jax import keys, recipe_files, schema
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/digits.py.", lock_config=True)
+_OVERRIDE = re.compile(r"--(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+_SYNTAX = """\
+--config.KEY=VALUE    gives a key of the recipe another value; the last of several counts. For example
+    --config.train.steps=500 --config.eval.evaluators=fid,kid "--config.model.channels=(16,32)"
+All keys, with their meanings and defaults: docs/running.md, sintrovae_jax/schema.py"""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises its errors as `UserError`, with a one-line message."""
+    """The options of a command. Of one that is given twice the last value counts. Its errors are `UserError`s.
 
-    def error(self, message):
-        raise UserError(message)
+    module: of the command, within the package. about: what it does, in a line. recipe: whether it takes --config, and
+    the overrides that `split` finds.
+    """
+
+    def __init__(self, module: str, about: str, *, recipe: bool = False):
+        program = Path(sys.argv[0]).name
+        program = program if program.startswith("sintrovae-jax") else f"python -m sintrovae_jax.{module}"
+        super().__init__(
+            prog=program,
+            description=about,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=_SYNTAX if recipe else None,
+        )
+        if recipe:
+            self.add_argument(
+                "--config",
+                metavar="RECIPE",
+                help="a recipe's name (digits) or file (configs/digits.py); RECIPE:ARGUMENT for one that takes one",
+            )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the options")
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The options of the arguments (without the program's name and overrides). --help prints them, and exits."""
+        parsed, unknown = self.parse_known_args(arguments)
+        if unknown:
+            self.error(self._unknown(unknown[0]))
+        return parsed
+
+    def _unknown(self, argument: str) -> str:
+        option = argument.partition("=")[0]
+        name, known = option.lstrip("-"), schema.keys()
+        near = difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=0.75)
+        if name in known:
+            return f"unexpected argument {argument!r}: a key is given as --config.{name}=VALUE"
+        if not argument.startswith("-"):
+            return f"unexpected argument {argument!r}; values are given as --config.KEY=VALUE"
+        if near:
+            return f"unknown option {argument}; did you mean {near[0]}?"
+        return f"unknown option {argument}; as a key of the recipe, --config.KEY=VALUE, {keys.hint(name, known)}"
 
 
-def _recipe(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The path of the recipe of --config, and the arguments with that path for its name. For unparsed flags."""
-    argv = list(argv)
-    for i, flag in enumerate(argv[1:], 1):
-        if flag in ("--config", "-config") and i + 1 < len(argv):
-            argv[i + 1] = configs.recipe_path(argv[i + 1])
-            return argv[i + 1], argv
-        if flag.startswith(("--config=", "-config=")):
-            path = configs.recipe_path(flag.split("=", 1)[1])
-            argv[i] = f"--config={path}"
-            return path, argv
-    return None, argv
+def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
+    """Splits arguments into the others and the overrides {KEY: VALUE}, the last of each key.
+
+    An override is --config.KEY=VALUE, --config.KEY VALUE, --config.KEY (then the value is None) or --noconfig.KEY.
+    """
+    others: list[str] = []
+    overrides: dict[str, str | None] = {}
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        found = _OVERRIDE.fullmatch(argument)
+        if not found:
+            others.append(argument)
+            continue
+        no, key, value = found.groups()
+        if no:
+            value = "false"
+        elif value is None and waiting and not waiting[0].startswith("--"):
+            value = waiting.pop(0)
+        overrides[key] = value
+    return others, overrides
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parses flags, after checking for errors that config_flags would report with a traceback. Raises `UserError`."""
-    if not any(a.startswith(("--help", "-help")) for a in argv):
-        path, argv = _recipe(argv)
-        if path is None:
-            raise UserError("no recipe given: add --config configs/NAME.py")
-        given = [a.lstrip("-").removeprefix("config.") for a in argv if a.startswith(("--config.", "-config."))]
-        configs.read_recipe(path)
-        configs.check_keys(key.split("=", 1)[0] for key in given)
-    try:
-        rest = flags.FLAGS(argv)
-    except (flags.Error, ValueError, TypeError) as error:
-        raise UserError(" ".join(str(error).split())) from None
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}; values are given as --config.key=value")
-    return rest
+def read_config(recipe: str | None, overrides: dict[str, str | None]) -> ConfigDict:
+    """The config of --config, with overrides. Raises `UserError`."""
+    if not recipe:
+        raise UserError(
+            "no recipe given: add --config NAME or --config FILE, such as --config digits; --help lists the options"
+        )
+    return configs.override(configs.read_recipe(recipe), overrides)
 
 
-def reporting(function: Callable) -> Callable:
+def default_workdir(recipe: str) -> Path:
+    """runs/NAME of a recipe."""
+    return Path("runs") / recipe_files.find(recipe).file.stem
+
+
+def reporting(function: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     """Ends the program with one line and an exit code after an error that is not a bug."""
 
-    def wrapped(argv):
+    def wrapped(argv: list[str]) -> None:
         try:
-            return function(argv)
+            function(argv)
         except (UserError, Diverged, Interrupted) as error:
             kind = "stopped" if isinstance(error, Interrupted) else "error"
             print(f"{kind}: {error}", file=sys.stderr, flush=True)
@@ -79,8 +133,9 @@ def reporting(function: Callable) -> Callable:
     return wrapped
 
 
-def start(main: Callable) -> None:
+def start(main: Callable[[list[str]], None]) -> None:
     """Runs `main(argv)` as a program."""
+    faulthandler.enable()
     absl_logging.set_verbosity(absl_logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    app.run(reporting(main), flags_parser=reporting(parse))
+    reporting(main)(sys.argv)

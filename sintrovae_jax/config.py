@@ -1,16 +1,14 @@
-"""Reading recipes, checking their values, and comparing them with the config of a workdir."""
+"""Configs: of a recipe and of the command line, their checks, and the comparison with the config of a workdir."""
 
-import difflib
-import importlib.util
-import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
-from sintrovae_jax import files, keys, models, perceptual, schema, workdirs
+from sintrovae_jax import files, keys, models, perceptual, recipe_files, schema, workdirs
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.keys import Optional
@@ -44,72 +42,70 @@ def flatten(config) -> dict:
     return out
 
 
-def recipes() -> Path:
-    """The folder of recipes: of the installed package, or of a checkout."""
-    installed = Path(__file__).with_name("recipes")
-    return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
+def read_recipe(name: str) -> ConfigDict:
+    """The config of a recipe (`recipe_files.find`).
 
-
-def recipe_path(name: str) -> str:
-    """The path of a recipe that the user gave as NAME or PATH/NAME.py, with or without :ARGUMENT."""
-    path, colon, argument = name.partition(":")
-    by_name = recipes() / f"{path}.py"
-    return f"{by_name}{colon}{argument}" if Path(path).name == path and by_name.is_file() else name
-
-
-def read_recipe(path: str) -> ConfigDict:
-    """The config that `get_config()` of the recipe PATH, or `get_config(ARGUMENT)` of PATH:ARGUMENT, returns.
-
-    Raises `UserError` if the file does not exist, is no recipe, does not accept the argument, or has unknown keys.
+    Raises `UserError` if there is no such recipe, it cannot be run, or it returns no config of exactly the known keys.
     """
-    path, *argument = recipe_path(path).split(":", 1)
-    file = Path(path)
-    if not file.is_file():
-        folder = file.parent if file.suffix else recipes()
-        known = sorted(p.stem for p in folder.glob("*.py")) if folder.is_dir() else []
-        near = difflib.get_close_matches(file.stem, known, n=1)
-        hint = f"; did you mean {folder / near[0]}.py?" if near else ""
-        raise UserError(f"no such config file: {path}{hint}")
-    spec = importlib.util.spec_from_file_location("recipe", file)
-    if spec is None:
-        raise UserError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    try:
-        inspect.signature(module.get_config).bind(*argument)
-    except (AttributeError, TypeError):
-        how = f"takes {argument[0]!r}" if argument else "works without arguments"
-        raise UserError(f"{path} is no recipe: it has no get_config() that {how}") from None
-    try:
-        config = module.get_config(*argument)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+    recipe = recipe_files.find(name)
+    config = recipe_files.call(recipe)
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{path} is no recipe: its get_config() returns no ConfigDict")
-    _check_recipe(path, flatten(config))
+        hint = ": let it end with `return config`" if config is None else ""
+        raise UserError(f"{recipe.file} is no recipe: its get_config() returns no ConfigDict{hint}")
+    values = flatten(config)
+    check_keys(values, f"{recipe.file}: ")
+    missing = schema.keys().keys() - values.keys()
+    if missing:
+        raise UserError(
+            f"{recipe.file} lacks {', '.join(sorted(missing))}: let it start from sintrovae_jax.config.default()"
+        )
     return config
 
 
-def _check_recipe(path, values):
-    check_keys(values, f"{path}: ")
-    missing = schema.keys().keys() - values.keys()
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: let it start from sintrovae_jax.config.default()")
-
-
 def check_keys(names: Iterable[str], where: str = "") -> None:
-    """Raises `UserError` for a key that does not exist, naming the nearest one. where: the beginning of its message."""
+    """Raises `UserError` for a key that does not exist, naming the nearest. where: the beginning of its message."""
     known = schema.keys()
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise UserError(f"{where}unknown config key {name}; the nearest is {near[0]}")
+            raise UserError(f"{where}unknown config key {name}; {keys.hint(name, known)}")
+
+
+def override(config: ConfigDict, values: Mapping[str, str | None]) -> ConfigDict:
+    """The config with values given as text, {key: text}, and its keys locked.
+
+    A text is read as the type of the key's value; None is that of a bool alone, True. 'None' is the default of a key
+    that has a type only. Raises `UserError` for a key that does not exist, and for a text that does not fit.
+    """
+    check_keys(values)
+    known, texts = schema.keys(), {}
+    for key, text in values.items():
+        if text is None and not isinstance(known[key].default, bool):
+            raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+        texts[key] = "true" if text is None else text
+    none = {key for key, text in texts.items() if isinstance(known[key].default, Optional) and text == "None"}
+    config.update_from_flattened_dict(dict.fromkeys(none))
+    argv = ["", *(f"--config.{key}={text}" for key, text in texts.items() if key not in none)]
+    given = flags.FlagValues()
+    try:
+        holder = config_flags.DEFINE_config_dict("config", config, flag_values=given, sys_argv=argv)
+        given(argv)
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    return holder.value
 
 
 _DISPATCHES = (
     *("train.steps", "objective.num_vae"),
     *("log.every", "log.figures_every", "checkpoint.every", "eval.every"),
 )
+
+
+def _multiples(key: str, lengths: Sequence[int], substeps: int) -> str:
+    """What to give instead of lengths of which one is not a multiple of `substeps`."""
+    if len(lengths) > 1:
+        return f"give {tuple(max(1, round(length / substeps)) * substeps for length in lengths)}"
+    low, check = lengths[0] // substeps * substeps, schema.keys()[key].check
+    return " or ".join(f"{n}" for n in (low, low + substeps) if not check or check.fits(n)).join(("give ", ""))
 
 
 def validate(config: ConfigDict) -> None:
@@ -141,8 +137,8 @@ def _check_together(config, values):
     for key, lengths in [(key, (values[key],)) for key in _DISPATCHES] + [("growth.steps", config.growth.steps)]:
         if any(length % config.train.substeps for length in lengths):
             raise UserError(
-                f"{key}={values[key]} is not a multiple of train.substeps={config.train.substeps}, "
-                "the steps of one dispatch"
+                f"{key}={values[key]} is not a multiple of train.substeps={config.train.substeps}, the steps of one "
+                f"dispatch: {_multiples(key, lengths, config.train.substeps)}, or another train.substeps"
             )
 
 

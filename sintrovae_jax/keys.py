@@ -1,8 +1,10 @@
 """The definition of a config key: its default, its meaning and its allowed values."""
 
+import difflib
 import math
 import numbers
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sintrovae_jax.errors import UserError
@@ -68,3 +70,46 @@ def check(keys: dict[str, Key], values: dict[str, Any]) -> None:
             value = values[name]
             shown = repr(value) if isinstance(value, str) else value
             raise UserError(f"{name}={shown} {key.check.says}")
+
+
+_LIKE = 0.75  # the least likeness of a key to one that does not exist for which it is named
+_NAMED = 3  # keys that a hint names, at most
+
+
+def hint(name: str, known: Mapping[str, Key]) -> str:
+    """The end of a message on a key that does not exist: the keys that were likely meant, or those of its section."""
+    section = name if any(key.startswith(f"{name}.") for key in known) else name.rpartition(".")[0]
+    inside = [key.removeprefix(f"{section}.") for key in known if section and key.rpartition(".")[0] == section]
+    if inside and section == name:
+        return f"it is a section, of {', '.join(inside)}"
+    likeness = {}
+    for key, meaning in known.items():
+        there = key.startswith(f"{section}.")
+        # Of other keys than the section's the meaning says too little.
+        likeness[key] = _likeness(name, key, meaning.about if there or not inside else "") + 0.2 * there
+    best = max(likeness.values())
+    if best >= _LIKE:
+        near = [key for key, like in likeness.items() if like > best - 0.03]
+        near = sorted(near, key=lambda key: isinstance(known[key].default, tuple))[:_NAMED]  # of one value first
+        return f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}"
+    return f"{section} has {', '.join(inside)}" if inside else "none is like it: sintrovae_jax/schema.py has them all"
+
+
+def _likeness(name: str, key: str, about: str) -> float:
+    """How likely the key `key` was meant by `name`, from 0 to 1.2. Of both, the last parts alone count."""
+    name, key = name.rpartition(".")[2].lower(), key.rpartition(".")[2]
+    letters, initials = key.replace("_", ""), "".join(word[0] for word in key.split("_"))
+    words = {word for word in _words(name) if len(word) > 1}
+    if name == key:
+        return 1.2
+    if name == initials:
+        return 0.95
+    like = difflib.SequenceMatcher(None, name.replace("_", ""), letters).ratio()
+    if words & _words(key):
+        return max(like, 0.85)
+    return max(like, 0.8) if words & _words(about) else like
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text or of a key, without the s of a plural."""
+    return {word.rstrip("s") for word in re.findall(r"[^\W_]+", text.lower())}

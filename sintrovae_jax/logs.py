@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging as absl_logging
-from PIL import Image
 
 from sintrovae_jax import files, workdirs
 from sintrovae_jax.objectives import kl_gap
@@ -168,6 +167,8 @@ def read(workdir: Path) -> list[dict[str, str]]:
 
 
 def _pixels(path):
+    from PIL import Image  # of the extra `train`
+
     with path.open("rb") as file:
         return np.asarray(Image.open(file).convert("RGB"))
 

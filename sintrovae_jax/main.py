@@ -6,24 +6,12 @@ python -m sintrovae_jax.main --config configs/digits.py [--workdir DIR] [--mode 
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import flags
-
-from sintrovae_jax import cli, evaluators, files, logs, models, parallel, reconstruction, schedule, train_step
+from sintrovae_jax import cli, evaluators, extras, files, logs, models, parallel, reconstruction, schedule, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import plan
 
 MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "plan")
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run (default: runs/NAME of the recipe).")
-_MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}, or one of the model's family: translate.")
-
-_A = flags.DEFINE_string("a", "", "Start of the interpolation, image to translate: a file, or a test example's index.")
-_B = flags.DEFINE_string("b", "", "End of the interpolation, image to exchange with.")
-_INTERPOLATION = flags.DEFINE_string("interpolation", "linear", "linear, spherical, or a path of the model's family.")
-_TOPOLOGY = flags.DEFINE_string("topology", "", "Plan for these chips: v5e:4x8, h100:8.")
-_EXPLAIN = flags.DEFINE_bool("explain", False, "In mode plan: explain the memory traffic.")
-_LEVEL = flags.DEFINE_integer("level", None, "In mode plan: only this level of networks that grow.")
 
 
 class Options(NamedTuple):
@@ -44,12 +32,14 @@ def run(mode: str, config, workdir: Path, options: Options = Options()) -> None:
     """
     configs.validate(config)
     _check_mode(mode, config)
+    _check_options(mode, options)
     _check_ends(mode, config, options)
     if mode == "plan":
         print(plan.report(plan.plan(config, options.topology, options.level, options.explain)))
         return
     if mode in ("train", "eval"):
         evaluators.check(config)
+    extras.need_train()
     parallel.initialize(config.distributed, config.distributed_heartbeat, notices=mode == "train")
     logs.setup(parallel.is_main())
     configs.refuse_other(config, workdir)
@@ -79,6 +69,14 @@ def _check_mode(mode: str, config) -> None:
     raise UserError(f"--mode {mode} is none of {', '.join(known)}")
 
 
+def _check_options(mode: str, options: Options) -> None:
+    """Raises `UserError` for an option of another mode, which would be ignored."""
+    of = {"interpolation": "interpolate", "topology": "plan", "level": "plan", "explain": "plan"}
+    for name, needed in of.items():
+        if getattr(options, name) != getattr(Options(), name) and mode != needed:
+            raise UserError(f"--{name} is for --mode {needed}, not {mode}")
+
+
 def _check_ends(mode: str, config, options: Options) -> None:
     a, b, family = options.a, options.b, models.family(config.model)
     if options.interpolation not in family.model.paths:
@@ -88,11 +86,28 @@ def _check_ends(mode: str, config, options: Options) -> None:
         raise UserError(f"--a and --b go together, with --mode {' or '.join(of_two)}")
 
 
+def _parser() -> cli.Parser:
+    parser = cli.Parser("main", "Trains a recipe, or uses a model that it has trained.", recipe=True)
+    parser.add_argument("--workdir", metavar="DIR", help="the folder of the run (default: runs/NAME of the recipe)")
+    own = sorted({mode for family in models.FAMILIES.values() for mode in family.modes} - set(MODES))
+    parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; of some families {', '.join(own)}")
+    parser.add_argument("--a", default="", help="interpolate, translate: an image's file, or a test example's index")
+    parser.add_argument("--b", default="", help="the other one")
+    parser.add_argument("--interpolation", metavar="PATH", default="linear", help="linear, spherical; style: of styles")
+    parser.add_argument("--topology", metavar="CHIPS", default="", help="plan: for these, such as v5e:4x8 or h100:8")
+    parser.add_argument("--level", type=int, help="plan: only this level of networks that grow")
+    parser.add_argument("--explain", action="store_true", help="plan: explain the memory traffic")
+    return parser
+
+
 def main(argv: list[str]) -> None:
-    del argv
-    name = Path(flags.FLAGS["config"].config_filename).stem
-    options = Options(_A.value, _B.value, _INTERPOLATION.value, _TOPOLOGY.value, _LEVEL.value, _EXPLAIN.value)
-    run(_MODE.value, cli.CONFIG.value, files.workdir(_WORKDIR.value or Path("runs") / name), options)
+    """The command line. Raises what `run` raises."""
+    arguments, overrides = cli.split(argv[1:])
+    args = _parser().parse(arguments)
+    config = cli.read_config(args.config, overrides)
+    workdir = files.workdir(args.workdir or cli.default_workdir(args.config))
+    options = Options(args.a, args.b, args.interpolation, args.topology, args.level, args.explain)
+    run(args.mode, config, workdir, options)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ _RUN = {
     "distributed_heartbeat": Key(60, "seconds without a sign of life of one process after which all end", at_least(10)),
 }
 _DATA = {
-    "source": Key("", f"one of {', '.join(examples.NAMES)}; PATH may be on gs://"),
-    "image_size": Key(0, "pixels a side; 0: points, not images", at_least(0)),
+    "source": Key("", f"the dataset, one of {', '.join(examples.NAMES)}; PATH may be on gs://"),
+    "image_size": Key(0, "resolution, in pixels a side; 0: points, not images", at_least(0)),
     "image_channels": Key(1, "grey or colour", one_of(1, 3)),
     "crop": Key(True, "the largest square in the middle of a picture; False: all of it, squeezed"),
     "background": Key((255, 255, 255), "behind transparent pictures, and what translations bring in", COLOUR),
@@ -31,11 +31,11 @@ _DATA = {
     "flip": Key(False, "mirror left to right, with probability 1/2"),
 }
 _MODEL = {
-    "family": Key("mlp", f"one of {', '.join(models.FAMILIES)}"),
+    "family": Key("mlp", f"of the networks, by name: {', '.join(models.FAMILIES)}"),
     "z_dim": Key(2, "latent dimensions", at_least(1)),
     "channels": Key(
         (256, 256, 256, 256),
-        "mlp: widths of the hidden layers; others: of the stages, from the finest",
+        "mlp: width of each hidden layer; others: of each stage, from the finest",
         each_at_least(1, int),
     ),
     "class_dim": Key(0, "two_encoder: size of the class code; the rest of z_dim is the content code", at_least(0)),
@@ -80,10 +80,10 @@ _OPTIMIZER = {
     "decay": Key(0.1, "", at_least(0)),
 }
 _TRAIN = {
-    "steps": Key(1000, "", at_least(1)),
+    "steps": Key(1000, "all of them; no length is in epochs", at_least(1)),
     "batch_size": Key(128, "over all devices", at_least(1)),
     "substeps": Key(1, "steps of one dispatch; all lengths are multiples of it", at_least(1)),
-    "dtype": Key("float32", "what the networks compute in; bfloat16 keeps losses, statistics and parameters float32"),
+    "dtype": Key("float32", "precision of the networks; bfloat16 keeps losses, statistics and parameters float32"),
     "ema": Key(
         0.0,
         "decay per step of the averaged networks that figures and evaluation use; 0: none",
@@ -91,13 +91,13 @@ _TRAIN = {
     ),
 }
 _CHECKPOINT = {
-    "every": Key(1000, "steps", at_least(1)),
+    "every": Key(1000, "steps between two that are saved", at_least(1)),
     "keep": Key(2, "newest ones", at_least(1)),
     "best": Key("", "also keep the best by this metric of an evaluator; '': none"),
     "best_mode": Key("min", "", one_of("min", "max")),
 }
 _LOG = {
-    "every": Key(100, "steps", at_least(1)),
+    "every": Key(100, "steps between rows", at_least(1)),
     "figures_every": Key(0, "steps between figures during training; 0: at the end only", at_least(0)),
 }
 _EVAL = {

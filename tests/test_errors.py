@@ -118,4 +118,4 @@ def test_no_recipe_at_all(tmp_path):
         [sys.executable, "-m", "sintrovae_jax.main"], capture_output=True, text=True, env=environment(), check=False
     )
     assert done.returncode == 2
-    assert done.stderr.strip() == "error: no recipe given: add --config configs/NAME.py"
+    assert done.stderr.startswith("error: no recipe given: add --config NAME") and done.stderr.count("\n") == 1

@@ -8,7 +8,6 @@ They are read from pytorch-fid's file, which needs torch, or from an .npz that w
 import hashlib
 import io
 import os
-import sys
 from pathlib import Path
 
 import jax
@@ -149,4 +148,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.reporting(main)(sys.argv)
+    cli.start(main)

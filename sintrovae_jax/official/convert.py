@@ -8,11 +8,8 @@ step is the file's iteration for 2D densities; for style-based networks the step
 blended in; else 0, as the release counts epochs, not steps. --step N sets another one.
 """
 
-import argparse
 import contextlib
 import math
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -184,21 +181,23 @@ def _content(config, tensors: dict, step: int) -> dict:
     return {"models": models, "auxiliary": {}}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> cli.Parser:
     parser = cli.Parser(
-        prog="python -m sintrovae_jax.official.convert", description=__doc__.splitlines()[0], allow_abbrev=False
+        "official.convert",
+        "Converts official PyTorch checkpoints to workdirs, and back.",
+        recipe=True,
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="official.pth; with --to-torch: WORKDIR OUT.pth")
     parser.add_argument("--to-torch", action="store_true", help="write an official checkpoint of a workdir")
-    parser.add_argument("--config", help="the recipe, e.g. configs/cifar10.py; values as --config.key=value")
-    parser.add_argument("--workdir", help="the folder of the run (default: runs/NAME of the recipe)")
+    parser.add_argument("--workdir", metavar="DIR", help="the folder of the run (default: runs/NAME of the recipe)")
     parser.add_argument("--step", type=int, help="the step of the workdir")
     return parser
 
 
 def main(argv: list[str]) -> None:
     """The command line. Raises `UserError`."""
-    args, overrides = _parser().parse_known_args(argv[1:])
+    arguments, overrides = cli.split(argv[1:])
+    args = _parser().parse(arguments)
     if len(args.paths) != 1 + args.to_torch:
         raise UserError("name one official.pth to convert, or with --to-torch WORKDIR OUT.pth")
     if args.to_torch:
@@ -207,13 +206,11 @@ def main(argv: list[str]) -> None:
         step = to_torch(args.paths[0], files.expanded(args.paths[1]))
         print(f"{args.paths[1]}: step {step} of {args.paths[0]}")
         return
-    cli.parse([argv[0], *([f"--config={args.config}"] if args.config else []), *overrides])
-    config = cli.CONFIG.value
-    workdir = files.workdir(args.workdir or Path("runs") / Path(args.config.split(":")[0]).stem)
+    config = cli.read_config(args.config, overrides)
+    workdir = files.workdir(args.workdir or cli.default_workdir(args.config))
     step = from_torch(files.expanded(args.paths[0]), config, workdir, args.step)
     print(f"{workdir}: {args.paths[0]}, at step {step} of {config.train.steps}")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    cli.reporting(main)(sys.argv)
+    cli.start(main)

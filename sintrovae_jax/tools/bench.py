@@ -16,16 +16,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 
-from sintrovae_jax import cli, parallel, reconstruction, schedule, train_state, train_step
+from sintrovae_jax import cli, extras, parallel, recipe_files, reconstruction, schedule, train_state, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import costs, explain
-
-_DISPATCHES = flags.DEFINE_integer("dispatches", 10, "Timed dispatches; the median counts.", lower_bound=1)
-_DATA = flags.DEFINE_bool("data", False, "Time the input pipeline instead of the step.")
 
 
 def synthetic(config, shard: parallel.Shard) -> dict:
@@ -145,15 +141,24 @@ def memory(compiled) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    del argv
-    config = cli.CONFIG.value
+    """The command line. Raises `UserError`."""
+    parser = cli.Parser("tools.bench", "Times a recipe's training step on synthetic data, or its input.", recipe=True)
+    parser.add_argument("--dispatches", type=int, default=10, help="that are timed; the median counts (default: 10)")
+    parser.add_argument("--data", action="store_true", help="time the input pipeline instead of the step")
+    arguments, overrides = cli.split(argv[1:])
+    args = parser.parse(arguments)
+    if args.dispatches < 1:
+        raise UserError(f"--dispatches={args.dispatches} must be at least 1")
+    config = cli.read_config(args.config, overrides)
     configs.validate(config)
+    if args.data:
+        extras.need_train()
     parallel.initialize(config.distributed)
     if jax.process_count() > 1:
         raise UserError("bench times the step of one process: run it on one, with distributed=off")
-    measured = (measure_data if _DATA.value else measure)(config, _DISPATCHES.value)
+    measured = (measure_data if args.data else measure)(config, args.dispatches)
     if parallel.is_main():
-        print(json.dumps({"config": flags.FLAGS["config"].config_filename} | measured))
+        print(json.dumps({"config": str(recipe_files.find(args.config))} | measured))
 
 
 if __name__ == "__main__":

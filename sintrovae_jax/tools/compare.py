@@ -3,8 +3,6 @@
 python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--metrics ood_auroc fid]
 """
 
-import sys
-
 from sintrovae_jax import cli, files, workdirs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import text
@@ -29,10 +27,10 @@ def _shown(value) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = cli.Parser(prog="python -m sintrovae_jax.tools.compare", description=__doc__.splitlines()[0])
-    parser.add_argument("workdirs", nargs="+")
+    parser = cli.Parser("tools.compare", "Prints the results of several workdirs side by side.")
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     parser.add_argument("--metrics", nargs="+", default=[], help="only those whose names begin with one of these")
-    args = parser.parse_args(argv[1:])
+    args = parser.parse(argv[1:])
     columns = {}
     for workdir in args.workdirs:
         place = files.workdir(workdir)
@@ -43,4 +41,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.reporting(main)(sys.argv)
+    cli.start(main)

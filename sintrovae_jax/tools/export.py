@@ -7,7 +7,6 @@ metrics are of this step.
 """
 
 import contextlib
-import sys
 
 from sintrovae_jax import checkpoint, cli, files, inference, parallel, train_state, workdirs
 from sintrovae_jax import config as configs
@@ -36,14 +35,14 @@ def export(path, target, at: int | str | None = None) -> int:
 
 def main(argv: list[str]) -> None:
     """The command line. Raises `UserError`."""
-    parser = cli.Parser(prog="python -m sintrovae_jax.tools.export", description=__doc__.splitlines()[0])
-    parser.add_argument("workdir")
-    parser.add_argument("out")
+    parser = cli.Parser("tools.export", "Exports a workdir's model: one checkpoint, without the optimisers.")
+    parser.add_argument("workdir", metavar="WORKDIR", help="or one checkpoint of it, WORKDIR/checkpoints/STEP")
+    parser.add_argument("out", metavar="OUT", help="a new folder")
     parser.add_argument("--step", help="a step, or 'best' (default: the newest)")
-    args = parser.parse_args(argv[1:])
+    args = parser.parse(argv[1:])
     step = int(args.step) if args.step and args.step.isdecimal() else args.step
     print(f"{args.out}: step {export(args.workdir, args.out, step)} of {args.workdir}")
 
 
 if __name__ == "__main__":
-    cli.reporting(main)(sys.argv)
+    cli.start(main)
