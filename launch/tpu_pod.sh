@@ -17,7 +17,7 @@ tpu_pod.sh SUB-COMMAND --name NAME --zone ZONE [options] [-- ARGUMENTS OF THE TR
 
   --type TYPE             as v5litepod-16, v6e-8, v5p-32, v4-16 (create, run)
   --hours H               the slice lives this long at most (create, run)
-  --config configs/X.py   the recipe (start, run)
+  --config RECIPE         its name or file in the checkout, with :ARGUMENT where it takes one (start, run)
   --bucket gs://B         the workdir is gs://B/NAME (start, run); or --workdir gs://…
   --spot | --flex | --reserved   the tier, on demand without; --flex: v5litepod and v6e, the service keeps --hours
   --wait-hours H          how long the request may wait for capacity (4)
@@ -110,7 +110,9 @@ check_slice() {
 
 check_training() {
   [[ -n $config ]] || die "--config is missing, as configs/celebahq.py"
-  [[ -n $repo || -f $root/$config ]] || die "--config $config is not in $root"
+  local file=${config/.py:*/.py} # without the argument for it
+  [[ $file == *.py ]] || file=configs/${file%%:*}.py
+  [[ -n $repo || -f $root/$file ]] || die "--config $config: $file is not in $root"
   workdir=${workdir:-${bucket:+${bucket%/}/$name}}
   [[ -n $workdir ]] || die "--bucket is missing: workers share a workdir, as --bucket gs://BUCKET"
   [[ $workdir == gs://?* ]] ||

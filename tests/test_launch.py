@@ -353,7 +353,9 @@ class TestOptions:
             ([*RUN, "--type", "v9-8"], "--runtime is needed"),
             ([*RUN, "--spot", "--flex"], "only one"),
             ([*RUN, "--ref", "main"], "go together"),
-            ([*RUN, "--config", "configs/nothing.py"], "is not in"),
+            ([*RUN, "--config", "configs/nothing.py"], "configs/nothing.py is not in"),
+            ([*RUN, "--config", "nothing:4"], "configs/nothing.py is not in"),
+            ([*RUN, "--config", "configs/digits"], "is not in"),
             ([*RUN, "--workdir", "runs/x"], "must be on gs://"),
             (RUN[:-2], "--bucket is missing"),
             (["create", *SLICE[:-2]], "--hours is missing"),
@@ -376,6 +378,11 @@ class TestOptions:
         extra = ["--runtime", "mine"] if runtime == "mine" else []
         cloud.run("create", *SLICE, "--type", kind, *extra)
         assert f"--runtime-version={runtime}" in cloud.argv("create")
+
+    @pytest.mark.parametrize("recipe", ["digits", "celebahq_style:4", "configs/ffhq_style.py:8"])
+    def test_a_recipe_by_name_and_with_an_argument(self, cloud, recipe):
+        out = cloud.run("start", *RUN[1:], "--config", recipe, "--dry-run")
+        assert rf"--config\ {recipe}\ --workdir" in out
 
     @pytest.mark.parametrize("command", ["run", "create", "install", "start", "status", "logs", "stop", "delete"])
     def test_dry_run_asks_nothing_and_prints_what_it_would(self, cloud, command):
@@ -722,11 +729,18 @@ class TestSlurm:
         assert process.returncode == 143 and "submit again" in out
         assert self.commands(cluster) == (["srun", "scancel"] if sig == signal.SIGUSR1 else ["srun"])
 
+    @pytest.mark.parametrize("config", ["digits", "digits:4", "configs/digits.py:a:b.py"])
+    def test_a_recipe_by_name_and_with_an_argument(self, cluster, config):
+        cluster.run(["0"], CONFIG=config)
+        (call,) = cluster.calls()
+        assert f" --config {config} --workdir runs/digits " in call
+
     @pytest.mark.parametrize(
         "args, env, words",
         [
             ([], {"CONFIG": ""}, "CONFIG is not set"),
             ([], {"CONFIG": "configs/x.py"}, "submit from the checkout"),
+            ([], {"CONFIG": "x:4"}, "configs/x.py is not in"),
             ([], {"RESTARTS": "many"}, "not a whole number"),
             ([], {"PYTHON": "nowhere/python"}, "PYTHON=nowhere/python is not there"),
             (["--gpus-per-node=4", "--ntasks-per-node=2"], {}, "one task a GPU"),
