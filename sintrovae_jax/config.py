@@ -151,7 +151,7 @@ _LAST_LEVEL = {
 
 
 def _check_growth(config, values):
-    growth, grows = config.growth, models.family(config.model).growth is not None
+    growth, grows = config.growth, models.family_of(config.model).growth is not None
     if not grows and any(growth.values()):
         raise UserError(f"model.family={config.model.family} does not grow: set growth.* to '()' and 0")
     for key in ("steps", *_LAST_LEVEL):

@@ -26,7 +26,7 @@ def from_state(config: ConfigDict, networks: train_state.Networks, host_state: t
 
 
 def _model(config, step, networks, variables):
-    kind = models.family(config.model).model
+    kind = models.family_of(config.model).model
     return kind(config, step, networks.encoder, networks.decoder, variables, schedule.stage_at(config, step))
 
 

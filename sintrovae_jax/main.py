@@ -65,7 +65,7 @@ def _check_mode(mode: str, config) -> None:
         return
     if owners:
         raise UserError(f"--mode {mode} is for model.family={' or '.join(owners)}, not {config.model.family}")
-    known = (*MODES, *sorted(models.family(config.model).modes - set(MODES)))
+    known = (*MODES, *sorted(models.family_of(config.model).modes - set(MODES)))
     raise UserError(f"--mode {mode} is none of {', '.join(known)}")
 
 
@@ -78,7 +78,7 @@ def _check_options(mode: str, options: Options) -> None:
 
 
 def _check_ends(mode: str, config, options: Options) -> None:
-    a, b, family = options.a, options.b, models.family(config.model)
+    a, b, family = options.a, options.b, models.family_of(config.model)
     if options.interpolation not in family.model.paths:
         raise UserError(f"--interpolation {options.interpolation} is none of {', '.join(family.model.paths)}")
     of_two = ("interpolate", *family.figures_of_two)

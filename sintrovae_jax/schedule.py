@@ -28,7 +28,7 @@ class Level(NamedTuple):
 def levels(config) -> list[Level]:
     """The levels that a run reaches in `train.steps`, in order; a single one for networks that do not grow."""
     last, batch_size, lengths = config.train.steps, config.train.batch_size, list(config.growth.steps)
-    growth = models.family(config.model).growth
+    growth = models.family_of(config.model).growth
     if growth is None:
         return [Level(None, 0, 0, last, batch_size, None)]
     top = len(config.model.channels) - 1
@@ -80,7 +80,7 @@ def hypers_at(config, steps: np.ndarray) -> Hyper:
 
 def _of_levels(config, steps: np.ndarray) -> dict[str, np.ndarray]:
     """The hyper-parameters that change with the level, at the given steps."""
-    if models.family(config.model).growth is None:
+    if models.family_of(config.model).growth is None:
         return {"blend": np.ones(steps.shape, np.float32)}
     schedule, growth = levels(config), config.growth
     index = np.searchsorted([level.start for level in schedule], steps, side="right") - 1

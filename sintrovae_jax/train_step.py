@@ -218,7 +218,7 @@ def on_devices(networks: Networks, static: Static, devices: Sequence | None = No
 
 def from_config(config) -> tuple[Networks, Static, Callable[[], TrainState]]:
     """The static parts of a config: networks with optimisers, the step, and a function that creates a fresh state."""
-    shape, family = examples.of(config.data).shape, models.family(config.model)
+    shape, family = examples.of(config.data).shape, models.family_of(config.model)
     encoder, decoder = models.build(config.model, shape, config.train.dtype)
     o = config.objective
     static = Static(

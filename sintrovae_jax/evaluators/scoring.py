@@ -34,7 +34,7 @@ def source_of(model: Model, source):
     if model.stage is None:
         return source
     source = source.at(model.shape[0])
-    shown = models.family(model.config.model).growth.shown
+    shown = models.family_of(model.config.model).growth.shown
     return source if model.stage.blend == 1 else _Blended(source, shown, model.stage)
 
 

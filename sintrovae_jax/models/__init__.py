@@ -19,7 +19,7 @@ from sintrovae_jax.models.family import Family
 from sintrovae_jax.models.layers import Posterior, Stage
 from sintrovae_jax.models.trained import Model
 
-__all__ = ["FAMILIES", "Family", "Model", "Posterior", "Stage", "build", "family", "paired"]
+__all__ = ["FAMILIES", "Family", "Model", "Posterior", "Stage", "build", "family_of", "paired"]
 
 FAMILIES: dict[str, Family] = {
     "mlp": mlp.FAMILY,
@@ -31,7 +31,7 @@ FAMILIES: dict[str, Family] = {
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
-def family(model) -> Family:
+def family_of(model) -> Family:
     """The family that `config.model` names. Raises `UserError` for one that does not exist."""
     if model.family not in FAMILIES:
         raise UserError(f"model.family={model.family!r} is none of {', '.join(FAMILIES)}")
@@ -45,7 +45,7 @@ def build(model, shape: tuple[int, ...], dtype: str = "float32") -> tuple[nn.Mod
     """
     if dtype not in DTYPES:
         raise UserError(f"train.dtype={dtype!r} is none of {', '.join(DTYPES)}")
-    return family(model).build(model, shape, DTYPES[dtype])
+    return family_of(model).build(model, shape, DTYPES[dtype])
 
 
 def paired(network: nn.Module) -> nn.Module:

@@ -69,7 +69,7 @@ def _scatter(path, model, source, points):
 def of_family(model: Model, source, folder: Path, suffix: str = "", mode: str = "") -> list[Path]:
     """NAME.png for each figure that only the model's family has; with a mode, only those that this mode draws."""
     out = []
-    for name, figure in models.family(model.config.model).figures.items():
+    for name, figure in models.family_of(model.config.model).figures.items():
         if mode in ("", figure.mode):
             out.append(folder / f"{name}{suffix}.png")
             draw.grid(out[-1], *figure.draw(model, source))
@@ -78,7 +78,7 @@ def of_family(model: Model, source, folder: Path, suffix: str = "", mode: str = 
 
 def of_two(model: Model, a: np.ndarray, b: np.ndarray, folder: Path, mode: str) -> Path:
     """The figure that this mode of the model's family draws of two images [*shape]."""
-    figure = models.family(model.config.model).figures_of_two[mode]
+    figure = models.family_of(model.config.model).figures_of_two[mode]
     path = folder / f"{figure.name}.png"
     draw.grid(path, *figure.draw(model, a, b))
     return path
