@@ -8,6 +8,7 @@ plain arrays without a device axis, so that any number of devices or processes c
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from sintrovae_jax import files, parallel, workdirs
+from sintrovae_jax.arrays import Tree, Variables
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.train_state import NetworkState, TrainState
 
@@ -23,13 +25,18 @@ _SAVING = 600  # timeout of a save in seconds; if one process fails, the others 
 _ITEMS = ("networks", "training", "target", "ema")
 
 
-def _items(state: TrainState) -> dict:
+def _items(state: TrainState) -> dict[str, Tree]:
     training = {"step": state.step, "encoder": state.encoder.opt_state, "decoder": state.decoder.opt_state}
     items = {"networks": state.variables, "training": training, "target": state.target, "ema": state.ema}
     return {name: tree for name, tree in items.items() if tree is not None}
 
 
-def _state(networks: dict, training: dict, target: dict | None = None, ema: dict | None = None) -> TrainState:
+def _state(
+    networks: dict[str, Variables],
+    training: dict[str, Tree],
+    target: Variables | None = None,
+    ema: dict[str, Variables] | None = None,
+) -> TrainState:
     def network(name):
         variables = dict(networks[name])
         return NetworkState(params=variables.pop("params"), stats=variables, opt_state=training[name])
@@ -42,7 +49,7 @@ def _template(tree):
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
 
 
-def _shapes(tree) -> dict:
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """{'params/…/kernel': (3, 4), …}, whatever the tree's node types."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
@@ -83,7 +90,7 @@ class Checkpoints:
         handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
         self._manager = _Manager(self.folder, options=options, item_handlers=handlers)
 
-    def _rank(self, metrics: dict) -> float:
+    def _rank(self, metrics: dict[str, float | None]) -> float:
         """Larger is better; a checkpoint that was not evaluated comes last."""
         value = metrics.get(self._best)
         return -math.inf if value is None else self._sign * value
@@ -97,14 +104,14 @@ class Checkpoints:
         step = self._manager.best_step() if self._best else None
         return None if step is None or self._rank(self._manager.metrics(step) or {}) == -math.inf else step
 
-    def save(self, state: TrainState, metrics: dict | None = None) -> None:
+    def save(self, state: TrainState, metrics: dict[str, Any] | None = None) -> None:
         """Saves a host state (`parallel.unreplicate`) under its step. metrics: of the evaluators, for `best`."""
         # Only the main process has metrics, but all must agree on which checkpoint is the best.
         value = (metrics or {}).get(self._best)
         (value,) = parallel.from_main(math.nan if value is None else float(value))
         self._save(int(state.step), _items(state), {self._best: None if math.isnan(value) else value})
 
-    def save_networks(self, step: int, variables: dict, ema: bool) -> None:
+    def save_networks(self, step: int, variables: dict[str, Variables], ema: bool) -> None:
         """Saves only the networks to sample from, which is all that `read` needs. ema: whether they are averaged."""
         self._save(step, {"ema" if ema else "networks": variables}, None)
 
@@ -119,7 +126,7 @@ class Checkpoints:
         abstract: the state's shapes and dtypes. Damaged checkpoints newer than the one used are set aside and reported.
         Raises `UserError` for a checkpoint of another model, and if no checkpoint can be read (then none is moved).
         """
-        damaged = []
+        damaged: list[tuple[int, str]] = []
         for step in reversed(self.steps()):
             self._refuse_other(step, abstract)
             state, problem = None, None
@@ -142,23 +149,24 @@ class Checkpoints:
             )
         return None
 
-    def read(self, step: int, abstract: TrainState, ema: bool = True) -> dict:
+    def read(self, step: int, abstract: TrainState, ema: bool = True) -> dict[str, Variables]:
         """The networks of one step to sample from, as numpy arrays. ema: the averaged ones, if the run has them.
 
         Raises what Orbax raises, and `UserError` if the checkpoint is of another model or lacks these networks.
         """
         return self.read_all(step, abstract, ["ema" if ema and abstract.ema is not None else "networks"])[0]
 
-    def read_all(self, step: int, abstract: TrainState, names: list[str]) -> list[dict]:
+    def read_all(self, step: int, abstract: TrainState, names: list[str]) -> list[Tree]:
         """The named items of one step: 'networks', 'target' or 'ema'. Raises as `read` does."""
-        items, out, folder = _items(abstract), [], self.folder / str(step)
+        items, folder = _items(abstract), self.folder / str(step)
+        out: list[Tree] = []
         for name in names:
             if not (folder / name).exists() and any((folder / other).exists() for other in _ITEMS):
                 stored = " and ".join(other for other in _ITEMS if (folder / other).exists())
                 raise UserError(f"{folder} has no {name}: {stored} alone, as an export has")
             other = self._difference(step, name, items[name])
             tree = None if other else self._read(step, name, items[name])
-            if other or _shapes(tree) != _shapes(items[name]):  # the metadata may be unreadable
+            if tree is None or _shapes(tree) != _shapes(items[name]):  # the metadata may be unreadable
                 raise UserError(f"{folder} holds another model than the config.json beside it says")
             out.append(tree)
         return out
@@ -184,7 +192,7 @@ class Checkpoints:
             if differ := self._difference(step, item, tree):
                 raise UserError(f"{self.folder / str(step)} holds another model: {differ}; use another --workdir")
 
-    def _difference(self, step: int, item: str, tree) -> str:
+    def _difference(self, step: int, item: str, tree: Tree) -> str:
         """How the stored arrays of an item differ from a tree; '' if they do not, or if the metadata is unreadable."""
         try:
             stored = _shapes(self._manager.item_metadata(step)[item].tree)
@@ -195,8 +203,8 @@ class Checkpoints:
         if not differ:
             return ""
         first = differ[0]
-        stored, expected = (shapes.get(first) for shapes in (stored, expected))
-        return f"{len(differ)} arrays differ, the first is {first} ({stored} there, {expected} here)"
+        there, here = (shapes.get(first) for shapes in (stored, expected))
+        return f"{len(differ)} arrays differ, the first is {first} ({there} there, {here} here)"
 
     def _set_aside(self, step, reason):
         place = self.folder.parent / workdirs.DAMAGED / str(step)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -31,9 +32,9 @@ def default() -> ConfigDict:
     return config
 
 
-def flatten(config) -> dict:
+def flatten(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
     """{'train.steps': 1000, ...}, with tuples as lists, as they are in JSON."""
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict | dict):
             out |= {f"{key}.{k}": v for k, v in flatten(value).items()}

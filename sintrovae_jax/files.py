@@ -18,7 +18,7 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import first_line
 
 
-def is_remote(path: str | os.PathLike) -> bool:
+def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is outside of the local file systems."""
     return "://" in os.fspath(path)
 
@@ -47,18 +47,18 @@ def new_folder(target: str | Path) -> Iterator[Path]:
 
     Raises `UserError` if the target exists and is not an empty folder, is remote, or cannot be written.
     """
-    target = place(target)
-    if is_remote(target):
-        raise UserError(f"{target}: write to a local folder, then copy it")
-    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError(f"{target} exists already; choose another place")
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    folder = place(target)
+    if is_remote(folder):
+        raise UserError(f"{folder}: write to a local folder, then copy it")
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; choose another place")
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         beside.mkdir(parents=True)
         yield beside
-        os.replace(beside, target)
+        os.replace(beside, folder)
     except OSError as error:
-        raise UserError(f"cannot write to {target}: {error.strerror}") from None
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -127,7 +127,7 @@ def move(folder: Path, to: Path) -> None:
         folder.rename(to)
         return
     _copy(folder, to)
-    folder.rmtree()
+    epath.Path(folder).rmtree()
 
 
 def _copy(folder, to):

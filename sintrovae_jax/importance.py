@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sintrovae_jax.arrays import Scalar
 
 if TYPE_CHECKING:
     from sintrovae_jax.models.layers import Posterior
@@ -27,7 +30,14 @@ class Estimate(NamedTuple):
 
 
 def importance_weighted(
-    decode: Callable, x: jax.Array, posterior: "Posterior", keys: jax.Array, samples, *, std, prior_std=1.0
+    decode: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    posterior: "Posterior",
+    keys: jax.Array,
+    samples: Scalar,
+    *,
+    std: Scalar,
+    prior_std: Scalar = 1.0,
 ) -> Estimate:
     """Estimates log p(x) of every example, holding one of its K samples at a time, so that memory does not grow with K.
 
@@ -59,7 +69,7 @@ def importance_weighted(
     return Estimate(highest + jnp.log(total) - jnp.log(samples), mean_log)
 
 
-def observation_std(objective) -> float:
+def observation_std(objective: ConfigDict) -> float:
     """The std of p(x|z) for which `config.objective`'s β_rec·rec + β_kl·kl is β_kl times -ELBO: sqrt(β_kl / 2 β_rec).
 
     NaN if there is none: a term has no weight, or the reconstruction error is not that of a Gaussian.
@@ -70,6 +80,6 @@ def observation_std(objective) -> float:
     return math.sqrt(beta_kl / (2 * objective.beta_rec))
 
 
-def bits_per_dimension(log_likelihood, dimensions: int):
+def bits_per_dimension(log_likelihood: float, dimensions: int) -> float:
     """-log2 p(x) / D of images with 256 levels: from nats of their density on [0, 1], 8 bits - log2 p(x) / D."""
     return 8 - log_likelihood / (dimensions * math.log(2))

@@ -30,7 +30,7 @@ def _model(config, step, networks, variables):
     return kind(config, step, networks.encoder, networks.decoder, variables, schedule.stage_at(config, step))
 
 
-def load(path, step: int | str | None = None, *, ema: bool = True) -> Model:
+def load(path: str | Path, step: int | str | None = None, *, ema: bool = True) -> Model:
     """Rebuilds a trained model from its workdir alone, on any devices.
 
     path: a workdir, its `checkpoints` folder, or one checkpoint (`checkpoints/STEP`), local or remote (gs://…, which
@@ -51,7 +51,7 @@ def load(path, step: int | str | None = None, *, ema: bool = True) -> Model:
     raise AssertionError
 
 
-def locate(path, step: int | str | None = None):
+def locate(path: str | Path, step: int | str | None = None) -> tuple[Path, int | str | None]:
     """Splits a path of `load` into the workdir and the step. Raises `UserError` for an impossible path or step."""
     if step is not None and step != "best":
         if not isinstance(step, numbers.Integral):
@@ -62,7 +62,8 @@ def locate(path, step: int | str | None = None):
         return _pretrained(name), step
     place = files.place(path)
     if place.parent.name == workdirs.CHECKPOINTS and place.name.isdecimal() and not (place / workdirs.CONFIG).exists():
-        if step not in (None, int(place.name)):
+        allowed: tuple[int | str | None, ...] = (None, int(place.name))
+        if step not in allowed:
             raise UserError(f"{path} is step {int(place.name)}, not {step}")
         return place.parent.parent, int(place.name)
     inside = place.name == workdirs.CHECKPOINTS and not (place / workdirs.CONFIG).exists()
@@ -77,7 +78,7 @@ def _pretrained(name):
     return folder / name
 
 
-def config_of(workdir, path=None) -> ConfigDict:
+def config_of(workdir: Path, path: str | Path | None = None) -> ConfigDict:
     """The config of a workdir. path: its name in messages. Raises `UserError` if it is missing or cannot be used."""
     path = path or workdir
     try:
@@ -98,7 +99,9 @@ def config_of(workdir, path=None) -> ConfigDict:
 
 
 @contextlib.contextmanager
-def opened(config, workdir, step: int | str | None = None) -> Iterator[tuple[checkpoint.Checkpoints, int]]:
+def opened(
+    config: ConfigDict, workdir: Path, step: int | str | None = None
+) -> Iterator[tuple[checkpoint.Checkpoints, int]]:
     """Yields the checkpoints of a workdir, read-only, and the step that `load` would choose.
 
     Raises `UserError` if there is none.
@@ -118,7 +121,7 @@ def opened(config, workdir, step: int | str | None = None) -> Iterator[tuple[che
         yield checkpoints, resolved
 
 
-def _chosen(config, checkpoints, workdir, step) -> int:
+def _chosen(config: ConfigDict, checkpoints: checkpoint.Checkpoints, workdir: Path, step: int | str | None) -> int:
     """The step to load. Raises `UserError` if it has no checkpoint."""
     steps = checkpoints.steps()
     if not steps:
@@ -138,7 +141,7 @@ def _chosen(config, checkpoints, workdir, step) -> int:
     return step
 
 
-def _read(config, workdir, step, ema) -> Model:
+def _read(config: ConfigDict, workdir: Path, step: int | str | None, ema: bool) -> Model:
     networks, _, create = train_step.from_config(config)
     abstract = jax.eval_shape(create)
     with opened(config, workdir, step) as (checkpoints, resolved):

@@ -39,11 +39,11 @@ def between(low: float, high: float) -> Check:
     return Check(lambda v: low <= v <= high, f"must be from {low:g} to {high:g}")
 
 
-def one_of(*choices) -> Check:
+def one_of(*choices: object) -> Check:
     return Check(lambda v: v in choices, f"is none of {', '.join(map(str, choices))}")
 
 
-def each_at_least(low: float, kind: type = numbers.Real) -> Check:
+def each_at_least(low: float, kind: type[Any] = numbers.Real) -> Check:
     """For a tuple: checks the type and the size of every element."""
     name = "whole numbers" if kind is int else "numbers"
     return Check(
@@ -61,10 +61,10 @@ COLOUR = Check(
 
 def check(keys: dict[str, Key], values: dict[str, Any]) -> None:
     """Raises `UserError` for the first value that is not allowed. values: by key, with tuples as lists."""
-    for key, value in values.items():
+    for name, value in values.items():
         for element in value if isinstance(value, list) else [value]:
             if isinstance(element, numbers.Real) and not math.isfinite(element):
-                raise UserError(f"{key}={element} is not a finite number")
+                raise UserError(f"{name}={element} is not a finite number")
     for name, key in keys.items():
         if key.check and not key.check.fits(values[name]):
             value = values[name]

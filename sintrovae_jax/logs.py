@@ -5,12 +5,14 @@ import io
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import logging as absl_logging
 
 from sintrovae_jax import files, workdirs
+from sintrovae_jax.arrays import Array
 from sintrovae_jax.objectives import kl_gap
 from sintrovae_jax.parallel import first_line
 
@@ -30,17 +32,18 @@ def setup(main: bool) -> None:
     logger.setLevel(logging.INFO if main else logging.WARNING)
 
 
-def summarise(window: list[dict]) -> dict[str, float | None]:
+def summarise(window: Sequence[Mapping[str, Array]]) -> dict[str, float | None]:
     """Means of a window of host terms {name: [sum, count, first bad]} by name; None for a term that no step had.
 
     kl_gap is that of training batches; results.json has that of test images (`evaluators.latents`).
     """
-    out = {}
+    out: dict[str, float | None] = {}
     for name in window[0]:
         total, count = np.sum([np.asarray(terms[name], np.float64)[:2] for terms in window], axis=0)
         out[name] = total / count if count else None
-    if all(out.get(name) is not None for name in ("kl_real", "kl_fake", "kl_recon")):
-        out["kl_gap"] = kl_gap(out["kl_real"], out["kl_fake"], out["kl_recon"])
+    kls = {name: kl for name in ("kl_real", "kl_fake", "kl_recon") if (kl := out.get(name)) is not None}
+    if len(kls) == 3:
+        out["kl_gap"] = kl_gap(**kls)
     elif "kl_fake" in out:
         out["kl_gap"] = None
     return out
@@ -52,7 +55,7 @@ class Clock:
     def __init__(self, seconds_before: float):
         self._start = time.monotonic() - seconds_before
         self._examples, self._busy = 0, 0.0  # of this session
-        self._stretch, self._mark = 0, None  # since the last pause
+        self._stretch, self._mark = 0, time.monotonic()  # since the last pause
 
     def seconds(self) -> float:
         return time.monotonic() - self._start
@@ -100,9 +103,9 @@ class Metrics:
         return next((float(row["examples_per_second"]) for row in self._rows[::-1] if row["examples_per_second"]), None)
 
     def write(self, step: int, row: dict[str, float | None]) -> None:
-        row = {"step": str(step)} | {k: "" if v is None else f"{v:.8g}" for k, v in row.items()}
-        same_columns = bool(self._rows) and self._rows[0].keys() == row.keys()
-        self._rows.append(row)
+        cells = {"step": str(step)} | {k: "" if v is None else f"{v:.8g}" for k, v in row.items()}
+        same_columns = bool(self._rows) and self._rows[0].keys() == cells.keys()
+        self._rows.append(cells)
         if self._remote:
             self._waiting = True
             if time.monotonic() >= self._next:
@@ -111,8 +114,8 @@ class Metrics:
             self._rewrite()
         else:
             with self._path.open("a", newline="") as file:
-                csv.DictWriter(file, self._rows[0]).writerow(row)
-        self.scalars(step, {k: float(v) for k, v in row.items() if v and k != "step"})
+                csv.DictWriter(file, self._rows[0]).writerow(cells)
+        self.scalars(step, {k: float(v) for k, v in cells.items() if v and k != "step"})
 
     def flush(self) -> None:
         """Writes pending rows. To be called before a checkpoint is saved, so that its rows are not missing.

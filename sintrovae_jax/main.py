@@ -6,6 +6,8 @@ python -m sintrovae_jax.main --config configs/digits.py [--workdir DIR] [--mode 
 from pathlib import Path
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from sintrovae_jax import cli, evaluators, extras, files, logs, models, parallel, reconstruction, schedule, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
@@ -25,7 +27,7 @@ class Options(NamedTuple):
     explain: bool = False
 
 
-def run(mode: str, config, workdir: Path, options: Options = Options()) -> None:  # noqa: B008
+def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options()) -> None:  # noqa: B008
     """Runs one mode on one workdir, after as many checks as possible without importing TensorFlow or writing anything.
 
     Raises `UserError` for the user's mistakes, and what `train` raises.
@@ -59,7 +61,7 @@ def run(mode: str, config, workdir: Path, options: Options = Options()) -> None:
         modes.run(mode, config, workdir, modes.Ends(options.a, options.b, options.interpolation))
 
 
-def _check_mode(mode: str, config) -> None:
+def _check_mode(mode: str, config: ConfigDict) -> None:
     owners = [name for name, family in models.FAMILIES.items() if mode in family.modes]
     if mode in MODES or config.model.family in owners:
         return
@@ -77,7 +79,7 @@ def _check_options(mode: str, options: Options) -> None:
             raise UserError(f"--{name} is for --mode {needed}, not {mode}")
 
 
-def _check_ends(mode: str, config, options: Options) -> None:
+def _check_ends(mode: str, config: ConfigDict, options: Options) -> None:
     a, b, family = options.a, options.b, models.family_of(config.model)
     if options.interpolation not in family.model.paths:
         raise UserError(f"--interpolation {options.interpolation} is none of {', '.join(family.model.paths)}")

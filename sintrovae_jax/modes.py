@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import files, inference, parallel, workdirs
 from sintrovae_jax.data import examples
+from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, scoring
 from sintrovae_jax.plots import figures
@@ -31,7 +33,7 @@ class Ends(NamedTuple):
         return (self.a, self.b) if self.a or self.b else ()
 
 
-def run(mode: str, config, workdir: Path, ends: Ends = Ends()) -> None:  # noqa: B008
+def run(mode: str, config: ConfigDict, workdir: Path, ends: Ends = Ends()) -> None:  # noqa: B008
     """Loads the newest checkpoint of a workdir and runs the mode.
 
     The config of the command line may name other evaluators or sample counts than that of training. Raises `UserError`
@@ -54,7 +56,8 @@ def _written(mode, model, source, workdir, ends):
     if mode == "interpolate":
         common = [_interpolate(model, source, workdir, ends)]
     elif ends.named:
-        return [figures.of_two(model, *(_example(end, model, source) for end in ends.named), folder, mode)]
+        a, b = (_example(end, model, source) for end in ends.named)
+        return [figures.of_two(model, a, b, folder, mode)]
     elif mode in _MODES:
         common = [_MODES[mode](model, source, workdir)]
     return common + figures.of_family(model, source, folder, mode=mode)
@@ -91,7 +94,7 @@ def _interpolate(model, source, workdir, ends):
     return figures.interpolation(model, source, a, b, folder / "interpolation.png", ends.path)
 
 
-def _example(end: str, model, source) -> np.ndarray:
+def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:
     """A test example by its index, or an image file as the model sees it."""
     from sintrovae_jax.data import images, sources  # TensorFlow
 

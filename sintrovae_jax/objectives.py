@@ -10,10 +10,12 @@ compute in.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from sintrovae_jax.arrays import Scalar
 
 
 def _per_example(errors: jax.Array) -> jax.Array:
@@ -76,18 +78,18 @@ def kl_gap(kl_real: float, kl_fake: float, kl_recon: float) -> float:
 class Hyper(NamedTuple):
     """The hyper-parameters that a schedule may change: traced scalars, so that a change does not recompile."""
 
-    beta_rec: Any
-    beta_kl: Any
-    beta_neg: Any
-    gamma: Any
-    gamma_r: Any
-    alpha: Any
-    scale: Any  # s
-    intro_alpha: Any
-    margin: Any
-    learning_rate: Any  # of both networks
-    ema: Any
-    blend: Any = 1.0  # how much of the level has been blended in, for networks that grow
+    beta_rec: Scalar
+    beta_kl: Scalar
+    beta_neg: Scalar
+    gamma: Scalar
+    gamma_r: Scalar
+    alpha: Scalar
+    scale: Scalar  # s
+    intro_alpha: Scalar
+    margin: Scalar
+    learning_rate: Scalar  # of both networks
+    ema: Scalar
+    blend: Scalar = 1.0  # how much of the level has been blended in, for networks that grow
 
 
 class Terms(NamedTuple):
@@ -97,15 +99,15 @@ class Terms(NamedTuple):
     that a loss does not use may stay 0.
     """
 
-    rec_real: Any = 0.0
-    kl_real: Any = 0.0
-    rec_recon: Any = 0.0
-    kl_recon: Any = 0.0
-    rec_fake: Any = 0.0
-    kl_fake: Any = 0.0
+    rec_real: jax.Array | float = 0.0
+    kl_real: jax.Array | float = 0.0
+    rec_recon: jax.Array | float = 0.0
+    kl_recon: jax.Array | float = 0.0
+    rec_fake: jax.Array | float = 0.0
+    kl_fake: jax.Array | float = 0.0
 
 
-def exp_elbo(rec: jax.Array, kl: jax.Array, h: Hyper) -> jax.Array:
+def exp_elbo(rec: jax.Array | float, kl: jax.Array | float, h: Hyper) -> jax.Array:
     """(1/α)·exp(-α·s·[β_rec·rec + β_neg·kl]): what the encoder pushes down on generated images. [B] in, [B] out."""
     return jnp.exp(-h.alpha * h.scale * (h.beta_rec * rec + h.beta_neg * kl)) / h.alpha
 
@@ -153,6 +155,9 @@ def _exp_elbos(t: Terms, h: Hyper) -> dict[str, jax.Array]:
     return {"exp_elbo_recon": exp_elbo(t.rec_recon, t.kl_recon, h), "exp_elbo_fake": exp_elbo(t.rec_fake, t.kl_fake, h)}
 
 
+Loss = Callable[[Terms, Hyper], jax.Array]
+
+
 class Objective(NamedTuple):
     """Losses to minimise, functions (Terms, Hyper) -> scalar, and the names of what is logged of a step.
 
@@ -161,11 +166,12 @@ class Objective(NamedTuple):
     second moment keep their size when the VAE phase ends.
     """
 
-    real: Callable
-    encoder: Callable | None = None
-    decoder: Callable | None = None
+    real: Loss
+    encoder: Loss | None = None
+    decoder: Loss | None = None
     logged: tuple[str, ...] = ("loss_encoder", "loss_decoder", "rec_real", "kl_real")
-    derived: Callable = lambda terms, hyper: {}  # what is logged besides the losses and terms, [B] each
+    # What is logged besides the losses and terms, [B] each.
+    derived: Callable[[Terms, Hyper], dict[str, jax.Array]] = lambda terms, hyper: {}
 
 
 _LOGGED = (*Objective(intro_real).logged, "kl_recon", "kl_fake")

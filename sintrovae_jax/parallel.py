@@ -7,13 +7,12 @@ copies without that axis (`unreplicate`), so that checkpoints do not depend on t
 
 import collections
 import contextlib
-import functools
 import itertools
 import os
 import signal
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +21,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sintrovae_jax import cancellation
+from sintrovae_jax.arrays import Array, Tree
 from sintrovae_jax.errors import UserError
 
 AXIS = "devices"
+T = TypeVar("T")  # a tree that keeps its structure
 HEARTBEAT = 60  # seconds; jax's default is 100. Shorter ones end runs that are only slowed by a busy network or host
 
 
@@ -61,10 +62,10 @@ def initialize(distributed: str, heartbeat: int = HEARTBEAT, notices: bool = Fal
 
 def _address(distributed: str) -> tuple[str, int, int]:
     try:
-        address, count, index = distributed.split(",")
+        address, *numbers = distributed.split(",")
         host, port = address.rsplit(":", 1)
-        count, index, port = int(count), int(index), int(port)
-        if not (host and 0 < port < 2**16 and 0 <= index < count):
+        count, index = map(int, numbers)
+        if not (host and 0 < int(port) < 2**16 and 0 <= index < count):
             raise ValueError
     except ValueError:
         raise UserError(
@@ -106,7 +107,28 @@ def shard(batch_size: int, key: str = "train.batch_size") -> Shard:
     return Shard(batch_size, jax.process_index() * devices * per_device, devices, per_device)
 
 
-def pmap(step: Callable, in_axes, devices: Sequence | None = None) -> Callable:
+class Mapped(Protocol):
+    """A function over devices, which is compiled when it is called."""
+
+    def __call__(self, *arguments: Tree) -> Tree: ...
+
+    def lower(self, *arguments: Tree) -> jax.stages.Lowered: ...
+
+
+class _CompiledOnce:
+    """A mapped function, compiled by `compiled` for the shapes of its first call."""
+
+    def __init__(self, mapped: Mapped):
+        self._program: jax.stages.Compiled | None = None
+        self.lower = mapped.lower
+
+    def __call__(self, *arguments: Tree) -> Tree:
+        if self._program is None:
+            self._program = compiled(self.lower(*arguments))
+        return self._program(*arguments)
+
+
+def pmap(step: Callable[..., Tree], in_axes: Any, devices: Sequence[jax.Device] | None = None) -> Mapped:
     """Maps a per-device step over all devices, or over those given. Its first argument, the state, is donated.
 
     On the CPUs of one process it is compiled by `compiled`, once, for the shapes of its first call.
@@ -114,17 +136,7 @@ def pmap(step: Callable, in_axes, devices: Sequence | None = None) -> Callable:
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=(0,))
     if devices is not None or jax.default_backend() != "cpu" or jax.process_count() > 1:
         return mapped
-    program = None
-
-    @functools.wraps(step)
-    def call(*arguments):
-        nonlocal program
-        if program is None:
-            program = compiled(mapped.lower(*arguments))
-        return program(*arguments)
-
-    call.lower = mapped.lower
-    return call
+    return _CompiledOnce(mapped)
 
 
 def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
@@ -138,7 +150,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     return lowered.compile()
 
 
-def pmean(tree):
+def pmean(tree: T) -> T:
     """The mean over devices, inside a step."""
     return lax.pmean(tree, AXIS)
 
@@ -148,7 +160,7 @@ def seed_key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def example_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
+def example_keys(key: jax.Array, step: Array, index: jax.Array) -> jax.Array:
     """One key per example, from (seed, step, index in the global batch) and nothing else. index: [B]. Returns keys [B].
 
     So noise does not depend on how the batch is split over devices and processes.
@@ -161,7 +173,7 @@ def _local(*axes: str) -> NamedSharding:
     return NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec(*axes))
 
 
-def replicate(tree):
+def replicate(tree: T) -> T:
     """Copies a host tree to every local device.
 
     The axis name must be that of the step: otherwise the state of the first dispatch has another sharding than that of
@@ -170,12 +182,12 @@ def replicate(tree):
     return split(jax.tree.map(lambda x: np.stack([x] * jax.local_device_count()), tree))
 
 
-def split(tree):
+def split(tree: T) -> T:
     """Distributes a host tree, whose leaves have a leading axis of local devices, over these devices."""
     return jax.device_put(tree, _local(AXIS))
 
 
-def on_local_devices(tree):
+def on_local_devices(tree: T) -> T:
     """Copies a tree to every local device, for jitted functions that use it together with chunks of `in_chunks`."""
     return jax.device_put(tree, _local())
 
@@ -186,7 +198,7 @@ def chunk(size: int) -> int:
     return -(-size // devices) * devices
 
 
-def in_chunks(function: Callable, size: int, *inputs):
+def in_chunks(function: Callable[..., Tree], size: int, *inputs: Tree) -> Tree:
     """function(*inputs) for inputs [N, ...] of any N, computed in chunks of about `size` over all local devices.
 
     function: jitted; row i of its outputs depends on row i of its inputs alone. An input may be None. Compiles once
@@ -213,7 +225,7 @@ def in_chunks(function: Callable, size: int, *inputs):
     return jax.tree.map(lambda *chunks: jnp.concatenate(chunks)[:n], *parts)
 
 
-def unreplicate(tree):
+def unreplicate(tree: T) -> T:
     """The first local device's copy of a replicated tree, as numpy arrays that own their memory.
 
     `x[0]` of such an array may communicate; its first shard does not. The copy matters on the CPU backend, where numpy
@@ -223,7 +235,7 @@ def unreplicate(tree):
     return jax.tree.map(lambda x: np.array(x[0]), jax.device_get(shards))
 
 
-def prefetch(batches: Iterator, size: int = 2) -> Iterator:
+def prefetch(batches: Iterator[T], size: int = 2) -> Iterator[T]:
     """Keeps the batches of `size` dispatches on the devices, ahead of the step. Leaves: [local devices, ...]."""
     queue = collections.deque(map(split, itertools.islice(batches, size)))
     while queue:
@@ -253,7 +265,7 @@ def from_main(*values: float) -> tuple[float, ...]:
     return tuple(v.item() for v in multihost_utils.broadcast_one_to_all(sent))
 
 
-def refuse_different(what: str, value) -> None:
+def refuse_different(what: str, value: object) -> None:
     """Raises `RuntimeError` on all processes unless all have the same value, compared by repr. All must call it."""
     number = zlib.crc32(repr(value).encode("utf-8", "surrogateescape")) >> 1  # fits an int32
     if not agree(from_main(number)[0] == number):

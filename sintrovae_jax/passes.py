@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sintrovae_jax import objectives, reconstruction
-from sintrovae_jax.models import Stage
+from sintrovae_jax.arrays import Tree, Variables
+from sintrovae_jax.models import Posterior, Stage
 from sintrovae_jax.models.family import Growth
 from sintrovae_jax.objectives import Hyper
 from sintrovae_jax.train_state import Networks, TrainState
@@ -36,13 +38,13 @@ class Static:
 class Noise(NamedTuple):
     """Standard normal noise of one step, each [B, Z], named after what is sampled with it."""
 
-    prior: Any
-    real: Any
-    recon: Any
-    fake: Any
-    recon_again: Any
-    fake_again: Any
-    keys: Any = None  # [B], for the noise that a decoder adds
+    prior: jax.Array
+    real: jax.Array
+    recon: jax.Array
+    fake: jax.Array
+    recon_again: jax.Array
+    fake_again: jax.Array
+    keys: jax.Array | None = None  # [B], for the noise that a decoder adds
 
 
 _SAMPLES = Noise._fields[:-1]
@@ -54,23 +56,27 @@ def draw_noise(keys: jax.Array, z_dim: int) -> Noise:
     def draw(number):
         return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), (z_dim,)))(keys)
 
-    return Noise(*(draw(number) for number in range(len(_SAMPLES))), keys)
+    return Noise(**{name: draw(number) for number, name in enumerate(_SAMPLES)}, keys=keys)
 
 
 class Passes:
     """The networks in training mode. groups: the number of batches that are concatenated in the input."""
 
-    def __init__(self, networks: Networks, static: Static, state: TrainState, noise: Noise, hyper: Hyper, weights):
+    def __init__(
+        self, networks: Networks, static: Static, state: TrainState, noise: Noise, hyper: Hyper, weights: Tree
+    ):
         self.encoder, self.decoder, self.state, self.static = networks.encoder, networks.decoder, state, static
         self.rec = reconstruction.error(static.reconstruction, weights)
         self._noise = noise
         self._stage = {} if static.level is None else {"stage": Stage(static.level, hyper.blend)}
 
-    def encode(self, params, x, groups: int = 1):
+    def encode(self, params: Tree, x: jax.Array, groups: int = 1) -> tuple[Posterior, Variables]:
         """x [groups·B, ...] -> the posterior, and the updated statistics (for one group only)."""
         return self._apply(self.encoder, params, self.state.encoder.stats, x, groups, keep=groups == 1, **self._stage)
 
-    def decode(self, params, z, samples: Sequence[str], keep: bool = True):
+    def decode(
+        self, params: Tree, z: jax.Array, samples: Sequence[str], keep: bool = True
+    ) -> tuple[jax.Array, Variables]:
         """z [groups·B, Z] -> images, and with `keep` the updated statistics.
 
         samples: for each group, the name in `Noise` of what its z was sampled with. A decoder that adds noise of its
@@ -79,12 +85,12 @@ class Passes:
         options = self._stage and self._stage | {"keys": self._keys(samples), "mix": samples[-1] == "prior"}
         return self._apply(self.decoder, params, self.state.decoder.stats, z, len(samples), keep=keep, **options)
 
-    def decode_again(self, params, z, samples: Sequence[str]):
+    def decode_again(self, params: Tree, z: jax.Array, samples: Sequence[str]) -> jax.Array:
         """Decodes the latents of decoded images, with bootstrap's target decoder if the state has one."""
         target = self.state.target
         return self.decode(params if target is None else target["params"], z, samples, keep=False)[0]
 
-    def kl(self, posterior):
+    def kl(self, posterior: Posterior) -> jax.Array:
         weights = self.static.kl_weights or None
         return objectives.kl(posterior.mean, posterior.logvar, self.static.prior_std, weights)
 
@@ -93,6 +99,8 @@ class Passes:
         return jnp.concatenate([jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(self._noise.keys) for n in numbers])
 
     @staticmethod
-    def _apply(module, params, stats, inputs, groups, keep, **options):
+    def _apply(
+        module: nn.Module, params: Tree, stats: Variables, inputs: jax.Array, groups: int, keep: bool, **options: Any
+    ) -> Tree:
         variables, mutable = {"params": params, **stats}, list(stats) if keep else []
         return module.apply(variables, inputs, train=True, groups=groups, mutable=mutable, **options)

@@ -4,8 +4,10 @@ See docs/method.md, "Translation networks". Weights are read from the file that 
 needed for it) or an .npz of arrays with the same names and shapes. Nothing is ever downloaded.
 """
 
+import functools
 import io
 import math
+import operator
 import os
 from pathlib import Path
 
@@ -31,7 +33,8 @@ Layers = list[tuple[np.ndarray, np.ndarray]]  # kernels [3, 3, in, out] and bias
 
 def published() -> dict[str, tuple[int, ...]]:
     """{name: shape} of the arrays that are read from a file: convolutions [out, in, 3, 3], and their biases."""
-    shapes, place, inputs = {}, 0, 3
+    shapes: dict[str, tuple[int, ...]] = {}
+    place, inputs = 0, 3
     for stage in WIDTHS:
         for width in stage:
             shapes |= {f"features.{place}.weight": (width, inputs, 3, 3), f"features.{place}.bias": (width,)}
@@ -63,7 +66,7 @@ def error(layers: Layers, x: jax.Array, x_hat: jax.Array) -> jax.Array:
     """
     pairs = [(x, x_hat), *zip(features(layers, x), features(layers, x_hat), strict=True)]
     means = [jnp.abs(at_least_float32(a) - at_least_float32(b)).mean((1, 2, 3)) for a, b in pairs]
-    return math.prod(x.shape[1:]) * sum(means)
+    return math.prod(x.shape[1:]) * functools.reduce(operator.add, means)
 
 
 def find(configured: str) -> Path:
@@ -81,13 +84,13 @@ def find(configured: str) -> Path:
         if not path.is_file():
             raise UserError(f"{source}={value}: there is no such file of VGG-16's weights")
         return path
-    path = next((place for place in (ours.with_suffix(".npz"), ours, hub / FILE) if place.is_file()), None)
-    if path is None:
+    found = next((place for place in (ours.with_suffix(".npz"), ours, hub / FILE) if place.is_file()), None)
+    if found is None:
         raise UserError(
             f"objective.reconstruction=perceptual needs VGG-16's weights, torchvision's {FILE}: put its path in "
             f"objective.vgg or ${VARIABLE}, or the file into {ours.parent}"
         )
-    return path
+    return found
 
 
 def read(path: Path) -> Layers:
@@ -102,9 +105,10 @@ def read(path: Path) -> Layers:
     for name, shape in published().items():
         if name not in arrays or arrays[name].shape != shape:
             raise UserError(f"{path} holds no VGG-16: {name} of shape {shape} is missing or unfit")
+    floats = {name: arrays[name].astype(np.float32) for name in published()}
     return [
-        (np.float32(arrays[name].transpose(2, 3, 1, 0)), np.float32(arrays[name.replace("weight", "bias")]))
-        for name in published()
+        (array.transpose(2, 3, 1, 0), floats[name.replace("weight", "bias")])
+        for name, array in floats.items()
         if name.endswith("weight")
     ]
 

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import jax
 
@@ -21,12 +22,12 @@ class Stop:
     and SIGINT is forwarded to it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signum = 0  # the signal that requested the stop; after `asked` the same on all processes
         self._polls = 0
 
     @contextlib.contextmanager
-    def listening(self):
+    def listening(self) -> Iterator["Stop"]:
         several = jax.process_count() > 1
         signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
         before = {s: signal.getsignal(s) for s in signals}
@@ -57,7 +58,7 @@ class Stop:
         return self.signum
 
     @contextlib.contextmanager
-    def cancelling(self):
+    def cancelling(self) -> Iterator[None]:
         """For long work of the main process alone: after a signal it ends, without an error, at its next
         `cancellation.check`.
 
@@ -80,5 +81,5 @@ class Stop:
 
     def agree(self) -> int:
         """All processes wait for the main one and take its answer. Returns the signal that requested a stop, or 0."""
-        self._polls, self.signum = parallel.from_main(self._polls, int(self.signum))
+        self._polls, self.signum = map(int, parallel.from_main(self._polls, int(self.signum)))
         return self.signum

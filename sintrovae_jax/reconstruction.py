@@ -3,10 +3,14 @@
 import functools
 from collections.abc import Callable
 
+import jax
+from ml_collections import ConfigDict
+
 from sintrovae_jax import objectives, perceptual
+from sintrovae_jax.arrays import Tree
 
 
-def weights(objective):
+def weights(objective: ConfigDict) -> Tree:
     """The arrays that the error of `config.objective` needs: VGG-16's for the perceptual one, () for all others.
 
     A step takes them as an argument, so that they are read once and are not constants of the compiled program. Raises
@@ -15,7 +19,7 @@ def weights(objective):
     return perceptual.read(perceptual.find(objective.vgg)) if objective.reconstruction == "perceptual" else ()
 
 
-def error(name: str, weights=()) -> Callable:
+def error(name: str, weights: Tree = ()) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The function (x, x̂ [B, ...]) -> [B] of this name (`config.objective.reconstruction`)."""
     if name == "perceptual":
         return functools.partial(perceptual.error, weights)

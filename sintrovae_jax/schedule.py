@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import models, parallel
 from sintrovae_jax.data import examples
@@ -25,7 +26,7 @@ class Level(NamedTuple):
     size: int | None  # pixels a side of its images; None: its examples are those of the source
 
 
-def levels(config) -> list[Level]:
+def levels(config: ConfigDict) -> list[Level]:
     """The levels that a run reaches in `train.steps`, in order; a single one for networks that do not grow."""
     last, batch_size, lengths = config.train.steps, config.train.batch_size, list(config.growth.steps)
     growth = models.family_of(config.model).growth
@@ -44,30 +45,30 @@ def levels(config) -> list[Level]:
     return [level for level in out if level.start < last]
 
 
-def shards(config) -> list[parallel.Shard]:
+def shards(config: ConfigDict) -> list[parallel.Shard]:
     """How the batches of each level are split over devices. Raises `UserError` where one does not divide."""
     key = "growth.batch_sizes" if config.growth.batch_sizes else "train.batch_size"
     return [parallel.shard(level.batch_size, key) for level in levels(config)]
 
 
-def level_at(config, step: int) -> Level:
+def level_at(config: ConfigDict, step: int) -> Level:
     """The level at which a state that has taken `step` steps was last trained."""
     return [level for level in levels(config) if level.start < max(step, 1)][-1]
 
 
-def stage_at(config, step: int) -> Stage | None:
+def stage_at(config: ConfigDict, step: int) -> Stage | None:
     """How far the networks of a state that has taken `step` steps have grown; None if they do not grow."""
     level = level_at(config, step)
     return None if level.number is None else Stage(level.number, float(blend(level, max(step - 1, 0))))
 
 
-def blend(level: Level, steps) -> np.ndarray:
+def blend(level: Level, steps: int | np.ndarray) -> np.ndarray:
     """How much of a level is blended in at its steps: ½ - ½·cos(πt) until it is grown, 1 from then on. float32."""
     t = np.clip((np.asarray(steps) - level.start) / max(level.grown - level.start, 1), 0, 1)
     return np.where(np.asarray(steps) < level.grown, 0.5 - 0.5 * np.cos(np.pi * t), 1).astype(np.float32)
 
 
-def hypers_at(config, steps: np.ndarray) -> Hyper:
+def hypers_at(config: ConfigDict, steps: np.ndarray) -> Hyper:
     """The hyper-parameters of the given steps, each a float32 array of their shape."""
     o, size = config.objective, math.prod(examples.of(config.data).shape)
     passed = sum((steps >= milestone).astype(np.int32) for milestone in config.optimizer.milestones)
@@ -78,7 +79,7 @@ def hypers_at(config, steps: np.ndarray) -> Hyper:
     return Hyper(**{name: np.broadcast_to(np.float32(value), steps.shape) for name, value in values.items()})
 
 
-def _of_levels(config, steps: np.ndarray) -> dict[str, np.ndarray]:
+def _of_levels(config: ConfigDict, steps: np.ndarray) -> dict[str, np.ndarray]:
     """The hyper-parameters that change with the level, at the given steps."""
     if models.family_of(config.model).growth is None:
         return {"blend": np.ones(steps.shape, np.float32)}

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sintrovae_jax import cancellation, parallel
+from sintrovae_jax.arrays import Tree
 from sintrovae_jax.inference import Model
 from sintrovae_jax.models.layers import MOMENTUM, ROLES
 from sintrovae_jax.train_step import as_float
@@ -34,14 +36,14 @@ def _of_batches(module, variables, inputs, groups):
     return first(out), jax.tree.map(lambda s: s / (1 - MOMENTUM), first(stats["batch_stats"]))
 
 
-def _mean(trees: Iterable):
+def _mean(trees: Iterable[Tree]) -> Tree:
     total, count = None, 0
     for count, tree in enumerate(trees, 1):  # noqa: B007
         total = tree if total is None else jax.tree.map(jnp.add, total, tree)
     return jax.tree.map(lambda x: x / count, total)
 
 
-def estimate(model: Model, real: Iterable, key: jax.Array) -> Model:
+def estimate(model: Model, real: Iterable[np.ndarray], key: jax.Array) -> Model:
     """The model with standing statistics; the same model if it has no BatchNorm.
 
     real: batches of training images [B, *shape], bytes or in [0, 1]; as many batches of prior samples are drawn.

@@ -4,10 +4,13 @@ import collections
 import dataclasses
 import logging
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import (
     checkpoint,
@@ -22,9 +25,12 @@ from sintrovae_jax import (
     workdirs,
 )
 from sintrovae_jax import config as configs
+from sintrovae_jax.arrays import Array, Tree
 from sintrovae_jax.data import pipeline
+from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
 from sintrovae_jax.evaluators import evaluation, scoring
+from sintrovae_jax.objectives import Hyper
 from sintrovae_jax.plots import figures
 from sintrovae_jax.preemption import Stop
 
@@ -32,28 +38,33 @@ log = logging.getLogger(__name__)
 _IN_FLIGHT = 2  # dispatches queued on the devices; more would only delay the answer to a signal
 
 
+# (level, step reached, state on the devices, {term: [sum, count, first bad]} on the devices)
+Dispatch = tuple[schedule.Level, int, train_state.TrainState, dict[str, jax.Array]]
+
+
 class Hypers:
     """The hyper-parameters of a dispatch, put on the devices only when they change."""
 
-    def __init__(self, config):
-        self._config, self._host, self._devices = config, None, None
+    def __init__(self, config: ConfigDict):
+        self._config = config
+        self._kept: tuple[Hyper, Hyper] | None = None  # on the host, and on the devices
 
-    def at(self, start: int):
+    def at(self, start: int) -> Hyper:
         host = schedule.hypers_at(self._config, np.arange(start, start + self._config.train.substeps))
-        if self._host is None or any((a != b).any() for a, b in zip(host, self._host, strict=True)):
-            self._host, self._devices = host, parallel.replicate(host)
-        return self._devices
+        if self._kept is None or any(np.any(a != b) for a, b in zip(host, self._kept[0], strict=True)):
+            self._kept = host, parallel.replicate(host)
+        return self._kept[1]
 
 
 class Run:
     """What the functions of the loop share: the config, the static parts, the data and the checkpoints."""
 
-    def __init__(self, config, workdir: Path):
+    def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
         self.networks, self.static, self.create = train_step.from_config(config)
         self.weights = reconstruction.weights(config.objective)
         self.source = pipeline.build(config.data)
-        self.kept = {}  # shared by all evaluations
+        self.kept: dict[Any, Any] = {}  # shared by all evaluations
         if parallel.is_main():  # it alone evaluates
             evaluators.check_source(config, self.source, self.kept)
         parallel.refuse_different("the examples", (self.source.count, sorted(self.source.skipped)))
@@ -72,12 +83,12 @@ class Run:
         """The model of a state, prepared for evaluation and figures."""
         return evaluation.prepared(inference.from_state(self.config, self.networks, host), self.source)
 
-    def source_of(self, model: inference.Model):
+    def source_of(self, model: inference.Model) -> Source:
         """The images to evaluate the model with: those of the level that it has reached."""
         return scoring.source_of(model, self.source)
 
 
-def _advice(config, step: int) -> str:
+def _advice(config: ConfigDict, step: int) -> str:
     """The hyper-parameter to change after a divergence at this step."""
     beta_neg = "growth.beta_neg" if config.growth.beta_neg else "objective.beta_neg"
     rate = "growth.learning_rates" if config.growth.learning_rates else "optimizer.learning_rate"
@@ -87,7 +98,7 @@ def _advice(config, step: int) -> str:
     return f"lower {rate}"
 
 
-def refuse_divergence(config, window: list[tuple[int, dict]]) -> None:
+def refuse_divergence(config: ConfigDict, window: Sequence[tuple[int, Mapping[str, Array]]]) -> None:
     """Raises `Diverged` if a term of the window [(first step, {term: [sum, count, first bad]})] is not finite."""
     for start, terms in window:
         first = {name: float(term[2]) for name, term in terms.items()}
@@ -97,7 +108,7 @@ def refuse_divergence(config, window: list[tuple[int, dict]]) -> None:
             raise Diverged(f"step {step}: {name} became NaN or infinite; {_advice(config, step)}")
 
 
-def refuse_bad_state(config, host: train_state.TrainState) -> None:
+def refuse_bad_state(config: ConfigDict, host: train_state.TrainState) -> None:
     """Raises `Diverged` if the state holds NaN or infinity, so that no checkpoint ever does."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]:
         if not np.isfinite(leaf).all():
@@ -105,7 +116,7 @@ def refuse_bad_state(config, host: train_state.TrainState) -> None:
             raise Diverged(f"step {host.step}: {name} became NaN or infinite; {_advice(config, int(host.step))}")
 
 
-def train(config, workdir: Path) -> None:
+def train(config: ConfigDict, workdir: Path) -> None:
     """Trains to `config.train.steps`, resuming if the workdir has a checkpoint; ends with an evaluation.
 
     Raises `UserError`, `Diverged` (the last good checkpoint stays) or `Interrupted` (a checkpoint was saved).
@@ -147,7 +158,7 @@ def _train(run, stop):
             writer.close()
 
 
-def _dispatches(run, host: train_state.TrainState):
+def _dispatches(run: Run, host: train_state.TrainState) -> Iterator[Dispatch]:
     """Trains from the host state to the last step, one dispatch at a time, level after level if the networks grow.
 
     Yields (level, step reached, state on the devices, {term: [sum, count, first bad]} on the devices). The state is
@@ -173,7 +184,8 @@ def _level(run, host, level, first):
     steps = {"start": first, "stop": level.stop, "substeps": substeps, "shard": parallel.shard(level.batch_size)}
     source = run.source if level.size is None else run.source.at(level.size)
     batches = parallel.prefetch(pipeline.batches(source, config.data, seed=config.seed, **steps))
-    hypers, devices_state, in_flight = Hypers(config), parallel.replicate(host), collections.deque()
+    hypers, devices_state = Hypers(config), parallel.replicate(host)
+    in_flight: collections.deque[Tree] = collections.deque()
     for start in range(first, level.stop, substeps):
         of_phase = vae_step if start < num_vae else step  # num_vae is a multiple of substeps
         devices_state, terms = of_phase(devices_state, next(batches), hypers.at(start), key, weights)
@@ -184,7 +196,7 @@ def _level(run, host, level, first):
     return parallel.unreplicate(devices_state)
 
 
-def _due(config, step: int) -> dict[str, bool]:
+def _due(config: ConfigDict, step: int) -> dict[str, bool]:
     """What is to be done after this step, besides training."""
     last = step == config.train.steps
 
@@ -277,7 +289,7 @@ def _draw(run, model, writer, suffix=""):
     writer.figures(model.step, {path.stem.removesuffix(suffix): path for path in paths})
 
 
-def _learning_rate(config, step: int) -> dict[str, float]:
+def _learning_rate(config: ConfigDict, step: int) -> dict[str, float]:
     return {"learning_rate": float(schedule.hypers_at(config, np.array(step - 1)).learning_rate)}
 
 

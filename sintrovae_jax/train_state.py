@@ -1,7 +1,7 @@
 """The training state, its creation, and the two optimisers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,19 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from ml_collections import ConfigDict
 
 from sintrovae_jax import parallel
+from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
 
 
 class NetworkState(struct.PyTreeNode):
     """One network: its parameters, its other collections (such as `batch_stats`), its optimiser's state."""
 
-    params: Any
-    stats: Any
-    opt_state: Any
+    params: Tree
+    stats: Variables
+    opt_state: optax.OptState
 
     @property
-    def variables(self) -> dict:
+    def variables(self) -> Variables:
         """The variables that `Module.apply` takes."""
         return {"params": self.params, **self.stats}
 
@@ -29,19 +31,21 @@ class NetworkState(struct.PyTreeNode):
 class TrainState(struct.PyTreeNode):
     """All that changes from step to step. step: int32, the number of steps taken."""
 
-    step: jax.Array
+    step: Array
     encoder: NetworkState
     decoder: NetworkState
-    target: Any = None  # bootstrap: the target decoder's variables
-    ema: Any = None  # the exponential moving average of both networks' variables, {'encoder': ..., 'decoder': ...}
+    target: Variables | None = None  # bootstrap: the target decoder's variables
+    ema: dict[str, Variables] | None = (
+        None  # the exponential moving average of both networks' variables, {'encoder': ..., 'decoder': ...}
+    )
 
     @property
-    def variables(self) -> dict:
+    def variables(self) -> dict[str, Variables]:
         """Both networks' present variables, {'encoder': ..., 'decoder': ...}."""
         return {"encoder": self.encoder.variables, "decoder": self.decoder.variables}
 
     @property
-    def best_variables(self) -> dict:
+    def best_variables(self) -> dict[str, Variables]:
         """The variables to sample from: the averaged ones if there are any."""
         return self.variables if self.ema is None else self.ema
 
@@ -55,13 +59,13 @@ class Networks(NamedTuple):
     decoder_tx: optax.GradientTransformation
 
 
-def has_ema(config) -> bool:
+def has_ema(config: ConfigDict) -> bool:
     """Whether a run of this config has averaged networks."""
     return config.train.ema > 0 or config.growth.ema_images > 0
 
 
 def apply_gradients(
-    network: NetworkState, tx: optax.GradientTransformation, grads, learning_rate, stats
+    network: NetworkState, tx: optax.GradientTransformation, grads: Tree, learning_rate: Scalar, stats: Variables
 ) -> NetworkState:
     """One optimiser step: params - learning_rate · tx(grads), and the new statistics."""
     updates, opt_state = tx.update(grads, network.opt_state, network.params)
@@ -75,7 +79,9 @@ def initial(create: Callable[[], TrainState]) -> TrainState:
     On a CPU it is compiled without optimisations: it runs once, and they would take almost as long as those of the
     step.
     """
-    options = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
+    options: dict[str, str | bool] | None = (
+        {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
+    )
     return jax.device_get(jax.jit(create).lower().compile(compiler_options=options)())
 
 

@@ -11,15 +11,17 @@ terms; `objectives` combines them into losses. All functions are pure and run un
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from ml_collections import ConfigDict
 
 from sintrovae_jax import models, parallel
+from sintrovae_jax.arrays import Tree, Variables
 from sintrovae_jax.data import examples
 from sintrovae_jax.models import Stage
 from sintrovae_jax.objectives import Hyper, Terms
@@ -30,9 +32,9 @@ from sintrovae_jax.train_state import Networks, TrainState, apply_gradients, cre
 class Decodings(NamedTuple):
     """The decodings of the encoder's update, for the decoder's update."""
 
-    images: Any  # recon and fake, [2B, ...]
-    pull: Callable  # gradient of the images -> gradients of the decoder's parameters and of the latents
-    stats: Any
+    images: jax.Array  # recon and fake, [2B, ...]
+    pull: Callable[[jax.Array], tuple[Tree, jax.Array]]  # their gradient -> the decoder's parameters' and the latents'
+    stats: Variables
 
 
 def _together(a, b):
@@ -40,11 +42,12 @@ def _together(a, b):
 
 
 def encoder_update(
-    networks: Networks, static: Static, state: TrainState, x, noise: Noise, hyper: Hyper, weights=()
-) -> tuple[TrainState, dict, Decodings]:
+    networks: Networks, static: Static, state: TrainState, x: jax.Array, noise: Noise, hyper: Hyper, weights: Tree = ()
+) -> tuple[TrainState, dict[str, jax.Array], Decodings]:
     """Minimises L_E with the decoder frozen. Returns the state with a new encoder, what to log, and the decodings."""
     net = Passes(networks, static, state, noise, hyper, weights)
-    frozen = state.decoder.params
+    frozen, adversarial = state.decoder.params, static.objective.encoder
+    assert adversarial is not None
 
     def encode(params):
         real, stats = net.encode(params, x)
@@ -63,7 +66,7 @@ def encoder_update(
         kl_recon, kl_fake = jnp.split(net.kl(generated), 2)
 
         terms = Terms(net.rec(x, recon), kl_real, rec_recon, kl_recon, rec_fake, kl_fake)
-        loss = static.objective.encoder(terms, hyper)
+        loss = adversarial(terms, hyper)
         return loss, _means(static, terms._asdict() | static.objective.derived(terms, hyper) | {"loss_encoder": loss})
 
     recon, fake = jnp.split(images, 2)
@@ -81,12 +84,12 @@ def decoder_update(
     networks: Networks,
     static: Static,
     state: TrainState,
-    x,
+    x: jax.Array,
     noise: Noise,
     hyper: Hyper,
     decodings: Decodings,
-    weights=(),
-) -> tuple[TrainState, dict]:
+    weights: Tree = (),
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """Minimises L_D with the encoder frozen at its just-updated parameters, on the same z_p and z.
 
     The gradients of kl(recon) and kl(fake) reach D through E and the images of `decodings`. In the γ_r term target and
@@ -94,7 +97,8 @@ def decoder_update(
     constant, the gradient flows through target and latent instead.
     """
     net = Passes(networks, static, state, noise, hyper, weights)
-    frozen = state.encoder.params
+    frozen, adversarial = state.encoder.params, static.objective.decoder
+    assert adversarial is not None
     constant = lax.stop_gradient if state.target is None else lambda a: a
 
     def loss_fn(params, images):
@@ -107,7 +111,7 @@ def decoder_update(
             again = net.decode_again(params, z_again, ("recon_again", "fake_again"))
             rec_recon, rec_fake = jnp.split(net.rec(constant(images), again), 2)
             terms = terms._replace(rec_recon=rec_recon, rec_fake=rec_fake)
-        return static.objective.decoder(terms, hyper)
+        return adversarial(terms, hyper)
 
     loss, (grads, images_grad) = jax.value_and_grad(loss_fn, argnums=(0, 1))(state.decoder.params, decodings.images)
     # The chain rule: the gradient of the images is pulled back to the parameters that decoded them.
@@ -117,8 +121,8 @@ def decoder_update(
 
 
 def vae_update(
-    networks: Networks, static: Static, state: TrainState, x, noise: Noise, hyper: Hyper, weights=()
-) -> tuple[TrainState, dict]:
+    networks: Networks, static: Static, state: TrainState, x: jax.Array, noise: Noise, hyper: Hyper, weights: Tree = ()
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """Both networks minimise the objective's terms of real data: the VAE, and the first `num_vae` steps of a run."""
     net = Passes(networks, static, state, noise, hyper, weights)
 
@@ -138,18 +142,25 @@ def vae_update(
     return state.replace(encoder=encoder, decoder=decoder), logged
 
 
-def _means(static: Static, values: dict) -> dict:
-    return {name: value.mean() for name, value in values.items() if name in static.objective.logged}
+def _means(static: Static, values: Mapping[str, jax.Array | float]) -> dict[str, jax.Array]:
+    return {name: jnp.mean(value) for name, value in values.items() if name in static.objective.logged}
 
 
 def update(
-    networks: Networks, static: Static, state: TrainState, batch: dict, hyper: Hyper, key: jax.Array, weights=()
-):
+    networks: Networks,
+    static: Static,
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    hyper: Hyper,
+    key: jax.Array,
+    weights: Tree = (),
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on one batch {'x': [B, ...], 'index': [B]}. Returns the new state and {term: [sum, count]}."""
     keys = parallel.example_keys(key, state.step, batch["index"])
     noise = draw_noise(keys, networks.encoder.z_dim)
     x = as_float(batch["x"])
-    x = x if static.growth is None else static.growth.shown(x, Stage(static.level, hyper.blend))
+    if static.growth is not None and static.level is not None:
+        x = static.growth.shown(x, Stage(static.level, hyper.blend))
     if static.vae or static.objective.encoder is None:
         state, logged = vae_update(networks, static, state, x, noise, hyper, weights)
     else:
@@ -178,8 +189,14 @@ def _follow(static: Static, state: TrainState, hyper: Hyper) -> TrainState:
 
 
 def train_step(
-    networks: Networks, static: Static, state: TrainState, batches: dict, hypers: Hyper, key: jax.Array, weights=()
-):
+    networks: Networks,
+    static: Static,
+    state: TrainState,
+    batches: dict[str, jax.Array],
+    hypers: Hyper,
+    key: jax.Array,
+    weights: Tree = (),
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One dispatch on one device: `substeps` updates, scanned.
 
     batches: {'x': [substeps, B, ...], 'index': [substeps, B]}; hypers: each [substeps]; weights: of the reconstruction
@@ -188,7 +205,8 @@ def train_step(
     """
 
     def body(state, inputs):
-        return update(networks, static, state, *inputs, key, weights)
+        batch, hyper = inputs
+        return update(networks, static, state, batch, hyper, key, weights)
 
     state, terms = lax.scan(body, state, (batches, hypers))
 
@@ -199,14 +217,14 @@ def train_step(
     return state, jax.tree.map(summarise, parallel.pmean(terms))
 
 
-def suited(networks: Networks, devices: Sequence) -> Networks:
+def suited(networks: Networks, devices: Sequence[jax.Device]) -> Networks:
     """The networks in the form that is fastest on these devices: on TPUs on pairs of pixels, if the family can."""
     if devices[0].platform != "tpu":
         return networks
     return networks._replace(encoder=models.paired(networks.encoder), decoder=models.paired(networks.decoder))
 
 
-def on_devices(networks: Networks, static: Static, devices: Sequence | None = None) -> Callable:
+def on_devices(networks: Networks, static: Static, devices: Sequence[jax.Device] | None = None) -> parallel.Mapped:
     """`train_step` over all devices. Of its arguments (state, batches, hypers, key, weights) only the key has no device
     axis.
 
@@ -216,7 +234,7 @@ def on_devices(networks: Networks, static: Static, devices: Sequence | None = No
     return parallel.pmap(functools.partial(train_step, networks, static), (0, 0, 0, None, 0), devices)
 
 
-def from_config(config) -> tuple[Networks, Static, Callable[[], TrainState]]:
+def from_config(config: ConfigDict) -> tuple[Networks, Static, Callable[[], TrainState]]:
     """The static parts of a config: networks with optimisers, the step, and a function that creates a fresh state."""
     shape, family = examples.of(config.data).shape, models.family_of(config.model)
     encoder, decoder = models.build(config.model, shape, config.train.dtype)

@@ -7,14 +7,16 @@ uint8 or floats in [0, 1], and keep their type.
 from collections.abc import Callable
 
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from sintrovae_jax.data.images import read_format
 from sintrovae_jax.parallel import Shard
 
+Augmentation = Callable[[tf.Tensor, int, tf.Tensor, Shard], tf.Tensor]  # (x, seed, steps, shard) -> x
 _STREAM = 2**61  # keeps these draws apart from those that make examples
 
 
-def from_config(data) -> Callable | None:
+def from_config(data: ConfigDict) -> Augmentation | None:
     """The augmentation of `config.data` as a function (x, seed, steps, shard) -> x, or None if it has none.
 
     x: this process's part of the batches of these steps (one, or a vector of them), one after the other.
@@ -23,7 +25,7 @@ def from_config(data) -> Callable | None:
         return None
     fill = read_format(data).fill
 
-    def augment(x, seed: int, steps: tf.Tensor, shard: Shard):
+    def augment(x: tf.Tensor, seed: int, steps: tf.Tensor, shard: Shard) -> tf.Tensor:
         def draws(step):
             stateless = tf.stack([tf.cast(seed, tf.int64), step + _STREAM])
             # Drawn for the whole global batch, then cut, so that draws do not depend on the number of processes.

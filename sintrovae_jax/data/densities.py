@@ -20,14 +20,14 @@ def _choice(n, seed, salt, count):
     return tf.cast(tf.floor(_uniform(n, seed, salt) * count), tf.float32)
 
 
-def gaussians8(n, seed):
+def gaussians8(n: int, seed: tf.Tensor) -> tf.Tensor:
     """Eight Gaussians of standard deviation 0.0141, every 45° on a circle of radius 1.414."""
     angle = _choice(n, seed, 0, 8) * (math.pi / 4)
     centre = 1.414 * tf.stack([tf.cos(angle), tf.sin(angle)], 1)
     return centre + 0.0141 * _normal([n, 2], seed, 1)
 
 
-def spirals(n, seed):
+def spirals(n: int, seed: tf.Tensor) -> tf.Tensor:
     """Two interleaved spirals, either sign equally likely."""
     r = 3 * math.pi * tf.sqrt(_uniform(n, seed, 0))
     x = -tf.cos(r) * r + 0.5 * _uniform(n, seed, 1)
@@ -36,14 +36,14 @@ def spirals(n, seed):
     return sign[:, None] * tf.stack([x, y], 1) / 3 + 0.1 * _normal([n, 2], seed, 4)
 
 
-def checkerboard(n, seed):
+def checkerboard(n: int, seed: tf.Tensor) -> tf.Tensor:
     """Eight dark squares of side 2 on a board of [-4, 4]²."""
     x1 = 4 * _uniform(n, seed, 0) - 2
     x2 = _uniform(n, seed, 1) - 2 * _choice(n, seed, 2, 2) + tf.math.floormod(tf.floor(x1), 2)
     return 2 * tf.stack([x1, x2], 1)
 
 
-def rings(n, seed):
+def rings(n: int, seed: tf.Tensor) -> tf.Tensor:
     """Four concentric circles of radii 3·{1, 3/4, 1/2, 1/4}, equally likely, noise 0.08."""
     radius = 3 * (1 + _choice(n, seed, 0, 4)) / 4
     angle = 2 * math.pi * _uniform(n, seed, 1)

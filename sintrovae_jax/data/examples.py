@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax.errors import UserError
 
@@ -28,7 +29,7 @@ class Examples(NamedTuple):
     half_range: float = 0.0
 
 
-def of(data) -> Examples:
+def of(data: ConfigDict) -> Examples:
     """The examples of `config.data.source`. Raises `UserError` where `data.image_size` does not fit it."""
     if data.source in HALF_RANGES:
         if data.image_size:

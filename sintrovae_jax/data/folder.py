@@ -9,6 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ import tensorflow as tf
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers, cores
+from sintrovae_jax.data.source import Images
 from sintrovae_jax.data.sources import (
     AT_ONCE,
     Arrays,
@@ -31,12 +33,13 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.files import is_remote
 from sintrovae_jax.parallel import Shard
 
+Read = Callable[[list[str], np.ndarray], dict[int, str]]  # (names, array to fill) -> {index: error}
 log = logging.getLogger(__name__)
 _NAMED = 20  # damaged files that the warning names; results.json has them all
 _REMOTE_THREADS = 64  # reading remote files is mostly waiting
 
 
-def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
+def build(path: str, form: Format, test_fraction: float, memory_bytes: float) -> Images:
     """The source of a folder's pictures: in memory if they fit, otherwise read during training.
 
     Damaged and incomplete files are skipped, counted and named. In memory every file is decoded first, so that all of
@@ -74,7 +77,8 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float):
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), listed, more)
     if in_memory:
-        return Arrays(*(np.stack([found[name] for name in part]) for part in (train, test)), skipped)
+        x, x_test = (np.stack([found[name] for name in part]) for part in (train, test))
+        return Arrays(x, x_test, skipped)
     path = path if is_remote(path) else os.path.abspath(path)  # independent of the working directory
     look = functools.partial(_size_and_time, path)
     read, at_once = _by_threads(load) if is_remote(path) else _by_processes(path, form)
@@ -164,7 +168,7 @@ def _size_and_time(path: str, name: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _try(function: Callable, name: str) -> tuple:
+def _try(function: Callable[[str], Any], name: str) -> tuple[Any, str | None]:
     """(result, None), or (None, why it failed)."""
     try:
         return function(name), None
@@ -172,7 +176,7 @@ def _try(function: Callable, name: str) -> tuple:
         return None, " ".join(str(error).split())
 
 
-def _try_all(function: Callable, names: list[str], threads: int) -> tuple[dict, dict]:
+def _try_all(function: Callable[[str], Any], names: list[str], threads: int) -> tuple[dict[str, Any], dict[str, str]]:
     """{name: result} and {name: why it failed}, both in the order of `names`."""
     # Threads suffice for a single pass: pictures are decoded and resized without holding the GIL.
     with ThreadPoolExecutor(threads) as pool:
@@ -181,13 +185,13 @@ def _try_all(function: Callable, names: list[str], threads: int) -> tuple[dict, 
     return found, {name: problem for name, (_, problem) in results.items() if problem is not None}
 
 
-def _by_processes(path: str, form: Format) -> tuple[Callable, int]:
+def _by_processes(path: str, form: Format) -> tuple[Read, int]:
     """A function (names, array to fill) -> {index: error}, and the number of pictures that it reads at once."""
     readers = Readers(form)
     return lambda names, x: readers.read([os.path.join(path, name) for name in names], x), readers.count
 
 
-def _by_threads(load: Callable) -> tuple[Callable, int]:
+def _by_threads(load: Callable[[str], np.ndarray]) -> tuple[Read, int]:
     """The same with threads, for files that are mostly waited for."""
     pool = ThreadPoolExecutor(_REMOTE_THREADS)
 
@@ -211,7 +215,7 @@ def split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]
     place = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in names}
     if len(names) <= 1:
         return names, names
-    first = min(names, key=place.get)
+    first = min(names, key=place.__getitem__)
     test = [name for name in names if place[name] < test_fraction or name == first]
     kept = set(test)
     train = [name for name in names if name not in kept]
@@ -231,13 +235,13 @@ class Files:
 
     def __init__(
         self,
-        read: Callable[[list[str], np.ndarray], dict[int, str]],
+        read: Read,
         train: list[str],
         test: list[str],
         form: Format,
-        skipped: dict,
+        skipped: dict[str, str],
         at_once: int,
-        look: Callable[[str], tuple],
+        look: Callable[[str], tuple[int, int]],
         memory_bytes: float = 0.0,
     ):
         self._read, self._look, self._train, self._test, self._form = read, look, train, test, form
@@ -262,7 +266,7 @@ class Files:
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
-        names, found = iter(self._test), []
+        names, found = iter(self._test), list[np.ndarray]()
         while (missing := n - sum(map(len, found))) and (part := list(itertools.islice(names, missing))):
             found.append(self._sound(part))
         if not sum(map(len, found)):
@@ -276,7 +280,8 @@ class Files:
             if not pieces:
                 raise UserError("not one picture can be read any more")
             parts.append(np.concatenate(pieces))
-        return Arrays(*parts, self.skipped)
+        train, test = parts
+        return Arrays(train, test, self.skipped)
 
     def _pieces(self, names: list[str], size: int) -> Iterator[np.ndarray]:
         """The readable pictures of these names, in arrays of at most `size`."""

@@ -4,11 +4,14 @@
 """
 
 import io
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 _COLOURS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's names and simplejpeg's
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
@@ -31,10 +34,10 @@ class Format(NamedTuple):
         """The background in the format's channels."""
         if self.channels == 3:
             return self.background
-        return (Image.new("RGB", (1, 1), self.background).convert("L").getpixel((0, 0)),)
+        return tuple(Image.new("RGB", (1, 1), self.background).convert("L").tobytes())
 
 
-def read_format(data) -> Format:
+def read_format(data: "ConfigDict") -> Format:
     """The format that `config.data` asks for."""
     return Format(data.image_size, data.image_channels, data.crop, tuple(data.background))
 

@@ -33,7 +33,7 @@ def draw(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pictures), np.array(labels)
 
 
-def _one(letter: str, font, angle: float, squeeze: float) -> np.ndarray:
+def _one(letter: str, font: ImageFont.FreeTypeFont, angle: float, squeeze: float) -> np.ndarray:
     canvas = Image.new("L", (_CANVAS, _CANVAS))
     ImageDraw.Draw(canvas).text((_CANVAS / 2, _CANVAS / 2), letter, 255, font, anchor="mm")
     canvas = canvas.rotate(angle, Image.Resampling.BICUBIC)

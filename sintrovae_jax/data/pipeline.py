@@ -5,6 +5,12 @@
 
 import os
 import weakref
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sintrovae_jax.data.source import Images, Source
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every processor, and no notice about it
@@ -17,16 +23,20 @@ from sintrovae_jax.parallel import Shard
 
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
-_EMBEDDED = {"digits": sources.digits, "letters": sources.letters, "sprites": sprites.Sprites}
+_EMBEDDED: dict[str, Callable[[images.Format], Images]] = {
+    "digits": sources.digits,
+    "letters": sources.letters,
+    "sprites": sprites.Sprites,
+}
 
 
-def _tfds(name, data, form):
+def _tfds(name: str, data: ConfigDict, form: images.Format) -> Images:
     from sintrovae_jax.data import tfds  # slow to import
 
     return tfds.build(name, data, form)
 
 
-_PLACES = {
+_PLACES: dict[str, Callable[[str, ConfigDict, images.Format], Images]] = {
     "folder": lambda path, data, form: folder.build(path, form, data.test_fraction, data.memory_gib * 2**30),
     "npz": lambda path, data, form: sources.npz(path, form, data.test_fraction),
     "tfds": _tfds,
@@ -35,8 +45,8 @@ _PLACES = {
 }
 
 
-def build(data):
-    """The source that `config.data.source` names (see `sources`). Raises `UserError` if there is none."""
+def build(data: ConfigDict) -> Source:
+    """The source that `config.data.source` names (see `source`). Raises `UserError` if there is none."""
     kind, _, place = data.source.partition(":")
     if examples.of(data).kind == "points":
         return sources.Density(data.source)
@@ -48,7 +58,9 @@ def build(data):
     raise UserError(f"data.source={data.source!r} is none of {', '.join(examples.NAMES)}")
 
 
-def batches(source, data, *, seed: int, start: int, stop: int, substeps: int, shard: Shard):
+def batches(
+    source: Source, data: ConfigDict, *, seed: int, start: int, stop: int, substeps: int, shard: Shard
+) -> Iterator[dict[str, np.ndarray]]:
     """Iterates over the dispatches of steps [start, stop), each a dict of numpy arrays
 
         {'x': [local devices, substeps, per-device batch, *shape], 'index': [local devices, substeps, per-device batch]}
@@ -91,8 +103,8 @@ class _Iterator:
         self._held = [dataset.as_numpy_iterator()]
         weakref.finalize(self, self._held.clear)  # also at exit, before the interpreter is torn down
 
-    def __iter__(self):
+    def __iter__(self) -> "_Iterator":
         return self
 
-    def __next__(self):
+    def __next__(self) -> dict[str, np.ndarray]:
         return next(self._held[0])

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class Readers:
     def __init__(self, form: Format, count: int = 0):
         self._form, self.count = form, count or min(cores(), _MOST)
         self._at_once = max(1, _SHARED_BYTES // int(np.prod(form.shape)))
-        self._idle, self._pool = queue.LifoQueue(), ThreadPoolExecutor(self.count)
+        self._idle: queue.LifoQueue[_Reader | None] = queue.LifoQueue()
+        self._pool = ThreadPoolExecutor(self.count)
         for _ in range(self.count):
             self._idle.put(None)  # a process that is not started yet
 
@@ -47,13 +49,13 @@ class Readers:
         several threads at once.
         """
         parts = [slice(first, None, self.count) for first in range(min(self.count, len(items)))]
-        results = self._pool.map(lambda part: self._part(items[part], x[part]), parts)
+        results = self._pool.map(self._part, [items[part] for part in parts], [x[part] for part in parts])
         pairs = zip(parts, results, strict=True)
         return {part.start + i * part.step: why for part, wrong in pairs for i, why in wrong.items()}
 
-    def _part(self, items, x) -> dict[int, str]:
+    def _part(self, items: Sequence[str | bytes], x: np.ndarray) -> dict[int, str]:
         """The same, by one process."""
-        reader, wrong = self._idle.get(), {}
+        reader, wrong = self._idle.get(), dict[int, str]()
         try:
             for first in range(0, len(items), self._at_once):
                 chunk = slice(first, first + self._at_once)
@@ -67,7 +69,7 @@ class Readers:
         finally:
             self._idle.put(reader)
 
-    def _one_by_one(self, items, x) -> tuple:
+    def _one_by_one(self, items: Sequence[str | bytes], x: np.ndarray) -> tuple["_Reader | None", dict[int, str]]:
         """Reads the pictures one at a time. Returns the remaining process (or None), and {index: error}."""
         reader, wrong = None, {}
         for i in range(len(items)):
@@ -114,7 +116,7 @@ class _Reader:
             return self.status()
         return None
 
-    def read(self, items, x) -> dict[int, str]:
+    def read(self, items: Sequence[str | bytes], x: np.ndarray) -> dict[int, str]:
         self._connection.send(items)
         wrong = self._connection.recv()
         x[:] = self._pixels[: len(x)]
@@ -125,7 +127,7 @@ class _Reader:
         return self._process.wait()
 
 
-def _start(*handles: int) -> subprocess.Popen:
+def _start(*handles: int) -> subprocess.Popen[bytes]:
     root = os.path.dirname(os.path.dirname(os.path.abspath(images.__file__)))
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, [root, *sys.path])),
@@ -146,13 +148,13 @@ def _start(*handles: int) -> subprocess.Popen:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _stop(connection: Connection, process: subprocess.Popen) -> None:
+def _stop(connection: Connection, process: subprocess.Popen[bytes]) -> None:
     connection.close()
     process.kill()
     process.wait()
 
 
-def _memory(size: int):
+def _memory(size: int) -> IO[bytes]:
     """A file of this many bytes that has no name and that processes can map."""
     on_linux = hasattr(os, "memfd_create")
     file = os.fdopen(os.memfd_create("pixels"), "r+b") if on_linux else tempfile.TemporaryFile()  # noqa: SIM115
@@ -180,5 +182,5 @@ def serve(connection: Connection, memory: int) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(_DIED):
+    with contextlib.suppress(*_DIED):
         serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

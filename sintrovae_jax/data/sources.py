@@ -1,32 +1,14 @@
 """Sources of examples that need no file format of their own: densities, and images held in memory.
 
-A source has
-
-    stream(seed, start, stop, shard, substeps=1)
-                                       a tf.data.Dataset over the steps [start, stop): each element is this process's
-                                       part of the batches of `substeps` steps, one after the other, [substeps × shard's
-                                       examples, *shape], uint8 images or float32
-    test(n, seed)                      float32 numpy array [n, *shape] (or all there are) that training never sees
-    train(size)                        images only: iterates over the training images, each once, not augmented, in an
-                                       order with no meaning, in uint8 or float32 numpy arrays of at most `size`
-    fingerprint                        images only: a text that changes with the images; None: not available
-    labels                             images only: None, or the classes [N] of training images (in the order of
-                                       `train`) and of test images
-    count                              the number of training examples; None: infinite
-    factors                            images only: None, or `Factors`: class and content of every image
-    at(size)                           images only: the source of the same images averaged down to size × size
-    skipped                            {name: reason} of the files that could not be read
-
-Every batch is a function of (seed, step), so resuming costs nothing.
+`data.source` says what a source is.
 """
 
 import functools
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -35,6 +17,7 @@ from PIL import Image
 from sintrovae_jax.data import images
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.data.images import Format
+from sintrovae_jax.data.source import Factors, Images, Labels
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard, first_line
 
@@ -45,23 +28,12 @@ _ALIGNMENT = 64  # bytes
 AT_ONCE = 256  # images that are averaged down in one piece
 
 
-class Factors(NamedTuple):
-    """Class and content of images, for sets in which a class occurs with many contents. Not used in training.
-
-    Both are (classes [N], contents [N]), whole numbers, in the order of the source's `train` and `test`; contents are
-    None if they are not known.
-    """
-
-    train: tuple[np.ndarray, np.ndarray | None]
-    test: tuple[np.ndarray, np.ndarray | None]
-
-
 def as_float(x: np.ndarray) -> np.ndarray:
     """Bytes as float32 in [0, 1]; other types pass."""
     return x.astype(np.float32) / 255 if x.dtype == np.uint8 else x
 
 
-def shrink(x, size: int):
+def shrink(x: np.ndarray | tf.Tensor, size: int) -> tf.Tensor:
     """Images [..., H, H, C] averaged down to [..., size, size, C]; bytes stay bytes. numpy arrays or tensors."""
     factor = x.shape[-2] // size
     if factor == 1:
@@ -81,12 +53,13 @@ class Pyramid:
     read: size -> `Arrays` of all its images at that size.
     """
 
-    def __init__(self, source, form: Format, count: int, memory_bytes: float, read: Callable[[int], "Arrays"]):
-        self._source, self._form, self._count, self._read, self._arrays = source, form, count, read, None
+    def __init__(self, source: Images, form: Format, count: int, memory_bytes: float, read: Callable[[int], "Arrays"]):
+        self._source, self._form, self._count, self._read = source, form, count, read
+        self._arrays: Arrays | None = None
         sizes = (form.size >> i for i in range(1, form.size.bit_length()))
         self._largest = next((s for s in sizes if count * s * s * form.channels <= memory_bytes), 0)
 
-    def at(self, size: int):
+    def at(self, size: int) -> Images:
         if size == self._form.size:
             return self._source
         return Shrunk(self._source, size, self._cached if size <= self._largest else None)
@@ -103,7 +76,7 @@ class Shrunk:
     memory.
     """
 
-    def __init__(self, source, size: int, cached: Callable[[], "Arrays"] | None = None):
+    def __init__(self, source: Images, size: int, cached: Callable[[], "Arrays"] | None = None):
         self._source, self._size, self._cached, self.skipped = source, size, cached, source.skipped
         self.labels, self.factors, self.count = source.labels, source.factors, source.count
 
@@ -123,7 +96,7 @@ class Shrunk:
     def test(self, n: int, seed: int) -> np.ndarray:
         return shrink(self._source.test(n, seed), self._size).numpy()
 
-    def at(self, size: int):
+    def at(self, size: int) -> Images:
         return self._source.at(size)
 
 
@@ -159,7 +132,13 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     return x[first : first + size].reshape(shape)
 
 
-def decoded(dataset: tf.data.Dataset, read: Callable, count: int, shape: tuple[int, ...], at_once: int):
+def decoded(
+    dataset: tf.data.Dataset,
+    read: Callable[[np.ndarray, np.ndarray], object],
+    count: int,
+    shape: tuple[int, ...],
+    at_once: int,
+) -> tf.data.Dataset:
     """Elements of `count` picture identifiers -> their pictures, each element uint8 [count, *shape].
 
     read: (identifiers, array to fill). at_once: the number of pictures that it reads at once.
@@ -180,7 +159,8 @@ def decoded(dataset: tf.data.Dataset, read: Callable, count: int, shape: tuple[i
 class Density:
     """A 2D density: every draw is fresh."""
 
-    count, skipped = None, MappingProxyType({})
+    count = None
+    skipped: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, name: str):
         self._sample = DENSITIES[name]
@@ -209,9 +189,9 @@ class Arrays:
         self,
         train: np.ndarray,
         test: np.ndarray,
-        skipped: dict | None = None,
-        classes: tuple | None = None,
-        contents: tuple | None = None,
+        skipped: Mapping[str, str] | None = None,
+        classes: Labels | None = None,
+        contents: Labels | None = None,
     ):
         self._train, self._test, self.skipped = tf.constant(train), test, skipped or {}
         self._classes, self._contents = classes, contents
@@ -219,20 +199,20 @@ class Arrays:
         self._order = np.random.default_rng(0).permutation(len(train))
 
     @property
-    def labels(self) -> tuple | None:
+    def labels(self) -> Labels | None:
         return self._classes and (self._classes[0][self._order], self._classes[1])
 
     @property
     def factors(self) -> Factors | None:
         contents = (self._contents[0][self._order], self._contents[1]) if self._contents else (None, None)
-        return self._classes and Factors(*zip(self.labels, contents, strict=True))
+        return None if self.labels is None else Factors(*zip(self.labels, contents, strict=True))
 
     @functools.cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for x in (self._view, self._test):
             digest.update(f"{x.shape}{x.dtype}".encode())
-            digest.update(np.ascontiguousarray(x))
+            digest.update(np.ascontiguousarray(x).data)
         return digest.hexdigest()
 
     def train(self, size: int) -> Iterator[np.ndarray]:
@@ -269,10 +249,11 @@ def labelled(x: np.ndarray, test: np.ndarray, classes: np.ndarray, contents: np.
     """
     held_out = np.random.default_rng(0).permutation(np.flatnonzero(test))
 
-    def split(numbers):
-        return None if numbers is None else (numbers[~test], numbers[held_out])
+    def split(numbers: np.ndarray) -> Labels:
+        return numbers[~test], numbers[held_out]
 
-    return Arrays(*split(x), classes=split(classes), contents=split(contents))
+    train, held = split(x)
+    return Arrays(train, held, classes=split(classes), contents=None if contents is None else split(contents))
 
 
 def digits(form: Format) -> Arrays:
@@ -297,7 +278,8 @@ def _of_8x8(pictures: np.ndarray, classes: np.ndarray, form: Format) -> Arrays:
     """Pictures [1797, 8, 8] of 17 levels, and their classes."""
     small = np.round(pictures * (255 / 16)).astype(np.uint8)
     x = np.stack([images.fit(Image.fromarray(picture), form) for picture in small])
-    return Arrays(*_split(x, 1500), classes=_split(classes, 1500))
+    train, test = _split(x, 1500)
+    return Arrays(train, test, classes=_split(classes, 1500))
 
 
 def npz(path: str, form: Format, test_fraction: float) -> Arrays:
@@ -312,10 +294,10 @@ def npz(path: str, form: Format, test_fraction: float) -> Arrays:
             arrays = {name: x for name, x in stored.items() if isinstance(x, np.ndarray)}
     except Exception as error:  # numpy, zipfile and zlib raise all kinds of errors for other files
         raise UserError(f"data.source=npz:{path} cannot be read: {first_line(error)}") from None
-    for train, test in (("x_train", "x_test"), ("train", "test")):
-        if train in arrays and test in arrays:
-            x = [_images(arrays[name], f"{name} of {path}", form) for name in (train, test)]
-            return Arrays(*x, classes=_classes(arrays, x, path))
+    for names in (("x_train", "x_test"), ("train", "test")):
+        if all(name in arrays for name in names):
+            train, test = (_images(arrays[name], f"{name} of {path}", form) for name in names)
+            return Arrays(train, test, classes=_classes(arrays, (train, test), path))
     if len(arrays) > 1 and "x" not in arrays:
         raise UserError(f"{path} has the arrays {', '.join(arrays)}: name them x_train and x_test, or one of them x")
     name = "x" if "x" in arrays else next(iter(arrays), None)
@@ -325,10 +307,10 @@ def npz(path: str, form: Format, test_fraction: float) -> Arrays:
     return Arrays(*_split(x, len(x) - max(1, round(test_fraction * len(x)))))
 
 
-def _classes(arrays: dict, x: list[np.ndarray], path: str) -> tuple | None:
+def _classes(arrays: dict[str, np.ndarray], x: tuple[np.ndarray, np.ndarray], path: str) -> Labels | None:
     if not ("y_train" in arrays and "y_test" in arrays):
         return None
-    classes = tuple(arrays[name].reshape(-1) for name in ("y_train", "y_test"))
+    classes = (arrays["y_train"].reshape(-1), arrays["y_test"].reshape(-1))
     for y, images_of in zip(classes, x, strict=True):
         if len(y) != len(images_of) or not np.issubdtype(y.dtype, np.integer):
             log.warning("y_train and y_test of %s are not used: no whole numbers, one for each image", path)

@@ -10,7 +10,7 @@ compared.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -18,7 +18,8 @@ import tensorflow as tf
 from matplotlib import colors
 
 from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Factors, Shrunk, as_float, chosen, dispatches
+from sintrovae_jax.data.source import Factors, Images
+from sintrovae_jax.data.sources import Shrunk, as_float, chosen, dispatches
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -32,7 +33,9 @@ _AT_ONCE = 512  # pictures drawn in one piece
 _TABLE, _EDGE = 96, 1.5  # cells a side of a shape's table of distances, which reaches from -_EDGE to _EDGE radii
 
 
-def _arc(centre: tuple, radius: float, start: float, stop: float, count: int = 24) -> list:
+def _arc(
+    centre: tuple[float, float], radius: float, start: float, stop: float, count: int = 24
+) -> list[tuple[float, float]]:
     angles = np.radians(np.linspace(start, stop, count))
     return [(centre[0] + radius * np.cos(a), centre[1] + radius * np.sin(a)) for a in angles]
 
@@ -132,12 +135,12 @@ def _split(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Sprites:
-    """The source (see `sources`). Pictures are drawn on demand, not stored.
+    """The source. Pictures are drawn on demand, not stored.
 
     Raises `UserError` for a format without colours.
     """
 
-    skipped = MappingProxyType({})
+    skipped: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, form: Format):
         if form.channels != 3:
@@ -147,7 +150,7 @@ class Sprites:
         self.count = len(self._classes[0]) * len(self._contents[0])
         self.fingerprint = f"sprites {form}"
 
-    def render(self, classes, contents) -> np.ndarray:
+    def render(self, classes: np.ndarray, contents: np.ndarray) -> np.ndarray:
         """The pictures of classes [N] with contents [N], float32 [N, size, size, 3] in [0, 1]."""
         return as_float(np.concatenate([self._draw(*piece).numpy() for piece in _pieces(classes, contents, _AT_ONCE)]))
 
@@ -183,9 +186,9 @@ class Sprites:
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
-        return self.render(*(numbers[:n] for numbers in self.factors.test))
+        return self.render(*self._pairs(1)[:n].T)
 
-    def at(self, size: int):
+    def at(self, size: int) -> Images:
         return self if size == self._form.size else Shrunk(self, size)
 
 

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import jax
@@ -13,10 +13,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
+from ml_collections import ConfigDict
 
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers, cores
+from sintrovae_jax.data.source import Images, Labels
 from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, decoded, joined, shrink
 from sintrovae_jax.errors import Interrupted, UserError
 from sintrovae_jax.parallel import Shard, first_line
@@ -32,7 +34,7 @@ _FACTORS = {
 }
 
 
-def build(name: str, data, form: Format):
+def build(name: str, data: ConfigDict, form: Format) -> Images:
     """The source of a TFDS set with an `image` feature, NAME or NAME/CONFIG. Its `test` split is held out, or
     `test_fraction` of `train` where it has none.
 
@@ -46,19 +48,20 @@ def build(name: str, data, form: Format):
         raise UserError(f"the TFDS set {name} has no `image` feature that holds pictures")
     train, test = _splits(builder, data.test_fraction)
     if builder.info.splits[train].num_examples * np.prod(form.shape) <= data.memory_gib * 2**30:
-        splits = (train, test)
-        x = [_all(builder, split, form) for split in splits]
+
+        def numbered(names: tuple[str, ...]) -> Labels:
+            return _numbered(builder, train, names), _numbered(builder, test, names)
+
+        x, x_test = (_all(builder, split, form) for split in (train, test))
         if builder.name in _FACTORS:
-            classes, contents = (
-                tuple(_numbered(builder, s, names) for s in splits) for names in _FACTORS[builder.name]
-            )
-            return Arrays(*x, classes=classes, contents=contents)
+            classes, contents = map(numbered, _FACTORS[builder.name])
+            return Arrays(x, x_test, classes=classes, contents=contents)
         labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
-        return Arrays(*x, classes=tuple(_numbered(builder, s, ("label",)) for s in splits) if labelled else None)
+        return Arrays(x, x_test, classes=numbered(("label",)) if labelled else None)
     return Stream(builder, train, test, form, data.shuffle_buffer, data.memory_gib * 2**30)
 
 
-def _prepared(name, data) -> tfds.core.DatasetBuilder:
+def _prepared(name: str, data: ConfigDict) -> tfds.core.DatasetBuilder:
     """The builder of a set, which is prepared first if it is missing and `data.download` is set."""
     level = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)  # otherwise it warns of a missing dataset_info.json
@@ -95,7 +98,7 @@ def _prepared(name, data) -> tfds.core.DatasetBuilder:
 
 
 @contextlib.contextmanager
-def _interruptible(what: str):
+def _interruptible(what: str) -> Iterator[None]:
     """Turns SIGTERM and SIGINT into an exception, so that TFDS removes incomplete files."""
     came = []
 
@@ -115,7 +118,7 @@ def _interruptible(what: str):
             signal.signal(s, handler)
 
 
-def _splits(builder, test_fraction: float) -> tuple[str, str]:
+def _splits(builder: tfds.core.DatasetBuilder, test_fraction: float) -> tuple[str, str]:
     """TFDS's names of the training split and of the held-out split."""
     splits = builder.info.splits
     if "train" not in splits:
@@ -128,13 +131,13 @@ def _splits(builder, test_fraction: float) -> tuple[str, str]:
     return f"train[:{first}]", f"train[{first}:]"
 
 
-def _encoded(builder, split) -> tf.data.Dataset:
+def _encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
     """The bytes of a split's picture files, in the order they lie on disk."""
     decoders = tfds.decode.PartialDecoding({"image": True}, decoders={"image": tfds.decode.SkipDecoding()})
     return builder.as_dataset(split=split, decoders=decoders, read_config=_READ).map(lambda example: example["image"])
 
 
-def _all(builder, split, form: Format, limit: int = -1, size: int = 0) -> np.ndarray:
+def _all(builder: tfds.core.DatasetBuilder, split: str, form: Format, limit: int = -1, size: int = 0) -> np.ndarray:
     """A split's pictures, or the first `limit`, as one array; averaged down to `size`, if given."""
     parts = _encoded(builder, split).take(limit).batch(_AT_ONCE).as_numpy_iterator()
 
@@ -145,7 +148,7 @@ def _all(builder, split, form: Format, limit: int = -1, size: int = 0) -> np.nda
     return np.concatenate([_decode_all(part, decode) for part in parts])
 
 
-def _numbered(builder, split, features: tuple[str, ...]) -> np.ndarray:
+def _numbered(builder: tfds.core.DatasetBuilder, split: str, features: tuple[str, ...]) -> np.ndarray:
     """One number for the combined values of these label features, of every example of a split, in the same order."""
     only = tfds.decode.PartialDecoding(dict.fromkeys(features, True))
     labels = list(builder.as_dataset(split=split, decoders=only, read_config=_READ).as_numpy_iterator())
@@ -153,7 +156,7 @@ def _numbered(builder, split, features: tuple[str, ...]) -> np.ndarray:
     return np.ravel_multi_index(columns, [builder.info.features[name].num_classes for name in features])
 
 
-def _decode_all(files, decode) -> np.ndarray:
+def _decode_all(files: Iterable[bytes], decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         return np.stack(list(pool.map(decode, files)))
 
@@ -167,16 +170,25 @@ class Stream:
     decoding them.
     """
 
-    skipped, labels, factors = MappingProxyType({}), None, None
+    skipped: Mapping[str, str] = MappingProxyType({})
+    labels, factors = None, None
 
-    def __init__(self, builder, train: str, test: str, form: Format, shuffle_buffer: int, memory_bytes=0.0):
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        train: str,
+        test: str,
+        form: Format,
+        shuffle_buffer: int,
+        memory_bytes: float = 0.0,
+    ):
         self._builder, self._train, self._test = builder, train, test
         self._form, self._shuffle_buffer, self._readers = form, shuffle_buffer, Readers(form)
         count = sum(builder.info.splits[split].num_examples for split in (train, test))
         self.count = builder.info.splits[train].num_examples
 
         def read(size):
-            return Arrays(*(_all(builder, split, form, size=size) for split in (train, test)))
+            return Arrays(_all(builder, train, form, size=size), _all(builder, test, form, size=size))
 
         self.at = Pyramid(self, form, count, memory_bytes, read).at
         self.fingerprint = f"{builder.info.full_name} {self.count} {train} {test} {form}"

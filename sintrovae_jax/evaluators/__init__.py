@@ -3,6 +3,11 @@
 To add one, define an `Evaluator` in a module and add it to `EVALUATORS`, here or from outside of the package.
 """
 
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import density, frechet, kid, latents, likelihood, ood, precision_recall, transfer
 from sintrovae_jax.evaluators.evaluator import Evaluator
@@ -19,12 +24,12 @@ EVALUATORS: dict[str, Evaluator] = {
 }
 
 
-def names(config) -> list[str]:
+def names(config: ConfigDict) -> list[str]:
     """The evaluators that the config names; the command line may give them as fid,kid,ood."""
     return [name.strip() for item in config.eval.evaluators for name in str(item).split(",") if name.strip()]
 
 
-def chosen(config) -> list[Evaluator]:
+def chosen(config: ConfigDict) -> list[Evaluator]:
     """The evaluators that the config names. Raises `UserError` for one that does not exist."""
     for name in names(config):
         if name not in EVALUATORS:
@@ -32,7 +37,7 @@ def chosen(config) -> list[Evaluator]:
     return [EVALUATORS[name] for name in names(config)]
 
 
-def check(config) -> None:
+def check(config: ConfigDict) -> None:
     """Raises `UserError` if the config does not suit an evaluator, or none of them has the metric `checkpoint.best`."""
     for evaluator in chosen(config):
         evaluator.check(config)
@@ -42,7 +47,7 @@ def check(config) -> None:
         raise UserError(f"checkpoint.best={config.checkpoint.best!r} is no metric of eval.evaluators ({known})")
 
 
-def check_source(config, source, kept: dict) -> None:
+def check_source(config: ConfigDict, source: Source, kept: dict[Any, Any]) -> None:
     """Raises `UserError` if an evaluator lacks weights, labels or another source: before training, not at its end.
 
     kept: shared by the evaluations of one run (`scoring.Scoring`).

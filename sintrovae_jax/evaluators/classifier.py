@@ -12,8 +12,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from sintrovae_jax import cancellation, parallel
+from sintrovae_jax.arrays import Variables
+from sintrovae_jax.data.source import Images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.features import Extractor, as_stored
 
@@ -28,7 +31,7 @@ class Classifier(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         for width in (16, 32):
             for _ in range(2):
                 x = nn.relu(nn.Conv(width, (3, 3))(x))
@@ -57,7 +60,7 @@ def _step(network, params, moments, x, y):
     return optax.apply_updates(params, updates), moments
 
 
-def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, dict]:
+def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, Variables]:
     """Trains on images [N, H, W, C], bytes or in [0, 1], and labels [N] below `classes`.
 
     Returns the network and its variables.
@@ -75,13 +78,13 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, dict]:
     return network, {"params": params}
 
 
-def check(config, source) -> None:
+def check(config: ConfigDict, source: Images) -> None:
     """Raises `UserError` if the source has no labels to learn from."""
     if source.labels is None:
         raise UserError(f"eval.features=classifier needs labels to learn: data.source={config.data.source} has none")
 
 
-def build(config, source) -> Extractor:
+def build(config: ConfigDict, source: Images) -> Extractor:
     """Trains the classifier of a source that has labels. Raises `UserError` for one that has none.
 
     Its metrics: classifier_accuracy, on the test images.

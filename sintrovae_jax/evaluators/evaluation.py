@@ -2,8 +2,10 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from sintrovae_jax import cancellation, evaluators, parallel, standing, workdirs
+from sintrovae_jax.data.source import Source
 from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
 from sintrovae_jax.parallel import Shard
@@ -11,12 +13,13 @@ from sintrovae_jax.parallel import Shard
 log = logging.getLogger(__name__)
 
 
-def metrics_of(model: Model, source, workdir: Path, kept: dict | None = None) -> dict:
+def metrics_of(model: Model, source: Source, workdir: Path, kept: dict[Any, Any] | None = None) -> dict[str, Any]:
     """The metrics of every evaluator in `config.eval.evaluators`, and texts on what they depend on.
 
     Writes figures to WORKDIR/figures. kept: shared by the evaluations of one run (`Scoring`).
     """
-    scoring, out = Scoring(model, source, workdir / workdirs.FIGURES, {} if kept is None else kept), {}
+    scoring = Scoring(model, source, workdir / workdirs.FIGURES, {} if kept is None else kept)
+    out: dict[str, Any] = {}
     for evaluator in evaluators.chosen(model.config):
         cancellation.check()
         out |= evaluator.evaluate(scoring)
@@ -25,12 +28,12 @@ def metrics_of(model: Model, source, workdir: Path, kept: dict | None = None) ->
     return out
 
 
-def numbers(results: dict) -> dict[str, float]:
+def numbers(results: dict[str, Any]) -> dict[str, float]:
     """The results that are numbers."""
     return {k: v for k, v in results.items() if not isinstance(v, str)}
 
 
-def prepared(model: Model, source) -> Model:
+def prepared(model: Model, source: Source) -> Model:
     """The model for evaluation and figures, with the BatchNorm statistics that `config.eval.batch_norm` names."""
     config = model.config
     if config.eval.batch_norm == "running" or not _has_batch_norm(model):
@@ -47,9 +50,9 @@ def _has_batch_norm(model):
     return any("batch_stats" in variables for variables in model.variables.values())
 
 
-def conditions(model: Model, source) -> dict:
+def conditions(model: Model, source: Source) -> dict[str, Any]:
     """What all metrics depend on: the kind of BatchNorm statistics, and the files that could not be read."""
-    out = {}
+    out: dict[str, Any] = {}
     if _has_batch_norm(model):
         out["batch_norm"] = model.config.eval.batch_norm
     if source.skipped:

@@ -2,11 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from ml_collections import ConfigDict
+
+from sintrovae_jax.data.source import Source
 from sintrovae_jax.keys import Key
 
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
 
-def _nothing(*_):
+
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -21,9 +28,9 @@ class Evaluator:
     moments.
     """
 
-    evaluate: Callable
-    metrics: Callable[..., tuple[str, ...]]
+    evaluate: Callable[["Scoring"], dict[str, Any]]
+    metrics: Callable[[ConfigDict], tuple[str, ...]]
     keys: dict[str, Key] = dataclasses.field(default_factory=dict)
-    check: Callable = _nothing
-    check_source: Callable = _nothing
+    check: Callable[[ConfigDict], object] = _nothing
+    check_source: Callable[[ConfigDict, Source, dict[Any, Any]], object] = _nothing
     vectors: bool = False

@@ -9,14 +9,17 @@ import hashlib
 import importlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import files, parallel
+from sintrovae_jax.arrays import Array, Variables
 from sintrovae_jax.data import examples
+from sintrovae_jax.data.source import Images, Source, of_images
 from sintrovae_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -34,12 +37,12 @@ class Extractor(NamedTuple):
 
     name: str
     fingerprint: str  # a text that changes with the weights and the network
-    apply: Callable
-    variables: dict
-    metrics: dict = {}  # noqa: RUF012  # of the extractor itself, reported with the metrics that use it
+    apply: Callable[[Variables, jax.Array], jax.Array]
+    variables: Variables
+    metrics: dict[str, float] = {}  # noqa: RUF012  # of the extractor itself, reported with the metrics that use it
 
 
-def builder(name: str) -> Callable:
+def builder(name: str) -> Callable[[ConfigDict, Images], Extractor]:
     """The function that builds the extractor of this name. Raises `UserError` where there is none."""
     module, _, function = EXTRACTORS.get(name, name).partition(":")
     try:
@@ -49,7 +52,7 @@ def builder(name: str) -> Callable:
         raise UserError(f"eval.features={name!r} is none of {known}, nor a MODULE:FUNCTION: {reason}") from None
 
 
-def build(config, source) -> Extractor:
+def build(config: ConfigDict, source: Images) -> Extractor:
     """The extractor that `config.eval.features` names. Raises `UserError` if there is none, or it cannot be built."""
     return builder(config.eval.features)(config, source)
 
@@ -61,30 +64,30 @@ def metric(name: str, features: str) -> str:
     return f"{'frechet' if name == 'fid' else name}_{features.partition(':')[2] or features}"
 
 
-def metrics(config, *names: str) -> tuple[str, ...]:
+def metrics(config: ConfigDict, *names: str) -> tuple[str, ...]:
     """The names of metrics with the extractor of this config."""
     return tuple(metric(name, config.eval.features) for name in names)
 
 
-def check_images(name: str, config) -> None:
+def check_images(name: str, config: ConfigDict) -> None:
     """Raises `UserError` if the examples are not images. name: of the evaluator that needs them."""
     if examples.of(config.data).kind != "images":
         raise UserError(f"the {name} evaluator scores images, not data.source={config.data.source}")
 
 
-def check(config, source, kept: dict) -> None:
+def check(config: ConfigDict, source: Source, kept: dict[Any, Any]) -> None:
     """Raises `UserError` if the extractor cannot be built, as far as that is cheap to detect."""
     del kept
     build_it = builder(config.eval.features)
     look = getattr(importlib.import_module(build_it.__module__), "check", None)
     if look:
-        look(config, source)
+        look(config, of_images(source))
 
 
 class Summary(NamedTuple):
     """Statistics of many feature vectors."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple has a method of this name
     mean: np.ndarray  # float64 [D]
     covariance: np.ndarray  # float64 [D, D], unbiased
     vectors: np.ndarray  # float32 [N, D], or [0, D] if only the moments are needed
@@ -112,20 +115,21 @@ class Moments:
 
 
 @jax.jit
-def as_stored(images) -> jax.Array:
+def as_stored(images: Array) -> jax.Array:
     """Images as a PNG file holds them: clipped to [0, 1], rounded to 256 levels. Bytes too. Returns float32."""
-    floats = images.astype(jnp.float32)
+    floats = jnp.astype(images, jnp.float32)
     return (floats if images.dtype == jnp.uint8 else jnp.round(floats.clip(0, 1) * 255)) / 255
 
 
-def vectors(extractor: Extractor, images: Iterable, size: int) -> Iterator[np.ndarray]:
+def vectors(extractor: Extractor, images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """The features [n, D] of pieces of images [n, H, W, C], n at most `size`, computed on all local devices."""
     variables, size = parallel.on_local_devices(extractor.variables), parallel.chunk(size)
 
     def apply(x):
         return _of_finite(x, extractor.apply(variables, as_stored(x)))
 
-    waiting = collections.deque()  # the devices compute the next piece while the host takes this one
+    # The devices compute the next piece while the host takes this one.
+    waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
     for piece in images:
         whole = piece[np.arange(size) % len(piece)]  # the last piece is padded, so that it does not compile again
         waiting.append((parallel.in_chunks(apply, size, whole), len(piece)))
@@ -167,7 +171,7 @@ def limited(pieces: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
             return
 
 
-def cached(folder: str, what: Iterable, compute: Callable[[], Summary]) -> Summary:
+def cached(folder: str, what: Iterable[object], compute: Callable[[], Summary]) -> Summary:
     """A summary from the cache folder, or computed and stored there; '' stores nothing.
 
     what: everything that it depends on besides this code. An unreadable file is computed again.

@@ -1,7 +1,7 @@
 """Fréchet distance between Gaussian fits of features (Heusel et al. 2017, arXiv 1706.08500): FID with Inception."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, 
     return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * overlap)
 
 
-def evaluate(scoring: "Scoring") -> dict:
+def evaluate(scoring: "Scoring") -> dict[str, Any]:
     """fid, or frechet_EXTRACTOR; and the numbers of samples and real images."""
     real, generated = scoring.compared(2, "a Fréchet distance")
     distance = frechet_distance(real.mean, real.covariance, generated.mean, generated.covariance)

@@ -49,9 +49,9 @@ def _halve(x: jax.Array) -> jax.Array:
 
 
 # A part of the network: a list is applied in sequence, a tuple's branches in parallel, with concatenated outputs.
-Step = Conv | Callable | list["Step"] | tuple["Step", ...]
+Step = Conv | Callable[[jax.Array], jax.Array] | list["Step"] | tuple["Step", ...]
 
-_STEM = [  # 299 -> 35 pixels a side
+_STEM: list[Step] = [  # 299 -> 35 pixels a side
     Conv("Conv2d_1a_3x3", 32, (3, 3), 2, "VALID"),
     Conv("Conv2d_2a_3x3", 32, (3, 3), 1, "VALID"),
     Conv("Conv2d_2b_3x3", 64, (3, 3)),
@@ -63,7 +63,11 @@ _STEM = [  # 299 -> 35 pixels a side
 
 
 def _at_35(pooled: int) -> Step:
-    double = [Conv("branch3x3dbl_1", 64), Conv("branch3x3dbl_2", 96, (3, 3)), Conv("branch3x3dbl_3", 96, (3, 3))]
+    double: list[Step] = [
+        Conv("branch3x3dbl_1", 64),
+        Conv("branch3x3dbl_2", 96, (3, 3)),
+        Conv("branch3x3dbl_3", 96, (3, 3)),
+    ]
     return (
         Conv("branch1x1", 64),
         [Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, (5, 5))],
@@ -112,7 +116,7 @@ def _17_to_8() -> Step:
     )
 
 
-def _at_8(pool: Callable) -> Step:
+def _at_8(pool: Callable[[jax.Array], jax.Array]) -> Step:
     return (
         Conv("branch1x1", 320),
         [Conv("branch3x3_1", 384), (Conv("branch3x3_2a", 384, (1, 3)), Conv("branch3x3_2b", 384, (3, 1)))],
@@ -125,7 +129,7 @@ def _at_8(pool: Callable) -> Step:
     )
 
 
-_BLOCKS = {
+_BLOCKS: dict[str, Step] = {
     "": _STEM,
     "Mixed_5b.": _at_35(32),
     "Mixed_5c.": _at_35(64),
@@ -146,8 +150,8 @@ def _run(step: Step, x: jax.Array, block: str) -> jax.Array:
     match step:
         case Conv():
             # Full float32: by default a TPU multiplies in bfloat16 and a GPU in TF32, and FID would depend on it.
-            exact = {"precision": lax.Precision.HIGHEST, "name": block + step.name}
-            return nn.relu(nn.Conv(step.features, step.size, step.stride, step.padding, **exact)(x))
+            conv = functools.partial(nn.Conv, precision=lax.Precision.HIGHEST, name=block + step.name)
+            return nn.relu(conv(step.features, step.size, step.stride, step.padding)(x))
         case list():
             for part in step:
                 x = _run(part, x, block)
@@ -184,7 +188,7 @@ class InceptionV3(nn.Module):
 
 
 @functools.cache
-def _kernels() -> dict[str, tuple[int, int, int, int]]:
+def _kernels() -> dict[str, tuple[int, ...]]:
     """{published name of a convolution: its kernel's shape [height, width, in, out]}."""
     params = jax.eval_shape(lambda: InceptionV3().init(jax.random.key(0), jnp.zeros((1, _SIDE, _SIDE, 3))))["params"]
     return {name: conv["kernel"].shape for name, conv in params.items()}
@@ -192,7 +196,7 @@ def _kernels() -> dict[str, tuple[int, int, int, int]]:
 
 def published() -> dict[str, tuple[int, ...]]:
     """{name: shape} of the published arrays that the network is made of."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, (height, width, inputs, outputs) in _kernels().items():
         shapes[f"{name}.conv.weight"] = (outputs, inputs, height, width)
         shapes |= {f"{name}.bn.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}

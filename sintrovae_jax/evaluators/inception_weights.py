@@ -9,11 +9,14 @@ import hashlib
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import cli, files
+from sintrovae_jax.data.source import Images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.features import Extractor
 from sintrovae_jax.evaluators.inception import SHA256, URL, InceptionV3, Params, from_published, published, verify
@@ -28,13 +31,13 @@ def _features(variables, x):
     return InceptionV3().apply(variables, x)
 
 
-def check(config, source) -> None:
+def check(config: ConfigDict, source: Images) -> None:
     """Raises `UserError` if there is no file of weights, or its checksum is not that of its name."""
     del source
     _bytes(find(config.eval.inception))
 
 
-def build(config, source) -> Extractor:
+def build(config: ConfigDict, source: Images) -> Extractor:
     """Inception with the weights that `config.eval.inception` names, or that are in a usual place.
 
     Raises `UserError` as `find` and `read` do.
@@ -135,7 +138,8 @@ def convert(source: Path, target: Path) -> None:
     arrays, _ = _weights(source)
     try:
         with files.replacing(target) as beside:
-            np.savez(beside, **{name: arrays[name].astype(np.float32) for name in published()})
+            wanted: dict[str, Any] = {name: arrays[name].astype(np.float32) for name in published()}
+            np.savez(beside, **wanted)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
 

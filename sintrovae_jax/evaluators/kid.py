@@ -1,6 +1,6 @@
 """Kernel Inception Distance (Bińkowski et al. 2018, arXiv 1801.01401): an unbiased MMD² with a cubic kernel."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def kid(real: np.ndarray, generated: np.ndarray, subsets: int, size: int, seed: 
     return float(np.mean(values)), float(np.std(values))
 
 
-def evaluate(scoring: "Scoring") -> dict:
+def evaluate(scoring: "Scoring") -> dict[str, Any]:
     """kid and kid_std, over `eval.kid.subsets` subsets of `eval.kid.subset_size`; kid_EXTRACTOR if not Inception's."""
     options = scoring.model.config.eval.kid
     real, generated = scoring.compared(options.subset_size, "kid with this eval.kid.subset_size")

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import numpy as np
 
 from sintrovae_jax import objectives, reconstruction
@@ -27,7 +28,7 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
 
     recon = model.reconstruct(x)
     kls = {"kl_real": kl(x), "kl_fake": kl(model.sample(seed, len(x))), "kl_recon": kl(recon)}
-    return {"rec_error": float(np.mean(rec(x, recon)))} | kls | {"kl_gap": objectives.kl_gap(**kls)}
+    return {"rec_error": float(np.mean(rec(jnp.asarray(x), recon)))} | kls | {"kl_gap": objectives.kl_gap(**kls)}
 
 
 EVALUATOR = Evaluator(evaluate, lambda config: ("rec_error", "kl_real", "kl_fake", "kl_recon", "kl_gap"))

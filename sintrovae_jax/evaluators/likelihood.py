@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import importance
 from sintrovae_jax.data import examples
@@ -34,7 +35,7 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
     }
 
 
-def check_std(name: str, config) -> None:
+def check_std(name: str, config: ConfigDict) -> None:
     """Raises `UserError` where p(x|z) has no standard deviation. name: of the evaluator that needs one."""
     if not (config.eval.likelihood.observation_std or importance.observation_std(config.objective) > 0):
         raise UserError(

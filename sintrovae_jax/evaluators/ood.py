@@ -4,11 +4,13 @@ Scores are higher for images that the model finds likelier (`Scoring.scores`); t
 """
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import cancellation
+from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features, likelihood
 from sintrovae_jax.evaluators.evaluator import Evaluator
@@ -53,7 +55,7 @@ def bootstrap(inside: np.ndarray, outside: np.ndarray, times: int, seed: int) ->
     return Detection(*low), Detection(*high)
 
 
-def evaluate(scoring: "Scoring") -> dict:
+def evaluate(scoring: "Scoring") -> dict[str, Any]:
     """ood_METRIC_SCORE for every metric of `Detection` and every score; with _low and _high, the ends of its interval.
 
     Writes ood.png, the histograms. Uses at most as many images of the test split of `eval.ood.source` as test images.
@@ -64,7 +66,7 @@ def evaluate(scoring: "Scoring") -> dict:
     model, config = scoring.model, scoring.model.config
     other = source_of(model, outside_source(config, scoring.kept))
     outside = scoring.scores(other.test(len(scoring.test_scores["likelihood"]), scoring.seed))
-    results = {}
+    results: dict[str, Any] = {}
     for name, inside in scoring.test_scores.items():
         estimate = detection(inside, outside[name])
         low, high = bootstrap(inside, outside[name], config.eval.ood.bootstrap, scoring.seed)
@@ -78,7 +80,7 @@ def evaluate(scoring: "Scoring") -> dict:
     return results | counts | about | {"observation_std": model.observation_std}
 
 
-def outside_source(config, kept: dict):
+def outside_source(config: ConfigDict, kept: dict[Any, Any]) -> Source:
     """The source that `config.eval.ood.source` names, with the other settings of `config.data`. Built once, in `kept`.
 
     Raises `UserError` if there is none.

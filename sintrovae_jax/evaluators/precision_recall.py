@@ -4,7 +4,7 @@ A set's manifold is the union of balls around its feature vectors, each reaching
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbours: in
     return precision, covered(real, generated, radii(generated, neighbours))
 
 
-def evaluate(scoring: "Scoring") -> dict:
+def evaluate(scoring: "Scoring") -> dict[str, Any]:
     """precision and recall; precision_EXTRACTOR and so on if not with the features of Inception.
 
     Uses equal numbers of real images and samples.

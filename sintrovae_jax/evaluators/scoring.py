@@ -4,13 +4,18 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sintrovae_jax import models, objectives, train_step
+from sintrovae_jax.data.source import Images, Source, of_images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import chosen, features
 from sintrovae_jax.inference import Model
+from sintrovae_jax.models import Stage
 
 
 class _Blended:
@@ -18,24 +23,27 @@ class _Blended:
 
     fingerprint = None  # the images change at every step, so nothing is cached
 
-    def __init__(self, source, shown: Callable, stage):
+    def __init__(self, source: Images, shown: Callable[[jax.Array, Stage], jax.Array], stage: Stage):
         self._source, self._shown, self._stage = source, shown, stage
         self.skipped, self.labels, self.factors = source.skipped, source.labels, source.factors
+        self.count, self.stream, self.at = source.count, source.stream, source.at  # a step blends by itself
 
     def test(self, n: int, seed: int) -> np.ndarray:
-        return np.asarray(self._shown(self._source.test(n, seed), self._stage))
+        return np.asarray(self._shown(jnp.asarray(self._source.test(n, seed)), self._stage))
 
     def train(self, size: int) -> Iterator[np.ndarray]:
-        return (np.asarray(self._shown(train_step.as_float(x), self._stage)) for x in self._source.train(size))
+        floats = (train_step.as_float(jnp.asarray(x)) for x in self._source.train(size))
+        return (np.asarray(self._shown(x, self._stage)) for x in floats)
 
 
-def source_of(model: Model, source):
+def source_of(model: Model, source: Source) -> Source:
     """The source of images as the model was last shown them in training, for networks that are still growing."""
     if model.stage is None:
         return source
-    source = source.at(model.shape[0])
-    shown = models.family_of(model.config.model).growth.shown
-    return source if model.stage.blend == 1 else _Blended(source, shown, model.stage)
+    growth, images = models.family_of(model.config.model).growth, of_images(source).at(model.shape[0])
+    if growth is None or model.stage.blend == 1:
+        return images
+    return _Blended(images, growth.shown, model.stage)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +51,9 @@ class Scoring:
     """folder: of the figures. kept: shared by the evaluations of one run, such as sources and extractors."""
 
     model: Model
-    source: object  # as in data.sources
+    source: Source
     folder: Path
-    kept: dict = dataclasses.field(default_factory=dict)
+    kept: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
@@ -55,13 +63,18 @@ class Scoring:
     def seed(self) -> int:
         return self.model.config.seed
 
+    @property
+    def images(self) -> Images:
+        """The source. Raises `UserError` if its examples are points."""
+        return of_images(self.source)
+
     @functools.cached_property
     def extractor(self) -> features.Extractor:
-        e, fingerprint = self.model.config.eval, self.source.fingerprint
+        e, fingerprint = self.model.config.eval, self.images.fingerprint
         key = ("extractor", e.features, e.inception, fingerprint)
         kept = {} if fingerprint is None else self.kept  # None: the images change at every step
         if key not in kept:
-            kept[key] = features.build(self.model.config, self.source)
+            kept[key] = features.build(self.model.config, self.images)
         return kept[key]
 
     @property
@@ -78,12 +91,12 @@ class Scoring:
         z, size = self.model.prior(self.seed, self.num_samples), self._size
         for start in range(0, len(z), size):
             chunk = z[start : start + size]
-            yield self.model.decode(chunk, noise=np.arange(start, start + len(chunk)), role="prior")
+            yield np.asarray(self.model.decode(chunk, noise=np.arange(start, start + len(chunk)), role="prior"))
 
     @functools.cached_property
     def real(self) -> features.Summary:
         """The summary of the images of `eval.reference`, at most `eval.num_real`; cached in `eval.cache`."""
-        config, source = self.model.config, self.source
+        config, source = self.model.config, self.images
         e = config.eval
 
         def compute():
@@ -113,7 +126,7 @@ class Scoring:
             raise UserError(f"{metric} needs at least {at_least} real images: there are {real.count}")
         return real, self.generated
 
-    def described(self, name: str, metrics: dict[str, float], samples: int, real: int) -> dict:
+    def described(self, name: str, metrics: dict[str, float], samples: int, real: int) -> dict[str, Any]:
         """The values of a distribution metric, named after the extractor, with everything that they depend on."""
         features_name, counts = self.model.config.eval.features, {"samples": samples, "real": real}
         named = {features.metric(key, features_name): value for key, value in metrics.items()}
@@ -135,7 +148,7 @@ class Scoring:
             "likelihood": estimate.log_likelihood,
             "elbo": estimate.elbo,
             "kl": -kl,
-            "reconstruction": -objectives.mse(x, self.model.decode(posterior.mean)),
+            "reconstruction": -objectives.mse(jnp.asarray(x), self.model.decode(posterior.mean)),
         }
         return {name: np.asarray(score, np.float64) for name, score in scores.items()}
 

@@ -4,20 +4,40 @@ Uses test images with known classes and contents (`data.sources.Factors`). Train
 """
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from sintrovae_jax import models, objectives, parallel
+from sintrovae_jax.data.source import Factors, Images, of_images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.evaluator import Evaluator
 
 if TYPE_CHECKING:
     from sintrovae_jax.evaluators.scoring import Scoring
+
+
+class Translating(Protocol):
+    """A model whose family separates class and content."""
+
+    def codes(self, x: ArrayLike) -> tuple[jax.Array, jax.Array]: ...
+
+    def translate(self, of_class: ArrayLike, of_content: ArrayLike) -> jax.Array: ...
+
+    def reconstruct(self, x: ArrayLike) -> jax.Array: ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A source that knows the picture of every class with every content."""
+
+    def render(self, classes: np.ndarray, contents: np.ndarray) -> np.ndarray: ...
 
 
 _CODES = ("class", "content")
@@ -26,18 +46,19 @@ _HIDDEN, _STEPS, _LEARNING_RATE = 64, 500, 1e-2  # of the classifiers
 
 def evaluate(scoring: "Scoring") -> dict[str, float]:
     """The `accuracies` of the codes of up to `eval.num_samples` test images; for sprites, the `errors` too."""
-    model, source = scoring.model, scoring.source
+    model: Any = scoring.model  # `Translating`, as `_check` has seen
+    source = scoring.images
     x = source.test(scoring.num_samples, scoring.seed)
-    known = zip(_CODES, source.factors.test, strict=True)
+    known = zip(_CODES, _factors(model.config, source).test, strict=True)
     factors = {name: y[: len(x)] for name, y in known if y is not None}
     codes = dict(zip(_CODES, map(np.asarray, model.codes(x)), strict=True))
     out = accuracies(codes, factors) | {"transfer_images": len(x)}
-    if hasattr(source, "render"):
+    if isinstance(source, Drawn):
         out |= errors(model, source, x, factors)
     return out
 
 
-def errors(model, source, x: np.ndarray, factors: dict[str, np.ndarray]) -> dict[str, float]:
+def errors(model: Translating, source: Drawn, x: np.ndarray, factors: dict[str, np.ndarray]) -> dict[str, float]:
     """Squared errors, summed over an image's dimensions, against the true picture of class i with content j: means over
     pairs of each image i with the next one, j.
 
@@ -47,13 +68,14 @@ def errors(model, source, x: np.ndarray, factors: dict[str, np.ndarray]) -> dict
     """
     partner = np.roll(np.arange(len(x)), -1)
     truth = source.render(factors["class"], factors["content"][partner])
-    images = {
+    images: dict[str, ArrayLike] = {
         "transfer_error": model.translate(x, x[partner]),
         "transfer_copy_class": x,
         "transfer_copy_content": x[partner],
         "transfer_reconstruction": model.reconstruct(truth),
     }
-    out = {name: float(np.mean(objectives.mse(truth, image))) for name, image in images.items()}
+    errors_of = {name: objectives.mse(jnp.asarray(truth), jnp.asarray(image)) for name, image in images.items()}
+    out = {name: float(np.mean(errors)) for name, errors in errors_of.items()}
     best = min(out["transfer_copy_class"], out["transfer_copy_content"])
     return out | {"transfer_ratio": out["transfer_error"] / best}
 
@@ -80,7 +102,7 @@ class _Classifier(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, z):
+    def __call__(self, z: jax.Array) -> jax.Array:
         return nn.Dense(self.classes)(nn.relu(nn.Dense(_HIDDEN)(z)))
 
 
@@ -121,11 +143,16 @@ def _check(config):
 
 def _check_source(config, source, kept):
     del kept
+    _factors(config, of_images(source))
+
+
+def _factors(config: ConfigDict, source: Images) -> Factors:
     if source.factors is None:
         raise UserError(
             "the transfer evaluator needs images whose class is known, unlike those of "
             f"data.source={config.data.source}"
         )
+    return source.factors
 
 
 EVALUATOR = Evaluator(evaluate, _metrics, check=_check, check_source=_check_source)

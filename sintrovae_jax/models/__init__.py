@@ -12,6 +12,7 @@ To add a family, define a `Family` in a module and add it to `FAMILIES`, here or
 
 import flax.linen as nn
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, mlp, style, two_encoder
@@ -28,17 +29,17 @@ FAMILIES: dict[str, Family] = {
     "two_encoder": two_encoder.FAMILY,
 }
 # The type networks compute in; parameters, losses and statistics are float32 either way. None: the inputs' own type.
-DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": None, "bfloat16": jnp.dtype(jnp.bfloat16)}
 
 
-def family_of(model) -> Family:
+def family_of(model: ConfigDict) -> Family:
     """The family that `config.model` names. Raises `UserError` for one that does not exist."""
     if model.family not in FAMILIES:
         raise UserError(f"model.family={model.family!r} is none of {', '.join(FAMILIES)}")
     return FAMILIES[model.family]
 
 
-def build(model, shape: tuple[int, ...], dtype: str = "float32") -> tuple[nn.Module, nn.Module]:
+def build(model: ConfigDict, shape: tuple[int, ...], dtype: str = "float32") -> tuple[nn.Module, nn.Module]:
     """The encoder and decoder that `config.model` names, for examples of this shape.
 
     Raises `UserError` for a family or dtype that does not exist, or a config that the family cannot build.

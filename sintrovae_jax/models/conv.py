@@ -12,6 +12,7 @@ activations: less memory, about a third more arithmetic.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import (
@@ -123,7 +124,7 @@ class Decoder(nn.Module):
         return nn.sigmoid(x) if self.output == "sigmoid" else x
 
 
-def build(model, shape, dtype):
+def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) -> tuple[Encoder, Decoder]:
     """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
     channels, halvings = tuple(model.channels), len(model.channels)
     if len(shape) != 3:

@@ -6,7 +6,8 @@ Convolutions of pairs also multiply by zeros, but only as many as there would be
 """
 
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax import lax
 from sintrovae_jax.objectives import at_least_float32
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+Convolution = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, H, W, in], kernel [k, k, in, out]) -> [..., out]
 _LANES = 128  # of a TPU's registers
 
 
@@ -38,7 +40,7 @@ def _sums(x: jax.Array, channels: int, factor: float = 1.0) -> jax.Array:
     """
 
     def of_slices(x):
-        total = 0.0
+        total: jax.Array | float = 0.0
         for i in (0, 1):
             for j in (0, 1):
                 start, stride = ((0, i, 0, j * channels), (1, 2, 1, 1)) if paired else ((0, i, j, 0), (1, 2, 2, 1))
@@ -80,12 +82,11 @@ _sums.defvjp(lambda x, *static: (_sums(x, *static), x[:0]), _sums_backward)
 _copies.defvjp(lambda x, *static: (_copies(x, *static), x[:0]), _copies_backward)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
-    """A convolution of stride 1 that keeps height and width, with the signature that `flax.linen.Conv` calls.
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution of stride 1 that keeps height and width.
 
     x: [B, H, W, in], kernel: [k, k, in, out], k odd. Returns [B, H, W, out]. A 1×1 convolution is a matrix product.
     """
-    del args, kwargs
     return x @ kernel[0, 0] if kernel.shape[:2] == (1, 1) else correlate(x, kernel, kernel.shape[0] // 2)
 
 
@@ -120,6 +121,10 @@ def _correlate_backward(pad, inputs, grad):
 
 
 correlate.defvjp(_correlate_forward, _correlate_backward)
+
+
+def _sum(parts: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, parts)
 
 
 def _transposed(kernel: jax.Array) -> jax.Array:
@@ -160,7 +165,7 @@ def _of_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
 
     def summed(x):
         weights = kernel.reshape(-1, kernel.shape[-1])
-        return sum(part * k for part, k in zip(_shifts(x, kernel.shape[0], pad), weights, strict=True))
+        return _sum(part * k for part, k in zip(_shifts(x, kernel.shape[0], pad), weights, strict=True))
 
     if len(x) % 2:
         return summed(x)
@@ -173,7 +178,7 @@ def _products_first(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     (b, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
     products = x.reshape(-1, inputs) @ kernel.transpose(2, 0, 1, 3).reshape(inputs, -1)
     parts = _shifts(products.reshape(b, height, width, size * size, outputs), size, pad)
-    return sum(part[..., i, :] for i, part in enumerate(parts))
+    return _sum(part[..., i, :] for i, part in enumerate(parts))
 
 
 def _to_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
@@ -182,8 +187,8 @@ def _to_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     planes = (kernel.reshape(-1, inputs) @ x.reshape(-1, inputs).T).reshape(size, size, b, height, width)
     planes = jnp.pad(planes, ((0, 0), (0, 0), (0, 0), (pad, pad), (pad, pad)))
     across, down = (side + 2 * pad - size + 1 for side in (width, height))
-    rows = sum(planes[:, j, ..., j : j + across] for j in range(size))
-    return sum(rows[i, :, i : i + down] for i in range(size))[..., None]
+    rows = _sum(planes[:, j, ..., j : j + across] for j in range(size))
+    return _sum(rows[i, :, i : i + down] for i in range(size))[..., None]
 
 
 def _kernel_grad_on_cpu(x: jax.Array, grad: jax.Array, pad: int) -> jax.Array:
@@ -216,10 +221,10 @@ def padded(x: jax.Array) -> jax.Array:
 def _smoothed(kernel: jax.Array) -> jax.Array:
     """The sum of a kernel's four shifts by a pixel: [3, 3, in, out] -> [y, row, x, column, in, out], all pairs of 2."""
     shifts = [((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)) for a in (0, 1) for b in (0, 1)]
-    return sum(jnp.pad(kernel, shift) for shift in shifts).reshape(2, 2, 2, 2, *kernel.shape[2:])
+    return _sum(jnp.pad(kernel, shift) for shift in shifts).reshape(2, 2, 2, 2, *kernel.shape[2:])
 
 
-def _by_platform(**ways: Callable) -> Callable:
+def _by_platform(**ways: Convolution) -> Convolution:
     """(x, kernel) -> [B, H, W, out], with one of several equivalent implementations for each platform.
 
     ways: by platform, as in `lax.platform_dependent`. All are linear in x and in the kernel, so that these two are all
@@ -261,7 +266,7 @@ def _up_in_two_steps(x: jax.Array, kernel: jax.Array) -> jax.Array:
 _up = _by_platform(tpu=_up_by_zeros, cpu=_up_by_parts, default=_up_in_two_steps)
 
 
-def convolve_up(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`convolve(upsample(x), kernel)` of a 3×3 kernel, on CPUs and TPUs with 4 products a pixel instead of 9.
 
     Each of the four output pixels of an input pixel depends on 2×2 pixels of x, by a 2×2 kernel of its own. A CPU
@@ -269,7 +274,6 @@ def convolve_up(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
     there it is the fused transposed convolution of the paper's code, whose zeros between pixels the TPU skips. A GPU is
     a tenth faster with the two separate steps (launch/README.md). [B, H, W, in] -> [B, 2H, 2W, out].
     """
-    del args, kwargs  # as in `convolve`, for Flax
     return _up(x, kernel)
 
 
@@ -287,12 +291,11 @@ def _half_by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
 _half = _by_platform(tpu=_half_by_stride, default=_half_by_blocks)
 
 
-def convolve_half(x: jax.Array, kernel: jax.Array, *args, **kwargs) -> jax.Array:
+def convolve_half(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 4×4 convolution of stride 2 with a padding of 1: [B, H, W, in], [4, 4, in, out] -> [B, H/2, W/2, out].
 
     Computed at stride 1, with blocks of 2×2 pixels as single pixels and a kernel of 2×2 such blocks; on a TPU directly.
     """
-    del args, kwargs  # as in `convolve`, for Flax
     return _half(x, kernel)
 
 

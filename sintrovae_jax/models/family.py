@@ -2,12 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
+from sintrovae_jax.data.source import Source
+from sintrovae_jax.models.layers import Stage
 from sintrovae_jax.models.trained import Model
 
 
@@ -18,8 +23,8 @@ class Growth(NamedTuple):
     the networks are given while the level is blended in.
     """
 
-    size: Callable
-    shown: Callable
+    size: Callable[[int], int]
+    shown: Callable[[jax.Array, Stage], jax.Array]
 
 
 class Grid(NamedTuple):
@@ -35,7 +40,7 @@ class Figure(NamedTuple):
     draw: (model, source) -> `Grid`.
     """
 
-    draw: Callable
+    draw: Callable[[Any, Source], Grid]
     mode: str
 
 
@@ -43,7 +48,7 @@ class FigureOfTwo(NamedTuple):
     """A figure that a mode draws of the two images of --a and --b. draw: (model, a, b [*shape]) -> `Grid`."""
 
     name: str
-    draw: Callable
+    draw: Callable[[Any, np.ndarray, np.ndarray], Grid]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Family:
     the class that `load` returns. figures: by name. figures_of_two: by mode.
     """
 
-    build: Callable[..., tuple[nn.Module, nn.Module]]
+    build: Callable[[ConfigDict, tuple[int, ...], jnp.dtype | None], tuple[nn.Module, nn.Module]]
     optimizer: Callable[[], optax.GradientTransformation] = optax.scale_by_adam
     growth: Growth | None = None
     model: type[Model] = Model

@@ -2,8 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,8 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from sintrovae_jax import parallel
+from sintrovae_jax.arrays import Scalar
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.models.convolution import convolve
+from sintrovae_jax.models.convolution import Convolution, convolve
 from sintrovae_jax.objectives import at_least_float32
 
 MOMENTUM = 0.9  # of BatchNorm's running averages; PyTorch calls it 0.1
@@ -35,7 +35,7 @@ class Stage(NamedTuple):
     """How far a family that grows has grown: its level (static), and how much of it is blended in, 0 to 1 (traced)."""
 
     level: int
-    blend: Any = 1.0
+    blend: Scalar = 1.0
 
 
 class Statistics(NamedTuple):
@@ -127,7 +127,9 @@ def _scaled(x, mean, factor, bias):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def batch_normalized(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int):
+def batch_normalized(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """x [groups·B, ..., C] normalised by each group's own mean and variance [groups, features], which are returned too
     and carry no gradient.
 
@@ -164,7 +166,7 @@ def split_posterior(features: jax.Array) -> Posterior:
     return Posterior(mean, logvar)
 
 
-def uniform_fan_in(fan_in: int) -> Callable:
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """Uniform in ±1/sqrt(fan_in), the initialisation behind the published hyper-parameters."""
     limit = 1 / math.sqrt(fan_in)
 
@@ -185,7 +187,7 @@ class Conv(nn.Module):
     inputs: int
     dtype: jnp.dtype | None = None
     bias: bool = False
-    convolve: Callable = convolve
+    convolve: Convolution = convolve
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from sintrovae_jax.models.family import Family
 from sintrovae_jax.models.layers import Dense, Posterior, split_posterior
@@ -43,7 +44,7 @@ class Decoder(nn.Module):
         return nn.sigmoid(x) if self.output == "sigmoid" else x
 
 
-def build(model, shape, dtype):
+def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) -> tuple[Encoder, Decoder]:
     """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
     channels = tuple(model.channels)
     return Encoder(channels, model.z_dim, dtype), Decoder(channels, shape, model.output, dtype)

@@ -12,7 +12,7 @@ in [-1, 1] inside. Learning rates are equalised by the optimiser (`multipliers`)
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,13 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from sintrovae_jax import parallel
+from sintrovae_jax.arrays import Scalar, Tree
+from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import convolve, convolve_down, convolve_up, padded, pool, upsample
 from sintrovae_jax.models.family import Family, Figure, Grid, Growth, table
 from sintrovae_jax.models.layers import Posterior, Stage, split_posterior
-from sintrovae_jax.models.trained import Model, Noise, between, line
+from sintrovae_jax.models.trained import Interpolation, Model, Noise, Seed, between, line
 from sintrovae_jax.objectives import at_least_float32
 
 _GAINS = {"modulation": 1.0, "to_rgb": 0.03}  # by the beginning of a layer's name; other layers have √2
@@ -52,7 +56,7 @@ def equalization(layer: str, shape: tuple[int, ...]) -> tuple[float, float]:
     return gain / math.sqrt(math.prod(shape[:-1])) * lrmul, lrmul
 
 
-def multipliers(params) -> Any:
+def multipliers(params: Tree) -> Any:
     """The factor of each parameter in an optimiser step: c for a kernel, lrmul for a bias, 1 for the rest."""
 
     def one(path, leaf):
@@ -67,8 +71,8 @@ def multipliers(params) -> Any:
 class EqualizedState(NamedTuple):
     """count: int32, the steps taken; nu: the running average of squared gradients, uncorrected."""
 
-    count: jax.Array
-    nu: Any
+    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of this name
+    nu: Tree
 
 
 def optimizer(decay: float = 0.99, epsilon: float = 1e-8) -> optax.GradientTransformation:
@@ -164,7 +168,7 @@ def truncated(styles: jax.Array, average: jax.Array, truncation: float) -> jax.A
     return jnp.where(jnp.arange(styles.shape[1])[:, None] < _TRUNCATED, moved, styles)
 
 
-def _blended(old: jax.Array, new: jax.Array, blend) -> jax.Array:
+def _blended(old: jax.Array, new: jax.Array, blend: Scalar) -> jax.Array:
     """Interpolates: exactly `old` at 0 and `new` at 1."""
     blend = jnp.asarray(blend, new.dtype)
     return (1 - blend) * old + blend * new
@@ -223,13 +227,13 @@ class Encoder(nn.Module):
             features[k] = _leaky(_leaky(rgb))  # twice, as in the published networks
             image = pool(image) if k else image
 
-        x, style = features[level], 0.0
+        x, style = features[level], jnp.zeros(())
         for k in range(level, -1, -1):
             i = count - 1 - k
             width = self.channels[min(i + 1, count - 1)]
             x, own = block(width, self.z_dim, self.dtype, name=f"block{i}")(x)
             if k == level and k > 0:
-                x, own = _blended(features[k - 1], x, blend), blend * own
+                x, own = _blended(features[k - 1], x, blend), jnp.asarray(blend) * own
             style = style + own
         for i, width in enumerate((self.z_dim, self.z_dim, 2 * self.z_dim)):
             style = _leaky(Dense(width, name=f"mapping{i}")(style))
@@ -284,7 +288,7 @@ class Decoder(nn.Module):
     dtype: jnp.dtype | None = None
     remat: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         block = nn.remat(DecoderBlock) if self.remat else DecoderBlock
         widths = tuple(reversed(self.channels))
         self.mapping = [Dense(self.z_dim, name=f"mapping{i}") for i in range(_MAPPING_LAYERS)]
@@ -300,7 +304,7 @@ class Decoder(nn.Module):
         groups: int = 1,
         role: str = "posterior",
         stage: Stage | None = None,
-        keys=None,
+        keys: jax.Array | None = None,
         mix: bool = False,
     ) -> jax.Array:
         del role  # there is no BatchNorm
@@ -311,6 +315,7 @@ class Decoder(nn.Module):
             self.average.value += _AVERAGE_STEP * (mean - self.average.value)
         styles = jnp.repeat(w[:, None], 2 * (stage.level + 1), axis=1)
         if mix:
+            assert keys is not None  # mixing draws by them
             *rest, last = jnp.split(styles, groups)
             styles = jnp.concatenate([*rest, self._mixed(last, keys[-len(last) :])])
         return self.synthesize(styles, stage, keys)
@@ -322,7 +327,7 @@ class Decoder(nn.Module):
             w = _leaky(layer(w))
         return w
 
-    def synthesize(self, styles: jax.Array, stage: Stage | None = None, keys=None) -> jax.Array:
+    def synthesize(self, styles: jax.Array, stage: Stage | None = None, keys: jax.Array | None = None) -> jax.Array:
         """Styles [B, 2·(level+1), Z] -> x̂ [B, H, W, C]."""
         level, blend = stage or Stage(len(self.channels) - 1)
         x = jnp.broadcast_to(self.constant, (len(styles), *self.constant.shape))
@@ -350,7 +355,9 @@ class Decoder(nn.Module):
 class StyleModel(Model):
     """A trained style-based model: its layers' styles can be mixed, interpolated and truncated."""
 
-    paths: ClassVar[Mapping[str, Callable]] = MappingProxyType({**Model.paths, "style": line})
+    stage: Stage  # always known, as the networks grow
+
+    paths: ClassVar[Mapping[str, Interpolation]] = MappingProxyType({**Model.paths, "style": line})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -358,7 +365,7 @@ class StyleModel(Model):
         side = resolution(self.stage.level)
         return (side, side, super().shape[-1])
 
-    def styles(self, z, truncation: float = 1.0) -> jax.Array:
+    def styles(self, z: ArrayLike, truncation: float = 1.0) -> jax.Array:
         """z [N, Z] -> the styles of every layer [N, layers, Z], to be mixed and synthesised.
 
         truncation: moves those of the first 8 layers towards the average of training; 1: not at all, 0: fully.
@@ -370,14 +377,14 @@ class StyleModel(Model):
         average = self.variables["decoder"]["averages"]["style"]
         return truncated(jnp.repeat(w[:, None], self._layers, 1), average, truncation)
 
-    def synthesize(self, styles, noise: Noise = True) -> jax.Array:
+    def synthesize(self, styles: ArrayLike, noise: Noise = True) -> jax.Array:
         """Styles [N, layers, Z] -> x̂ [N, *shape], as `decode`. Raises `UserError` for other shapes."""
         styles, shape = jnp.asarray(styles, jnp.float32), (self._layers, self.config.model.z_dim)
         if styles.shape[1:] != shape:
             raise UserError(f"this model synthesises styles of shape [N, {shape[0]}, {shape[1]}], not {styles.shape}")
         return self._in_chunks("decoder", styles, self._keys(len(styles), noise), method="synthesize")
 
-    def sample(self, key, n: int, truncation: float = 1.0) -> jax.Array:
+    def sample(self, key: Seed, n: int, truncation: float = 1.0) -> jax.Array:
         """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
 
         truncation: see `styles`.
@@ -400,7 +407,7 @@ _ROWS = 8  # and columns of the table of mixed styles
 _COLUMNS = 10  # of the figure of resolutions
 
 
-def mixing(model: StyleModel, source) -> Grid:
+def mixing(model: StyleModel, source: Source) -> Grid:
     """A table: the first half of an image's layers has the style of its row, the second half that of its column.
 
     The headers are the samples with these styles.
@@ -415,22 +422,23 @@ def mixing(model: StyleModel, source) -> Grid:
     return table(own[_ROWS:], own[:_ROWS], inside.reshape(_ROWS, _ROWS, *model.shape))
 
 
-def resolutions(model: StyleModel, source) -> Grid:
+def resolutions(model: StyleModel, source: Source) -> Grid:
     """Test images above their reconstructions, at every level so far.
 
     The layers to and from RGB of a lower level have not been trained since the next one was blended in.
     """
-    rows, side = [], model.shape[0]
+    rows: list[np.ndarray] = []
+    side = model.shape[0]
     x = source.test(_COLUMNS, model.config.seed)
     for level in range(model.stage.level, -1, -1):
         stage = model.stage if level == model.stage.level else Stage(level)
         pair = np.stack([x, dataclasses.replace(model, stage=stage).reconstruct(x)])
         rows.insert(0, pair.repeat(side // x.shape[1], 2).repeat(side // x.shape[1], 3))
-        x = np.asarray(pool(x))
+        x = np.asarray(pool(jnp.asarray(x)))
     return Grid(np.concatenate(rows).reshape(-1, *model.shape), len(rows[0][0]))
 
 
-def build(model, shape, dtype):
+def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) -> tuple[Encoder, Decoder]:
     """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
     channels = tuple(model.channels)
     if len(shape) != 3:

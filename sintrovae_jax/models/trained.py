@@ -2,27 +2,38 @@
 
 import dataclasses
 import functools
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from sintrovae_jax import importance, parallel
+from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.layers import Posterior, Stage
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("role", "method"))
-def _apply(module: nn.Module, level, variables, inputs, keys=None, blend=1.0, *, role=None, method=None):
+def _apply(
+    module: nn.Module,
+    level: int | None,
+    variables: Variables,
+    inputs: jax.Array,
+    keys: jax.Array | None = None,
+    blend: Scalar = 1.0,
+    *,
+    role: str | None = None,
+    method: str | None = None,
+) -> Tree:
     """level, blend, keys: of networks that grow; role: of decoders (`models`)."""
-    options = {} if level is None else {"stage": Stage(level, blend)}
+    options: dict[str, Any] = {} if level is None else {"stage": Stage(level, blend)}
     options |= {} if role is None else {"role": role}
     options |= {} if keys is None else {"keys": keys}
     options |= {"train": False} if method is None else {"method": method}
@@ -39,7 +50,7 @@ def _importance_weighted(encoder, decoder, level, variables, x, keys, samples, s
     return importance.importance_weighted(decode, x, posterior, keys, samples, std=std, prior_std=prior_std)
 
 
-def great_circle(a, b, t):
+def great_circle(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
     """Points at t in [0, 1] of the arc from a to b, [..., Z]; of the line if their angle is 0 or π, where no arc is
     unique.
     """
@@ -52,14 +63,16 @@ def great_circle(a, b, t):
     return jnp.where(sine > 1e-4, arc, (1 - t) * a + t * b)
 
 
-def line(a, b, t):
+def line(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
     return (1 - t) * a + t * b
 
 
-Noise = bool | Sequence[int] | np.ndarray | jax.Array
+Noise = bool | Sequence[int] | Array
+Seed = int | np.integer | jax.Array  # or a key of jax
+Interpolation = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (a, b [..., Z], t in [0, 1]) -> [..., Z]
 
 
-def between(a, b, t, path):
+def between(a: jax.Array, b: jax.Array, t: jax.Array, path: Interpolation) -> jax.Array:
     """Points at every t [T] of the paths from a to b [N, ...]. Returns [N·T, ...]."""
     points = path(a[:, None], b[:, None], t.reshape(-1, *[1] * (a.ndim - 1)))
     return points.reshape(-1, *a.shape[1:])
@@ -79,21 +92,21 @@ class Model:
     step: int
     encoder: nn.Module
     decoder: nn.Module
-    variables: dict  # {'encoder': ..., 'decoder': ...}
+    variables: dict[str, Variables]  # {'encoder': ..., 'decoder': ...}
     stage: Stage | None = None  # how far it has grown, if it grows
 
-    paths: ClassVar[Mapping[str, Callable]] = MappingProxyType({"linear": line, "spherical": great_circle})
+    paths: ClassVar[Mapping[str, Interpolation]] = MappingProxyType({"linear": line, "spherical": great_circle})
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example, of the level that the model has reached if it grows."""
         return examples.of(self.config.data).shape
 
-    def encode(self, x) -> Posterior:
+    def encode(self, x: ArrayLike) -> Posterior:
         """x [N, *shape] -> the posterior's mean and logvar, [N, Z] each. Raises `UserError` for another shape."""
         return self._in_chunks("encoder", self._examples(x))
 
-    def decode(self, z, noise: Noise = True, role: str = "posterior") -> jax.Array:
+    def decode(self, z: ArrayLike, noise: Noise = True, role: str = "posterior") -> jax.Array:
         """z [N, Z] -> x̂ [N, *shape]. Not clipped. Raises `UserError` for another number of latent dimensions.
 
         role: the distribution of z, 'posterior' or 'prior', which selects BatchNorm's averages. It has no effect on a
@@ -103,7 +116,7 @@ class Model:
         z = self._latents(z)
         return self._in_chunks("decoder", z, self._keys(len(z), noise), role=role)
 
-    def _examples(self, x):
+    def _examples(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x, jnp.float32)
         if x.shape[1:] != self.shape:
             raise UserError(f"this model encodes arrays of shape [N, {', '.join(map(str, self.shape))}], not {x.shape}")
@@ -111,7 +124,7 @@ class Model:
             raise UserError("there is nothing to encode: x has no examples")
         return x
 
-    def _latents(self, z):
+    def _latents(self, z: ArrayLike) -> jax.Array:
         z = jnp.asarray(z, jnp.float32)
         if z.ndim != 2 or z.shape[1] != self.config.model.z_dim:
             raise UserError(f"this model decodes latents of shape [N, {self.config.model.z_dim}], not {z.shape}")
@@ -128,7 +141,9 @@ class Model:
         with jax.ensure_compile_time_eval():  # also if the first call is inside a jit
             return parallel.on_local_devices(self.variables)
 
-    def _in_chunks(self, network: str, inputs, keys=None, staged: bool = True, **static):
+    def _in_chunks(
+        self, network: str, inputs: jax.Array, keys: jax.Array | None = None, staged: bool = True, **static: Any
+    ) -> Tree:
         """staged: whether the method depends on the stage of networks that grow."""
         module, variables = getattr(self, network), self._on_devices[network]
         level, blend = self.stage if self.stage is not None and staged else (None, 1.0)
@@ -138,14 +153,14 @@ class Model:
 
         return parallel.in_chunks(apply, self.config.eval.batch_size, inputs, keys)
 
-    def prior(self, key, n: int) -> jax.Array:
+    def prior(self, key: Seed, n: int) -> jax.Array:
         """n latents from the prior N(0, prior_std²). key: a jax key or an int seed. Returns [n, Z]."""
-        key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
+        key = jax.random.key(key) if isinstance(key, int | np.integer) else key
         if n < 0:
             raise UserError(f"the number of latents cannot be negative: {n}")
         return self.config.objective.prior_std * jax.random.normal(key, (n, self.config.model.z_dim))
 
-    def sample(self, key, n: int, truncation: float = 1.0) -> jax.Array:
+    def sample(self, key: Seed, n: int, truncation: float = 1.0) -> jax.Array:
         """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
 
         truncation: for style-based models; others raise `UserError` unless it is 1.
@@ -154,7 +169,9 @@ class Model:
             raise UserError(f"a model of model.family={self.config.model.family} has no truncation: set it to 1")
         return self.decode(self.prior(key, n), role="prior")
 
-    def importance_weighted(self, x, samples: int = 1000, std: float | None = None, key=0) -> importance.Estimate:
+    def importance_weighted(
+        self, x: ArrayLike, samples: int = 1000, std: float | None = None, key: Seed = 0
+    ) -> importance.Estimate:
         """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `importance.importance_weighted` says.
 
         samples: importance samples of every example. std: of p(x|z), `observation_std` if not given. key: a jax key or
@@ -165,7 +182,7 @@ class Model:
             raise UserError(f"log p(x) needs at least one importance sample, not {samples}")
         if not std > 0:
             raise UserError("p(x|z) has no standard deviation: set eval.likelihood.observation_std")
-        key = parallel.seed_key(key) if isinstance(key, numbers.Integral) else key
+        key = parallel.seed_key(int(key)) if isinstance(key, int | np.integer) else key
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(x)))
         level, blend = self.stage or (None, 1.0)
         static, prior_std = (self.encoder, self.decoder, level), self.config.objective.prior_std
@@ -175,7 +192,7 @@ class Model:
 
         return parallel.in_chunks(estimate, self.config.eval.batch_size, x, keys)
 
-    def log_likelihood(self, x, samples: int = 1000, std: float | None = None, key=0) -> jax.Array:
+    def log_likelihood(self, x: ArrayLike, samples: int = 1000, std: float | None = None, key: Seed = 0) -> jax.Array:
         """log p(x) in nats [N]; see `importance_weighted`."""
         return self.importance_weighted(x, samples, std, key).log_likelihood
 
@@ -184,11 +201,11 @@ class Model:
         """The standard deviation of p(x|z) that likelihoods are computed with, unless another is given."""
         return self.config.eval.likelihood.observation_std or importance.observation_std(self.config.objective)
 
-    def reconstruct(self, x) -> jax.Array:
+    def reconstruct(self, x: ArrayLike) -> jax.Array:
         """Decodes the posterior's mean. [N, *shape] in and out."""
         return self.decode(self.encode(x).mean)
 
-    def interpolate(self, a, b, steps: int = 8, path: str = "linear") -> jax.Array:
+    def interpolate(self, a: ArrayLike, b: ArrayLike, steps: int = 8, path: str = "linear") -> jax.Array:
         """Decodes points between the latents (posterior means) of a and b, both ends included.
 
         a, b: [N, *shape]. path: one of `paths`: 'linear' or 'spherical' (White 2016, arXiv 1609.04468). Returns

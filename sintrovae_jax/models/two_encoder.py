@@ -16,7 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
+from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import convolve_half, convolve_up
 from sintrovae_jax.models.family import Family, Figure, FigureOfTwo, Grid, table
@@ -127,11 +130,12 @@ class Decoder(nn.Module):
 class TwoEncoderModel(Model):
     """A trained two-encoder model, which separates the class of an image from its content and exchanges them."""
 
-    def codes(self, x) -> tuple[jax.Array, jax.Array]:
+    def codes(self, x: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """x [N, *shape] -> the posterior means of the class code and of the content code, [N, Z] together."""
-        return jnp.split(self.encode(x).mean, [self.config.model.class_dim], axis=-1)
+        of_class, of_content = jnp.split(self.encode(x).mean, [self.config.model.class_dim], axis=-1)
+        return of_class, of_content
 
-    def translate(self, of_class, of_content) -> jax.Array:
+    def translate(self, of_class: ArrayLike, of_content: ArrayLike) -> jax.Array:
         """Images with the class of `of_class` and the content of `of_content`, all [N, *shape].
 
         Decodes the posterior means of the two codes.
@@ -142,7 +146,7 @@ class TwoEncoderModel(Model):
 _ROWS = 8  # and columns of the table of translations
 
 
-def translations(model: TwoEncoderModel, source) -> Grid:
+def translations(model: TwoEncoderModel, source: Source) -> Grid:
     """`translation_table` of the first test images, classes and contents from different ones."""
     x = source.test(2 * _ROWS, model.config.seed)
     half = -(-len(x) // 2)
@@ -165,7 +169,7 @@ def translation_table(model: TwoEncoderModel, of_class: np.ndarray, of_content: 
     return table(of_class, of_content, np.asarray(crossed).reshape(rows, columns, *model.shape))
 
 
-def build(model, shape, dtype):
+def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) -> tuple[Encoder, Decoder]:
     """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
     channels, halvings = tuple(model.channels), len(model.channels) - 1
     if len(shape) != 3:

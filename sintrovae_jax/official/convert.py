@@ -12,13 +12,15 @@ import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import checkpoint, cli, files, inference, parallel, train_state, train_step
 from sintrovae_jax import config as configs
+from sintrovae_jax.arrays import Tree
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.official import layouts, pth
 
@@ -64,13 +66,13 @@ def read(path: Path) -> Official:
     return Official(tensors, max(epoch, 0) if isinstance(epoch, int) else 0, models is not None)
 
 
-def _name(name) -> str:
+def _name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a tensor's name is a text, not {name!r}")
     return name
 
 
-def write(path: Path, content: dict) -> None:
+def write(path: Path, content: dict[str, Any]) -> None:
     """Saves a dictionary whose leaves may be arrays, which become tensors. Raises `UserError` if it cannot."""
     torch = pth.torch()
 
@@ -86,7 +88,7 @@ def write(path: Path, content: dict) -> None:
         raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> int:
+def from_torch(source: Path, config: ConfigDict, workdir: Path, at: int | None = None) -> int:
     """Creates a workdir from an official checkpoint. Returns its step: `at`, or the default step of the file.
 
     Raises `UserError`, and writes nothing, if the file or step does not fit the config or the workdir exists.
@@ -108,13 +110,14 @@ def from_torch(source: Path, config, workdir: Path, at: int | None = None) -> in
         raise UserError(f"{source}: {error}") from None
     with files.new_folder(workdir) as folder:
         _save(config, fresh_state(config, variables, at), folder)
-        np.savez(folder / UNUSED, **layouts.unused(config, file.tensors))
+        unused: dict[str, Any] = layouts.unused(config, file.tensors)
+        np.savez(folder / UNUSED, **unused)
     for copy in layouts.copies_made(config, file.tensors):
         print(f"{source} has no {_COPIES[copy]}: made as a copy")
     return at
 
 
-def _step(config, file: Official) -> int:
+def _step(config: ConfigDict, file: Official) -> int:
     """The step at which a run continues from this file."""
     substeps, last = config.train.substeps, config.train.steps
     if config.model.family == "mlp":
@@ -126,7 +129,7 @@ def _step(config, file: Official) -> int:
     return min(math.ceil(grown / substeps) * substeps, last)
 
 
-def fresh_state(config, variables: dict, at: int) -> train_state.TrainState:
+def fresh_state(config: ConfigDict, variables: dict[str, Tree], at: int) -> train_state.TrainState:
     """A training state of these variables (`layouts.from_official`) at a step, with fresh optimisers, on the host."""
     networks = train_step.from_config(config)[0]
 
@@ -139,13 +142,13 @@ def fresh_state(config, variables: dict, at: int) -> train_state.TrainState:
     return train_state.reset_optimizers(networks, host)
 
 
-def _save(config, host: train_state.TrainState, workdir: Path) -> None:
+def _save(config: ConfigDict, host: train_state.TrainState, workdir: Path) -> None:
     with contextlib.closing(checkpoint.Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
         checkpoints.save(host)
     configs.write(config, workdir)
 
 
-def to_torch(path, target: Path) -> int:
+def to_torch(path: str | Path, target: Path) -> int:
     """Writes a workdir's newest checkpoint, or the given one, as a new official file. Returns the step, its 'epoch'.
 
     Raises `UserError` if there is none, the release has no such networks, or the file exists or cannot be written.
@@ -170,11 +173,11 @@ def to_torch(path, target: Path) -> int:
     return step
 
 
-def _content(config, tensors: dict, step: int) -> dict:
+def _content(config: ConfigDict, tensors: dict[str, np.ndarray], step: int) -> dict[str, Any]:
     """The file's dictionary, as the release's own code reads it."""
     if config.model.family != "style":
         return {"epoch": step, "model": tensors}
-    models = {}
+    models: dict[str, dict[str, np.ndarray]] = {}
     for name, tensor in tensors.items():
         model, rest = name.split(".", 1)
         models.setdefault(model, {})[rest] = tensor

@@ -9,20 +9,25 @@ Style-based files hold one dictionary a network; here its name comes first: 'gen
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
 
 from sintrovae_jax import train_state, train_step
+from sintrovae_jax.arrays import Tree
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.layers import ROLES
 
 _FUSED = 128  # pixels: from here up the release doubles the image by a transposed convolution
 AVERAGE = ("decoder", "averages", "style")  # where we keep the average of styles
 _BLUR = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
+
+
+Path = tuple[str, ...]  # of an array of ours
 
 
 class Layout(NamedTuple):
@@ -32,17 +37,19 @@ class Layout(NamedTuple):
     theirs: Callable[[np.ndarray], np.ndarray]
 
 
+SAME = Layout(lambda x: x, lambda x: x)
+
+
 class Entry(NamedTuple):
     """An official tensor: our array at `path`, or if we have none a constant `value`, verified if `checked`."""
 
     name: str
-    path: tuple[str, ...] = ()
-    layout: Layout | None = None
+    path: Path = ()
+    layout: Layout = SAME
     value: np.ndarray | None = None
     checked: bool = False
 
 
-SAME = Layout(lambda x: x, lambda x: x)
 DENSE = Layout(np.transpose, np.transpose)
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 # The kernel of a transposed convolution, mirrored for a convolution of the doubled image.
@@ -77,7 +84,7 @@ def _bias_to_image(h: int, w: int, c: int) -> Layout:
     )
 
 
-def _layer(name: str, path: tuple, weight: Layout, bias: Layout | None = SAME) -> Iterator[Entry]:
+def _layer(name: str, path: Path, weight: Layout, bias: Layout | None = SAME) -> Iterator[Entry]:
     yield Entry(f"{name}.weight", (*path, "kernel"), weight)
     if bias is not None:
         yield Entry(f"{name}.bias", (*path, "bias"), bias)
@@ -86,7 +93,7 @@ def _layer(name: str, path: tuple, weight: Layout, bias: Layout | None = SAME) -
 # --- 2D densities -----------------------------------------------------------------------------------------------------
 
 
-def _mlp(config) -> Iterator[Entry]:
+def _mlp(config: ConfigDict) -> Iterator[Entry]:
     count = len(config.model.channels)
     layers = [*["input", *(f"hidden_{i}" for i in range(1, count))][:count], "output"]
     for network in ("encoder", "decoder"):
@@ -98,7 +105,7 @@ def _mlp(config) -> Iterator[Entry]:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def _norm(name: str, root: tuple, *path: str) -> Iterator[Entry]:
+def _norm(name: str, root: Path, *path: str) -> Iterator[Entry]:
     averages = AVERAGES if root[-1] == "encoder" else AVERAGES_OF_DECODER
     for theirs, collection, ours, layout in (
         ("weight", "params", "scale", SAME),
@@ -111,7 +118,7 @@ def _norm(name: str, root: tuple, *path: str) -> Iterator[Entry]:
     yield Entry(f"{name}.num_batches_tracked", value=np.zeros((), np.int64))
 
 
-def _block(name: str, root: tuple, block: str, changes: bool) -> Iterator[Entry]:
+def _block(name: str, root: Path, block: str, changes: bool) -> Iterator[Entry]:
     """A residual block. changes: whether the number of channels changes, so that the shortcut has weights."""
     if changes:
         yield from _layer(f"{name}.conv_expand", (*root, "params", block, "shortcut"), CONV, None)
@@ -120,20 +127,20 @@ def _block(name: str, root: tuple, block: str, changes: bool) -> Iterator[Entry]
         yield from _norm(f"{name}.bn{i}", root, block, f"norm{i}")
 
 
-def _conv(config) -> Iterator[Entry]:
+def _conv(config: ConfigDict) -> Iterator[Entry]:
     yield from _conv_encoder(config)
     yield from _conv_decoder(config, "decoder", ("decoder",))
     if config.objective.target_period:
         yield from _conv_decoder(config, "target_decoder", ("target",))
 
 
-def _final(config) -> tuple[int, int, int]:
+def _final(config: ConfigDict) -> tuple[int, int, int]:
     """The last feature map's height, width and channels."""
     side = config.data.image_size // 2 ** len(config.model.channels)
     return side, side, config.model.channels[-1]
 
 
-def _conv_encoder(config) -> Iterator[Entry]:
+def _conv_encoder(config: ConfigDict) -> Iterator[Entry]:
     size, channels, root = config.data.image_size, config.model.channels, ("encoder",)
     yield from _layer("encoder.main.0", (*root, "params", "conv"), CONV, None)
     yield from _norm("encoder.main.1", root, "norm")
@@ -143,7 +150,7 @@ def _conv_encoder(config) -> Iterator[Entry]:
     yield from _layer("encoder.fc", (*root, "params", "posterior", "dense"), _from_image(*_final(config)))
 
 
-def _conv_decoder(config, name: str, root: tuple) -> Iterator[Entry]:
+def _conv_decoder(config: ConfigDict, name: str, root: Path) -> Iterator[Entry]:
     widths, final = tuple(reversed(config.model.channels)), _final(config)
     dense = (*root, "params", "latent", "dense")
     yield from _layer(f"{name}.fc.0", dense, _to_image(*final), _bias_to_image(*final))
@@ -157,7 +164,7 @@ def _conv_decoder(config, name: str, root: tuple) -> Iterator[Entry]:
 # --- style-based ------------------------------------------------------------------------------------------------------
 
 
-def _style(config) -> Iterator[Entry]:
+def _style(config: ConfigDict) -> Iterator[Entry]:
     layers = 2 * len(config.model.channels)
     # The official average style has one row a layer, all equal: it is computed before styles are mixed.
     average = Layout(lambda x: x[0], lambda x: np.tile(x, (layers, 1)))
@@ -169,7 +176,7 @@ def _style(config) -> Iterator[Entry]:
         yield from _mapping(f"mapping_fl{suffix}", 8, (*root, "decoder", "params"))
 
 
-def _mapping(name: str, count: int, root: tuple) -> Iterator[Entry]:
+def _mapping(name: str, count: int, root: Path) -> Iterator[Entry]:
     for i in range(count):
         yield from _layer(f"{name}.map_blocks.{i}.fc", (*root, f"mapping{i}"), DENSE)
 
@@ -178,7 +185,7 @@ def _blur(name: str, channels: int) -> Entry:
     return Entry(f"{name}.blur.weight", value=np.tile(_BLUR, (channels, 1, 1, 1)), checked=True)
 
 
-def _style_encoder(channels, suffix: str, root: tuple) -> Iterator[Entry]:
+def _style_encoder(channels: Sequence[int], suffix: str, root: Path) -> Iterator[Entry]:
     for i, width in enumerate(channels):
         rgb = f"discriminator{suffix}.from_rgb.{i}.from_rgb"  # theirs are counted from the finest, ours by level
         yield from _layer(rgb, (*root, f"from_rgb{len(channels) - 1 - i}"), CONV)
@@ -190,7 +197,7 @@ def _style_encoder(channels, suffix: str, root: tuple) -> Iterator[Entry]:
             yield from _layer(f"{name}.style_{k}", (*block, f"style{k}"), DENSE)
 
 
-def _style_decoder(channels, suffix: str, root: tuple) -> Iterator[Entry]:
+def _style_decoder(channels: Sequence[int], suffix: str, root: Path) -> Iterator[Entry]:
     yield Entry(f"generator{suffix}.const", (*root, "constant"), IMAGE)
     for i, width in enumerate(reversed(channels)):
         yield from _layer(f"generator{suffix}.to_rgb.{i}.to_rgb", (*root, f"to_rgb{i}"), CONV)
@@ -222,7 +229,7 @@ def _copy_of(name: str) -> str:
     return next((copy for mark, copy in _COPIES.items() if network.endswith(mark)), "")
 
 
-def table(config) -> list[Entry]:
+def table(config: ConfigDict) -> list[Entry]:
     """Every tensor of the official checkpoint of a config's networks. Raises `UserError` if the release has none."""
     family = config.model.family
     if family not in _FAMILIES or (family == "mlp" and config.data.image_size):
@@ -233,14 +240,14 @@ def table(config) -> list[Entry]:
     return list(_FAMILIES[family](config))
 
 
-def abstract_variables(config) -> dict:
+def abstract_variables(config: ConfigDict) -> dict[str, Tree]:
     """The shapes of our variables, {'encoder', 'decoder', and where the config has them 'target' and 'ema'}."""
     fresh = jax.eval_shape(train_step.from_config(config)[2])
     copies = {"target": fresh.target, "ema": fresh.ema}
     return fresh.variables | {name: tree for name, tree in copies.items() if tree is not None}
 
 
-def from_official(config, tensors: dict[str, np.ndarray]) -> dict:
+def from_official(config: ConfigDict, tensors: dict[str, np.ndarray]) -> dict[str, Tree]:
     """An official checkpoint's tensors as our variables, float32: {'encoder', 'decoder'[, 'target'][, 'ema']}.
 
     A target decoder or averaged networks that the config has but the file lacks start as copies, as in a fresh run.
@@ -258,7 +265,7 @@ def from_official(config, tensors: dict[str, np.ndarray]) -> dict:
     return _completed(shapes, variables)
 
 
-def _completed(shapes: dict, variables: dict) -> dict:
+def _completed(shapes: dict[Path, Any], variables: dict[Path, np.ndarray]) -> dict[str, Tree]:
     """Adds copies that are missing, or incomplete: the release does not save an averaged average style."""
     for path in shapes:
         if path not in variables:
@@ -267,18 +274,20 @@ def _completed(shapes: dict, variables: dict) -> dict:
     return unflatten_dict(variables)
 
 
-def copies_made(config, tensors: dict[str, np.ndarray]) -> list[str]:
+def copies_made(config: ConfigDict, tensors: dict[str, np.ndarray]) -> list[str]:
     """Which of 'target' and 'ema' the config has and the file lacks."""
     stored = {_copy_of(name) for name in tensors}
     return [name for name in _HINTS if name in abstract_variables(config) and name not in stored]
 
 
-def unused(config, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def unused(config: ConfigDict, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors that no network uses and that have no array here, to be passed to `to_official` later."""
     return {e.name: tensors[e.name] for e in table(config) if not e.path and not e.checked and e.name in tensors}
 
 
-def to_official(config, variables: dict, unused: Mapping[str, np.ndarray] = {}) -> dict[str, np.ndarray]:
+def to_official(
+    config: ConfigDict, variables: dict[str, Tree], unused: Mapping[str, np.ndarray] = {}
+) -> dict[str, np.ndarray]:
     """Our variables as the official checkpoint's tensors, C-contiguous.
 
     If the config has averaged networks and the release has no place for them, they are written as its networks.
@@ -295,7 +304,7 @@ def to_official(config, variables: dict, unused: Mapping[str, np.ndarray] = {}) 
     }
 
 
-def _refuse(expected: list[Entry], shapes: dict, tensors: dict) -> None:
+def _refuse(expected: list[Entry], shapes: dict[Path, Any], tensors: dict[str, np.ndarray]) -> None:
     """Raises `UserError` that lists everything that does not fit."""
     known = {entry.name for entry in expected}
     unknown = [name for name in tensors if name not in known]
@@ -322,7 +331,7 @@ def _printable(name: str) -> str:
     return name.encode("unicode_escape").decode()
 
 
-def _shape(entry: Entry, shapes: dict) -> tuple[int, ...]:
+def _shape(entry: Entry, shapes: dict[Path, Any]) -> tuple[int, ...]:
     """The official shape of an entry, found by laying out an array that takes no memory."""
     if entry.value is not None:
         return entry.value.shape
@@ -331,7 +340,11 @@ def _shape(entry: Entry, shapes: dict) -> tuple[int, ...]:
 
 def _other_values(expected: list[Entry], tensors: dict[str, Any]) -> list[str]:
     """The tensors with unexpected values: checked constants, and average styles that differ between layers."""
-    out = [e.name for e in expected if e.checked and e.name in tensors and not np.allclose(tensors[e.name], e.value)]
+    out = [
+        e.name
+        for e in expected
+        if e.value is not None and e.checked and e.name in tensors and not np.allclose(tensors[e.name], e.value)
+    ]
     for entry in expected:
         if entry.path == AVERAGE and entry.name in tensors:
             rows = tensors[entry.name]

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sintrovae_jax.errors import UserError
 _SAFE = (2, 10)
 
 
-def torch():
+def torch() -> ModuleType:
     """The module. Raises `UserError` if it is not installed, or too old to read untrusted files."""
     try:
         import torch
@@ -36,7 +37,7 @@ def load(data: bytes, ignored: Sequence[type] = ()) -> Any:
         return module.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def array(tensor) -> np.ndarray:
+def array(tensor: Any) -> np.ndarray:
     """A tensor as an array of its own type, bfloat16 as float32. Raises TypeError if numpy has no such array."""
     module = torch()
     if not isinstance(tensor, module.Tensor) or tensor.layout != module.strided or tensor.is_complex():

@@ -6,6 +6,7 @@ import numpy as np
 
 from sintrovae_jax import models, workdirs
 from sintrovae_jax.data import examples
+from sintrovae_jax.data.source import Source
 from sintrovae_jax.inference import Model
 from sintrovae_jax.plots import draw
 
@@ -13,7 +14,7 @@ _ROWS, _COLUMNS = 10, 10  # of a figure; reconstructions come in pairs of rows
 _POINTS = 1024
 
 
-def samples(model: Model, source, folder: Path, suffix: str = "", truncation: float = 1.0) -> Path:
+def samples(model: Model, source: Source, folder: Path, suffix: str = "", truncation: float = 1.0) -> Path:
     """samples.png: decoded prior samples; for points, beside data."""
     path = folder / f"samples{suffix}.png"
     if _images(model):
@@ -23,7 +24,7 @@ def samples(model: Model, source, folder: Path, suffix: str = "", truncation: fl
     return path
 
 
-def reconstructions(model: Model, source, folder: Path, suffix: str = "") -> Path:
+def reconstructions(model: Model, source: Source, folder: Path, suffix: str = "") -> Path:
     """reconstructions.png: rows of test images, each above the row of its reconstructions; for points, beside data."""
     path = folder / f"reconstructions{suffix}.png"
     if _images(model):
@@ -38,7 +39,7 @@ def reconstructions(model: Model, source, folder: Path, suffix: str = "") -> Pat
     return path
 
 
-def interpolations(model: Model, source, folder: Path, suffix: str = "", path: str = "linear") -> Path:
+def interpolations(model: Model, source: Source, folder: Path, suffix: str = "", path: str = "linear") -> Path:
     """interpolations.png: from one test image to another through latent space; for points, the decoded paths."""
     pairs = _ROWS if _images(model) else _POINTS // 32
     x = source.test(2 * pairs, model.config.seed)
@@ -46,7 +47,7 @@ def interpolations(model: Model, source, folder: Path, suffix: str = "", path: s
     return interpolation(model, source, x[0::2], ends[0::2], folder / f"interpolations{suffix}.png", path)
 
 
-def interpolation(model: Model, source, a: np.ndarray, b: np.ndarray, file: Path, path: str = "linear") -> Path:
+def interpolation(model: Model, source: Source, a: np.ndarray, b: np.ndarray, file: Path, path: str = "linear") -> Path:
     """Rows of images, each from one of a [N, *shape] to its partner in b; for points, the decoded paths."""
     steps = _COLUMNS if _images(model) else 32
     between = np.asarray(model.interpolate(a, b, steps, path)).reshape(-1, *model.shape)
@@ -66,7 +67,7 @@ def _scatter(path, model, source, points):
     draw.scatter(path, source.test(_POINTS, model.config.seed), points, half_range)
 
 
-def of_family(model: Model, source, folder: Path, suffix: str = "", mode: str = "") -> list[Path]:
+def of_family(model: Model, source: Source, folder: Path, suffix: str = "", mode: str = "") -> list[Path]:
     """NAME.png for each figure that only the model's family has; with a mode, only those that this mode draws."""
     out = []
     for name, figure in models.family_of(model.config.model).figures.items():
@@ -84,7 +85,7 @@ def of_two(model: Model, a: np.ndarray, b: np.ndarray, folder: Path, mode: str) 
     return path
 
 
-def write_all(model: Model, source, workdir: Path, suffix: str = "") -> list[Path]:
+def write_all(model: Model, source: Source, workdir: Path, suffix: str = "") -> list[Path]:
     """Writes all figures of the model to WORKDIR/figures."""
     folder = workdir / workdirs.FIGURES
     common = [figure(model, source, folder, suffix) for figure in (samples, reconstructions, interpolations)]

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 
+from ml_collections import ConfigDict
+
 
 def steps_of(epochs: float, images: int, batch_size: int, substeps: int) -> int:
     """The steps of `epochs` passes over `images` training images, rounded to a multiple of `substeps`."""
     return round(epochs * images / batch_size / substeps) * substeps
 
 
-def set_lengths(config, *, images: int, batch_size: int, epochs: int, substeps: int) -> Callable[[float], int]:
+def set_lengths(
+    config: ConfigDict, *, images: int, batch_size: int, epochs: int, substeps: int
+) -> Callable[[float], int]:
     """Sets the batch and the steps of training, and how often it saves, logs and draws. Returns epochs -> steps.
 
     images: the size of the training split, to derive steps from epochs. Lengths are multiples of `substeps`.

@@ -1,9 +1,11 @@
 """What the four 2D recipes share (docs/method.md, "2D densities"). Not a recipe itself."""
 
+from ml_collections import ConfigDict
+
 from sintrovae_jax.config import default
 
 
-def get_config(source: str, *, beta_kl: float, beta_rec: float, beta_neg: float):
+def get_config(source: str, *, beta_kl: float, beta_rec: float, beta_neg: float) -> ConfigDict:
     config = default()
     config.seed = 92
     config.data.source = source

@@ -1,10 +1,14 @@
 """What the convolutional recipes share (docs/method.md, "Convolutional networks"). Not a recipe itself."""
 
+from ml_collections import ConfigDict
+
 from sintrovae_jax.config import default
 from sintrovae_jax.presets import set_lengths
 
 
-def get_config(source: str, *, size: int, channels: int, images: int, batch_size: int, epochs: int, substeps: int):
+def get_config(
+    source: str, *, size: int, channels: int, images: int, batch_size: int, epochs: int, substeps: int
+) -> ConfigDict:
     """images, epochs, substeps: see `presets.set_lengths`."""
     config = default()
     config.data.source = source
@@ -21,7 +25,7 @@ def get_config(source: str, *, size: int, channels: int, images: int, batch_size
     return config
 
 
-def cifar(source: str, *, count: int):
+def cifar(source: str, *, count: int) -> ConfigDict:
     """The networks and hyper-parameters published for CIFAR-10 and SVHN."""
     config = get_config(source, size=32, channels=3, images=count, batch_size=32, epochs=250, substeps=10)
     config.model.z_dim = 128
@@ -30,7 +34,7 @@ def cifar(source: str, *, count: int):
     return config
 
 
-def mnist(source: str):
+def mnist(source: str) -> ConfigDict:
     """The networks and hyper-parameters published for MNIST and Fashion-MNIST."""
     config = get_config(source, size=28, channels=1, images=60_000, batch_size=128, epochs=200, substeps=10)
     config.model.z_dim = 32
@@ -39,7 +43,7 @@ def mnist(source: str):
     return config
 
 
-def faces(source: str, *, size: int = 256, count: int = 29_000, substeps: int = 5):
+def faces(source: str, *, size: int = 256, count: int = 29_000, substeps: int = 5) -> ConfigDict:
     """The networks and hyper-parameters published for CelebA-HQ at 256×256. count: training images."""
     config = get_config(source, size=size, channels=3, images=count, batch_size=8, epochs=250, substeps=substeps)
     config.data.test_fraction = 1 / 30

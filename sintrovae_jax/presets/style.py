@@ -1,6 +1,7 @@
 """What the style-based recipes of faces share (docs/method.md, "Style-based networks"). Not a recipe itself."""
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax.presets import images, steps_of
 
@@ -14,7 +15,7 @@ BATCH_SIZES = {
 }
 
 
-def get_config(devices: str, source: str, *, count: int, epochs_per_level: int, beta_rec: float):
+def get_config(devices: str, source: str, *, count: int, epochs_per_level: int, beta_rec: float) -> ConfigDict:
     """devices: a key of `BATCH_SIZES`. count: training images. beta_rec: as published, for images in [-1, 1].
 
     Raises ValueError for another number of devices.

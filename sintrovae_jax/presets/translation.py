@@ -4,13 +4,15 @@ See docs/method.md, "Translation networks". The betas are ours: none are publish
 the weight of the class code's, for the reason in docs/translation.md, "Why the class goes to the class code".
 """
 
+from ml_collections import ConfigDict
+
 from sintrovae_jax.config import default
 from sintrovae_jax.presets import set_lengths
 
 CLASS, CONTENT = 256, 128  # sizes of the published codes
 
 
-def get_config(source: str, *, channels: int, images: int, batch_size: int, epochs: int, substeps: int):
+def get_config(source: str, *, channels: int, images: int, batch_size: int, epochs: int, substeps: int) -> ConfigDict:
     """images, epochs, substeps: see `presets.set_lengths`."""
     config = default()
     config.data.source = source

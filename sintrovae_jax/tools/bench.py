@@ -16,15 +16,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import cli, extras, parallel, recipe_files, reconstruction, schedule, train_state, train_step
 from sintrovae_jax import config as configs
+from sintrovae_jax.arrays import Tree
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import costs, explain
+from sintrovae_jax.train_state import Networks
 
 
-def synthetic(config, shard: parallel.Shard) -> dict:
+def synthetic(config: ConfigDict, shard: parallel.Shard) -> dict[str, np.ndarray]:
     """Batches of noise in the form of `pipeline.batches`: host arrays [local devices, substeps, batch, *shape]."""
     lead = (shard.devices, config.train.substeps, shard.per_device)
     kind = examples.of(config.data)
@@ -38,12 +41,12 @@ def synthetic(config, shard: parallel.Shard) -> dict:
 class Step(NamedTuple):
     """A recipe's step before it is compiled, and its arguments: state, batches, hypers, key and weights."""
 
-    function: Callable
-    lowered: Any
-    arguments: tuple
+    function: parallel.Mapped
+    lowered: jax.stages.Lowered
+    arguments: tuple[Tree, ...]
 
 
-def prepare(config, alter: Callable = lambda networks: networks) -> Step:
+def prepare(config: ConfigDict, alter: Callable[[Networks], Networks] = lambda networks: networks) -> Step:
     """Creates state and batches and lowers the step. alter: recipe's networks -> those of the step."""
     shard = parallel.shard(config.train.batch_size)
     networks, static, create = train_step.from_config(config)
@@ -56,13 +59,15 @@ def prepare(config, alter: Callable = lambda networks: networks) -> Step:
     return Step(step, step.lower(*arguments), arguments)
 
 
-def times(compiled, arguments: tuple, samples: int, each: int = 1, limit: float = math.inf) -> list[float]:
+def times(
+    compiled: jax.stages.Compiled, arguments: tuple[Tree, ...], samples: int, each: int = 1, limit: float = math.inf
+) -> list[float]:
     """Seconds of samples of `each` dispatches, without waiting in between. The first sample warms up and is left out.
 
     limit: seconds after which no further sample is begun; at least one is returned.
     """
     on_devices, *rest = arguments
-    seconds, started = [], time.perf_counter()
+    seconds, started = list[float](), time.perf_counter()
     while len(seconds) < 2 or (len(seconds) <= samples and time.perf_counter() - started < limit):
         began = time.perf_counter()
         for _ in range(each):
@@ -72,7 +77,7 @@ def times(compiled, arguments: tuple, samples: int, each: int = 1, limit: float 
     return seconds[1:]
 
 
-def measure(config, dispatches: int) -> dict:
+def measure(config: ConfigDict, dispatches: int) -> dict[str, Any]:
     """Compiles and times the step. Returns the values of the JSON line; None where the backend has no value."""
     prepared = prepare(config)
     began = time.perf_counter()
@@ -95,7 +100,7 @@ def measure(config, dispatches: int) -> dict:
     }
 
 
-def measure_data(config, dispatches: int) -> dict:
+def measure_data(config: ConfigDict, dispatches: int) -> dict[str, Any]:
     """Times the input pipeline of this process. The first fifth of the dispatches warms it up and is not counted."""
     from sintrovae_jax.data import pipeline, readers  # TensorFlow, which timing the step does not need
 
@@ -120,19 +125,21 @@ def measure_data(config, dispatches: int) -> dict:
     }
 
 
-def cost(compiled, step: Callable, arguments: tuple) -> dict:
+def cost(
+    compiled: jax.stages.Compiled, step: Callable[..., Tree], arguments: tuple[Tree, ...]
+) -> dict[str, float | None]:
     """FLOPs and bytes of one step on one device, as the compiler counts them (it counts the scan's body once).
 
     On GPUs they are counted here, as the compiler does not count calls of cuDNN and cuBLAS.
     """
     if jax.default_backend() == "gpu":
-        moved = explain.total(explain.moved(compiled.as_text())).anywhere
+        moved = explain.total(explain.moved(compiled.as_text() or "")).anywhere
         return {"flops_per_step": costs.flops(costs.jaxpr_of(step, *arguments)), "bytes_per_step": moved}
     analysis = compiled.cost_analysis() or {}
     return {"flops_per_step": analysis.get("flops"), "bytes_per_step": analysis.get("bytes accessed")}
 
 
-def memory(compiled) -> dict:
+def memory(compiled: jax.stages.Compiled) -> dict[str, Any]:
     """Peak bytes on the first device: as the program was compiled, and as the backend saw them."""
     stats = jax.local_devices()[0].memory_stats() or {}
     analysis = compiled.memory_analysis()

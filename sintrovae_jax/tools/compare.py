@@ -3,12 +3,14 @@
 python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--metrics ood_auroc fid]
 """
 
+from typing import Any
+
 from sintrovae_jax import cli, files, workdirs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import text
 
 
-def table(columns: dict[str, dict], beginnings: list[str]) -> str:
+def table(columns: dict[str, dict[str, Any]], beginnings: list[str]) -> str:
     """{column: {metric: value}} as aligned text. Raises `UserError` if no metric has such a beginning."""
     names = dict.fromkeys(
         n for column in columns.values() for n, value in column.items() if not isinstance(value, list)
@@ -20,7 +22,7 @@ def table(columns: dict[str, dict], beginnings: list[str]) -> str:
     return text.aligned(rows)
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -6,12 +6,17 @@ loop counted once. (`explain` has the bytes of the compiled program.)
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+
+from sintrovae_jax.arrays import Tree
 
 
-def flops(jaxpr) -> float:
+def flops(jaxpr: Jaxpr) -> float:
     """The FLOPs of a jaxpr's convolutions and matrix products, without dead code, and without padding as XLA counts.
 
     Elementwise operations are not counted: they are bound by memory. Of branches the most expensive one counts.
@@ -19,7 +24,7 @@ def flops(jaxpr) -> float:
     return _flops(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def _flops(jaxpr, wanted: list[bool]) -> tuple[float, list[bool]]:
+def _flops(jaxpr: Jaxpr, wanted: list[bool]) -> tuple[float, list[bool]]:
     """The FLOPs that the wanted outputs need, and which of the inputs they need."""
     total, live = 0.0, {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and not _literal(var)}
     for eqn in reversed(jaxpr.eqns):
@@ -35,12 +40,13 @@ def _flops(jaxpr, wanted: list[bool]) -> tuple[float, list[bool]]:
             total += _convolution(eqn)
         elif eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
-            total += 2 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+            x, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
+            total += 2 * math.prod(out) * math.prod(x[i] for i in contracted)
         live |= {var for var, need in zip(eqn.invars, needed, strict=True) if need and not _literal(var)}
     return total, [var in live for var in jaxpr.invars]
 
 
-def _inside(eqn, inner, wanted: list[bool]) -> tuple[float, list[bool]]:
+def _inside(eqn: JaxprEqn, inner: Jaxpr, wanted: list[bool]) -> tuple[float, list[bool]]:
     """`_flops` of a jaxpr within an equation. All outputs of a loop are wanted, as inputs of its next iteration."""
     same = len(inner.outvars) == len(wanted) and eqn.primitive.name not in ("scan", "while")
     total, needed = _flops(inner, wanted if same else [True] * len(inner.outvars))
@@ -48,11 +54,11 @@ def _inside(eqn, inner, wanted: list[bool]) -> tuple[float, list[bool]]:
     return total, [True] * extra + needed if same and extra >= 0 else [True] * len(eqn.invars)
 
 
-def _literal(var) -> bool:
+def _literal(var: Var | Literal) -> bool:
     return hasattr(var, "val")
 
 
-def _jaxprs(value) -> list:
+def _jaxprs(value: Any) -> list[Jaxpr]:
     """The jaxprs in a parameter of an equation, without derivative rules, which are still functions."""
     if isinstance(value, tuple | list):
         return [each for item in value for each in _jaxprs(item)]
@@ -60,8 +66,12 @@ def _jaxprs(value) -> list:
     return [value] if hasattr(value, "eqns") else []
 
 
-def _convolution(eqn) -> float:
-    params, (x, kernel), out = eqn.params, [var.aval.shape for var in eqn.invars], eqn.outvars[0].aval.shape
+def _shape(var: Any) -> tuple[int, ...]:
+    return var.aval.shape  # that arrays have, of all the kinds of abstract values
+
+
+def _convolution(eqn: JaxprEqn) -> float:
+    params, (x, kernel), out = eqn.params, map(_shape, eqn.invars), _shape(eqn.outvars[0])
     numbers = params["dimension_numbers"]
     products = out[numbers.out_spec[0]] * kernel[numbers.rhs_spec[0]] * kernel[numbers.rhs_spec[1]]
     windows = zip(
@@ -79,6 +89,6 @@ def _hits(size: int, kernel: int, out: int, stride: int, pad: int, x_dilation: i
     return int(((position >= 0) & (position <= (size - 1) * x_dilation) & (position % x_dilation == 0)).sum())
 
 
-def jaxpr_of(function, *args):
+def jaxpr_of(function: Callable[..., Tree], *args: Tree) -> Jaxpr:
     """The jaxpr of a function called with these arguments, which may be shapes."""
     return jax.make_jaxpr(function)(*args).jaxpr

@@ -72,7 +72,7 @@ def _described(program: Program, instruction: Instruction, size: Size) -> Moved:
     return Moved(size, _kind(program, instruction), instruction.name, output, source, instruction.path)
 
 
-def _traffic(program: Program, computation: dict, instruction: Instruction) -> Size:
+def _traffic(program: Program, computation: dict[str, Instruction], instruction: Instruction) -> Size:
     """What an instruction reads and writes."""
     opcode, output = instruction.opcode, instruction.size
     operands = [computation[name].size for name in instruction.operands if name in computation]
@@ -96,7 +96,7 @@ def _traffic(program: Program, computation: dict, instruction: Instruction) -> S
     return size
 
 
-def _of_fusion(fused: dict, output: Size) -> Size:
+def _of_fusion(fused: dict[str, Instruction], output: Size) -> Size:
     """The operands and outputs of a fusion, or only the slices of them that it reads or updates in place."""
     (root,) = (each for each in fused.values() if each.root)
     total = fused[root.operands[1]].size if root.opcode == "dynamic-update-slice" else output

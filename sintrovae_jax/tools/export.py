@@ -7,13 +7,14 @@ metrics are of this step.
 """
 
 import contextlib
+from pathlib import Path
 
 from sintrovae_jax import checkpoint, cli, files, inference, parallel, train_state, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
 
-def export(path, target, at: int | str | None = None) -> int:
+def export(path: str | Path, target: str | Path, at: int | str | None = None) -> int:
     """Writes a model to a new folder, atomically. Returns its step.
 
     path, at: as `inference.load` takes them. Raises `UserError` for what `load` raises, and if the target exists or

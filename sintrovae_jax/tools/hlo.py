@@ -7,7 +7,7 @@ is half padding, and is moved with it.
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
@@ -26,7 +26,9 @@ class Size(NamedTuple):
     padded: int = 0
     anywhere: int = 0
 
-    def __add__(self, other):
+    def __add__(self, other: object) -> "Size":
+        if not isinstance(other, Size):
+            return NotImplemented
         return Size(*map(sum, zip(self, other, strict=True)))
 
 
@@ -63,14 +65,14 @@ def sizes(text: str) -> list[Size]:
 
 
 def _size(kind: str, dims: str, layout: str) -> Size:
-    dims = [int(n) for n in dims.split(",") if n]
+    shape = [int(n) for n in dims.split(",") if n]
     order, _, rest = layout.partition(":")
-    minor = [dims[int(n)] for n in order.split(",") if n] or dims[::-1]
-    tile = re.search(r"T\(([\d,]+)\)", rest)
-    tile = [int(n) for n in tile[1].split(",")][::-1] if tile else []
+    minor = [shape[int(n)] for n in order.split(",") if n] or shape[::-1]
+    found = re.search(r"T\(([\d,]+)\)", rest)
+    tile = [int(n) for n in found[1].split(",")][::-1] if found else []
     minor += [1] * (len(tile) - len(minor))
-    padded = [-(-n // t) * t for n, t in zip(minor, tile, strict=False)] + minor[len(tile) :]
-    plain, padded = (BYTES.get(kind, 1) * math.prod(each) for each in (dims, padded))
+    whole = [-(-n // t) * t for n, t in zip(minor, tile, strict=False)] + minor[len(tile) :]
+    plain, padded = (BYTES.get(kind, 1) * math.prod(each) for each in (shape, whole))
     return Size(0, 0, padded) if re.search(r"S\([1-9]", rest) else Size(plain, padded, padded)
 
 
@@ -78,15 +80,16 @@ class Program:
     """The computations of an optimised program's text, and the source lines that it names."""
 
     def __init__(self, text: str):
-        self.computations, self.entry = {}, ""
-        self._tables = {name: {} for name in _TABLES}
-        current = {}
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.entry = ""
+        self._tables: dict[str, dict[int, Any]] = {name: {} for name in _TABLES}
+        current: dict[Any, Any] = {}
         for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
             if header := _HEADER.match(line):
                 current = self.computations[header[2]] = {}
                 self.entry = header[2] if header[1] else self.entry
             elif found := _INSTRUCTION.match(line):
-                current[found[2]] = Instruction(*found.group(2, 3, 4, 5), bool(found[1]))
+                current[found[2]] = Instruction(found[2], found[3], found[4], found[5], bool(found[1]))
             elif line in _TABLES:
                 current = self._tables[line]
             elif row := re.match(r'(\d+) (?:"(.*)"|\{(.*)\})$', line):
@@ -111,6 +114,6 @@ class Program:
         names = [name for group in _CALLED.findall(instruction.rest) for name in _NAME.findall(group)]
         return [name for name in names if name in self.computations]
 
-    def fused(self, instruction: Instruction) -> dict:
+    def fused(self, instruction: Instruction) -> dict[str, Instruction]:
         """The computation of a fusion."""
         return self.computations[self.called(instruction)[0]]

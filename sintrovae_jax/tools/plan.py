@@ -14,11 +14,12 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax import parallel, reconstruction, schedule, train_step
 from sintrovae_jax.data import examples
@@ -72,7 +73,7 @@ class Plan:
     seconds: float | None  # the roofline's
     bound: str  # 'compute' or 'memory'
     asked: int | None  # collectives before compilation, which merges some
-    collectives: dict  # {kind: (number, bytes)} after compilation, {} on one chip
+    collectives: dict[str, tuple[int, int]]  # {kind: (number, bytes)} after compilation, {} on one chip
     steps: int  # of the recipe, at this level
     estimate: bool  # compiled for another device than the chip
     explanation: str = ""  # what moves the bytes, if asked for
@@ -87,7 +88,7 @@ class Plan:
         return self.seconds and self.steps * self.seconds / 3600
 
 
-def plan(config, topology: str, level: int | None = None, explained: bool = False) -> list[Plan]:
+def plan(config: ConfigDict, topology: str, level: int | None = None, explained: bool = False) -> list[Plan]:
     """Plans every level of a recipe, or one; networks that do not grow have one.
 
     topology: a TPU slice, 'v5e:4x8', or a number of GPUs, 'h100:8'. explained: also report what moves the bytes. Raises
@@ -108,7 +109,7 @@ def plan(config, topology: str, level: int | None = None, explained: bool = Fals
     return [_of_level(config, each, topology, chip, count, devices, explained) for each in levels]
 
 
-def _devices(topology: str) -> tuple[Chip, int, Sequence | None]:
+def _devices(topology: str) -> tuple[Chip, int, Sequence[jax.Device] | None]:
     """The chip, the number of chips, and the devices to compile for; None: a local one."""
     name, _, layout = topology.partition(":")
     if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", layout):
@@ -131,14 +132,22 @@ def _devices(topology: str) -> tuple[Chip, int, Sequence | None]:
     return chip, len(devices), devices
 
 
-def _of_level(config, level, topology, chip, count, devices, explained) -> Plan:
+def _of_level(
+    config: ConfigDict,
+    level: schedule.Level,
+    topology: str,
+    chip: Chip,
+    count: int,
+    devices: Sequence[jax.Device] | None,
+    explained: bool,
+) -> Plan:
     networks, static, create = train_step.from_config(config)
     static = dataclasses.replace(static, level=level.number)
     per_device = level.batch_size // count
     step, arguments = _step(config, networks, static, create, level, count if devices else 1, per_device, devices)
     lowered = step.lower(*arguments)
     estimate = not devices and not (chip.gpu and jax.default_backend() == "gpu")
-    known = {
+    known: dict[str, Any] = {
         "topology": topology,
         "chips": count,
         "level": level.number,
@@ -153,11 +162,11 @@ def _of_level(config, level, topology, chip, count, devices, explained) -> Plan:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        nothing = dict.fromkeys(("arguments", "temporaries", "flops", "bytes", "seconds", "asked"))
+        nothing: dict[str, Any] = dict.fromkeys(("arguments", "temporaries", "flops", "bytes", "seconds", "asked"))
         return Plan(**known, **nothing, fits=False, why=_shortage(error), bound="", collectives={})
     requested = len(re.findall(r"stablehlo\.(?:all_reduce|all_gather|reduce_scatter)", lowered.as_text()))
     metrics = _metrics(compiled, chip, bench.cost(compiled, step, arguments))
-    explanation = explain.report(compiled.as_text(), metrics["bytes"]) if explained else ""
+    explanation = explain.report(compiled.as_text() or "", metrics["bytes"]) if explained else ""
     return Plan(**known, **metrics, asked=requested, explanation=explanation)
 
 
@@ -181,8 +190,9 @@ def _step(config, networks, static, create, level, devices_count, per_device, de
     return step, (on_each(jax.eval_shape(create)), on_each(batch), on_each(hypers), key, on_each(weights))
 
 
-def _metrics(compiled, chip, cost: dict) -> dict:
-    analysis = compiled.memory_analysis()
+def _metrics(compiled: jax.stages.Compiled, chip: Chip, cost: dict[str, Any]) -> dict[str, Any]:
+    analysis, program = compiled.memory_analysis(), compiled.as_text()
+    assert analysis is not None and program is not None  # as every backend that is planned for has them
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     kept = arguments + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     flops, moved = cost["flops_per_step"], cost["bytes_per_step"]
@@ -197,11 +207,11 @@ def _metrics(compiled, chip, cost: dict) -> dict:
         "bytes": moved,
         "seconds": max(compute, memory),
         "bound": "compute" if compute >= memory else "memory",
-        "collectives": collectives(compiled.as_text()),
+        "collectives": collectives(program),
     }
 
 
-def _shortage(error) -> str:
+def _shortage(error: Exception) -> str:
     """The compiler's message for a program that does not fit in the chip's memory."""
     found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
     return f"{found[1]}B of {found[2]}B" if found else parallel.first_line(error)
@@ -213,7 +223,7 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
     """{kind: (count, bytes that are reduced or moved)} of the collectives in an optimised program's text."""
-    out = {}
+    out: dict[str, tuple[int, int]] = {}
     for line in program.splitlines():
         if found := _INSTRUCTION.search(line):
             arrays = _ARRAY.findall(found[1])
@@ -252,7 +262,7 @@ def table(plans: list[Plan]) -> str:
     return text.aligned(rows)
 
 
-def _of(value, unit, form) -> str:
+def _of(value: float | None, unit: float, form: str) -> str:
     return "-" if value is None else format(value / unit, form)
 
 
@@ -262,8 +272,9 @@ def report(plans: list[Plan]) -> str:
     lines = [f"{first.topology}, {first.chips} chips; memory, FLOPs and bytes are one chip's", table(plans)]
     if first.estimate:
         lines.append("an estimate: compiled for this machine's CPU, with one chip's share of the batch")
-    if len(plans) > 1 and all(p.hours is not None for p in plans):
-        lines.append(f"all levels: {sum(p.hours for p in plans):.3g} hours at the roofline")
+    hours = [p.hours for p in plans if p.hours is not None]
+    if len(plans) > 1 and len(hours) == len(plans):
+        lines.append(f"all levels: {sum(hours):.3g} hours at the roofline")
     for p in plans:
         if p.explanation:
             lines += ["", "" if p.level is None else f"level {p.level}", p.explanation]

@@ -1,0 +1,86 @@
+"""What a source of examples is. The classes are in `data.sources` and beside it; `pipeline.build` chooses one."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard
+
+import numpy as np
+
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.parallel import Shard
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Labels = tuple[np.ndarray, np.ndarray]  # of training examples and of test examples
+
+
+class Factors(NamedTuple):
+    """Class and content of images, for sets in which a class occurs with many contents. Not used in training.
+
+    Both are (classes [N], contents [N]), whole numbers, in the order of the source's `train` and `test`; contents are
+    None if they are not known.
+    """
+
+    train: tuple[np.ndarray, np.ndarray | None]
+    test: tuple[np.ndarray, np.ndarray | None]
+
+
+class Source(Protocol):
+    """Examples to train on, and others that training never sees: points or images.
+
+    Every batch is a function of (seed, step), so resuming costs nothing.
+    """
+
+    @property
+    def count(self) -> int | None:
+        """The number of training examples; None: infinite."""
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """{name: reason} of the files that could not be read."""
+
+    def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> "tf.data.Dataset":
+        """The batches of the steps [start, stop), `substeps` of them an element.
+
+        An element is this process's part of these batches, one after the other, [substeps × shard's examples, *shape],
+        uint8 images or float32.
+        """
+
+    def test(self, n: int, seed: int) -> np.ndarray:
+        """float32 [n, *shape], or all there are, that training never sees."""
+
+
+class Images(Source, Protocol):
+    """A source of images."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A text that changes with the images; None: not available."""
+
+    @property
+    def labels(self) -> Labels | None:
+        """The classes [N] of training images, in the order of `train`, and of test images; None: not known."""
+
+    @property
+    def factors(self) -> Factors | None:
+        """Class and content of every image; None: not known."""
+
+    def train(self, size: int) -> Iterator[np.ndarray]:
+        """The training images, each once, not augmented, in an order with no meaning.
+
+        Arrays of at most `size`, uint8, or float32 in [0, 1].
+        """
+
+    def at(self, size: int) -> "Images":
+        """The source of the same images averaged down to size × size."""
+
+
+def _has_images(source: Source) -> TypeGuard[Images]:
+    return hasattr(source, "train")
+
+
+def of_images(source: Source) -> Images:
+    """The same source. Raises `UserError` if its examples are points."""
+    if not _has_images(source):
+        raise UserError("this needs a data.source of images, not of points")
+    return source
