@@ -375,7 +375,9 @@ def test_rematerialisation_keeps_fewer_activations():
 
 def test_on_cpus_a_step_has_convolutions_that_run_on_all_cores():
     convolve = functools.partial(lax.conv_general_dilated, window_strides=(1, 1), padding="SAME")
-    lowered = jax.jit(convolve).lower(jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32)))
+    lowered = jax.jit(lambda x, k: convolve(x, k, dimension_numbers=("NHWC", "HWIO", "NHWC"))).lower(
+        jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
+    )
     if "ynn_fusion" not in lowered.compile().as_text():
         pytest.skip("this jaxlib has no YNN convolutions")
     program = parallel.compiled(lowered).as_text()
