@@ -22,23 +22,23 @@ from sintrovae_jax.errors import Diverged, Interrupted, UserError
 
 _OVERRIDE = re.compile(r"--(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _SYNTAX = """\
---config.KEY=VALUE    gives a key of the recipe another value; the last of several counts. For example
-    --config.train.steps=500 --config.eval.evaluators=fid,kid "--config.model.channels=(16,32)"
-All keys, with their meanings and defaults: docs/running.md, sintrovae_jax/schema.py"""
+--config.KEY=VALUE gives a key of the recipe another value; the last of several
+counts. For example --config.train.steps=500 "--config.model.channels=(16,32)"
+All keys, with meanings and defaults: docs/running.md, sintrovae_jax/schema.py"""
 
 
 class Parser(argparse.ArgumentParser):
     """The options of a command. Of one that is given twice the last value counts. Its errors are `UserError`s.
 
-    module: of the command, within the package. about: what it does, in a line. recipe: whether it takes --config, and
-    the overrides that `split` finds.
+    module: of the command, within the package. usage: the arguments that matter most. about: what it does, in a line.
+    recipe: whether it takes --config, and the overrides that `split` finds.
     """
 
-    def __init__(self, module: str, about: str, *, recipe: bool = False):
+    def __init__(self, module: str, usage: str, about: str, *, recipe: bool = False):
         program = Path(sys.argv[0]).name
         program = program if program.startswith("sintrovae-jax") else f"python -m sintrovae_jax.{module}"
         super().__init__(
-            prog=program,
+            usage=f"{program} {usage}",
             description=about,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,11 +8,24 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cli, evaluators, extras, files, logs, models, parallel, reconstruction, schedule, train_step
+from sintrovae_jax import (
+    cli,
+    compile_cache,
+    evaluators,
+    extras,
+    files,
+    logs,
+    models,
+    parallel,
+    reconstruction,
+    schedule,
+    train_step,
+)
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import plan
 
+_USAGE = "--config RECIPE [--workdir DIR] [--mode MODE] [--config.KEY=VALUE ...]"
 MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "plan")
 
 
@@ -89,10 +102,16 @@ def _check_ends(mode: str, config: ConfigDict, options: Options) -> None:
 
 
 def _parser() -> cli.Parser:
-    parser = cli.Parser("main", "Trains a recipe, or uses a model that it has trained.", recipe=True)
+    parser = cli.Parser("main", _USAGE, "Trains a recipe, or uses a model that it has trained.", recipe=True)
     parser.add_argument("--workdir", metavar="DIR", help="the folder of the run (default: runs/NAME of the recipe)")
     own = sorted({mode for family in models.FAMILIES.values() for mode in family.modes} - set(MODES))
     parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; of some families {', '.join(own)}")
+    parser.add_argument(
+        "--compilation-cache",
+        metavar="DIR",
+        default="",
+        help=f"keeps compiled programs (default: {compile_cache.default_folder()}); {compile_cache.OFF}: keeps none",
+    )
     parser.add_argument("--a", default="", help="interpolate, translate: an image's file, or a test example's index")
     parser.add_argument("--b", default="", help="the other one")
     parser.add_argument("--interpolation", metavar="PATH", default="linear", help="linear, spherical; style: of styles")
@@ -108,6 +127,8 @@ def main(argv: list[str]) -> None:
     args = _parser().parse(arguments)
     config = cli.read_config(args.config, overrides)
     workdir = files.workdir(args.workdir or cli.default_workdir(args.config))
+    if args.mode != "plan":  # which reads what only a fresh program tells
+        compile_cache.enable(args.compilation_cache)
     options = Options(args.a, args.b, args.interpolation, args.topology, args.level, args.explain)
     run(args.mode, config, workdir, options)
 

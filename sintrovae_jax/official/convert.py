@@ -187,6 +187,7 @@ def _content(config: ConfigDict, tensors: dict[str, np.ndarray], step: int) -> d
 def _parser() -> cli.Parser:
     parser = cli.Parser(
         "official.convert",
+        "PATH --config RECIPE [--config.KEY=VALUE ...] [options]; or --to-torch WORKDIR OUT.pth",
         "Converts official PyTorch checkpoints to workdirs, and back.",
         recipe=True,
     )

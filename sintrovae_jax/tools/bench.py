@@ -149,8 +149,12 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """The command line. Raises `UserError`."""
-    parser = cli.Parser("tools.bench", "Times a recipe's training step on synthetic data, or its input.", recipe=True)
-    parser.add_argument("--dispatches", type=int, default=10, help="that are timed; the median counts (default: 10)")
+    usage = "--config RECIPE [--config.KEY=VALUE ...] [--dispatches N] [--data]"
+    about = "Times a recipe's training step on synthetic data, or its input."
+    parser = cli.Parser("tools.bench", usage, about, recipe=True)
+    parser.add_argument(
+        "--dispatches", metavar="N", type=int, default=10, help="that are timed; the median counts (default: 10)"
+    )
     parser.add_argument("--data", action="store_true", help="time the input pipeline instead of the step")
     arguments, overrides = cli.split(argv[1:])
     args = parser.parse(arguments)

@@ -29,9 +29,13 @@ def _shown(value: object) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = cli.Parser("tools.compare", "Prints the results of several workdirs side by side.")
+    parser = cli.Parser(
+        "tools.compare", "WORKDIR ... [--metrics NAME ...]", "Prints the results of several workdirs side by side."
+    )
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
-    parser.add_argument("--metrics", nargs="+", default=[], help="only those whose names begin with one of these")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="NAME", default=[], help="only those whose names begin with one of these"
+    )
     args = parser.parse(argv[1:])
     columns = {}
     for workdir in args.workdirs:

@@ -36,7 +36,11 @@ def export(path: str | Path, target: str | Path, at: int | str | None = None) ->
 
 def main(argv: list[str]) -> None:
     """The command line. Raises `UserError`."""
-    parser = cli.Parser("tools.export", "Exports a workdir's model: one checkpoint, without the optimisers.")
+    parser = cli.Parser(
+        "tools.export",
+        "WORKDIR OUT [--step STEP]",
+        "Exports a workdir's model: one checkpoint, without the optimisers.",
+    )
     parser.add_argument("workdir", metavar="WORKDIR", help="or one checkpoint of it, WORKDIR/checkpoints/STEP")
     parser.add_argument("out", metavar="OUT", help="a new folder")
     parser.add_argument("--step", help="a step, or 'best' (default: the newest)")

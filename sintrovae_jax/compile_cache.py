@@ -1,0 +1,59 @@
+"""XLA's persistent compilation cache: a program that was compiled once is read from disk by later commands."""
+
+import logging
+import os
+from pathlib import Path
+
+import jax
+
+from sintrovae_jax import files
+from sintrovae_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+OFF = "off"
+_LARGEST = 2 * 2**30  # bytes, of all programs; the least recently used ones are deleted first
+_SECONDS = 2.0  # programs that compile faster are not kept
+_LOCK = 10  # seconds to wait for another process, as jax does
+
+
+def default_folder() -> Path:
+    """Where programs are kept unless the user names another place."""
+    return files.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sintrovae_jax" / "xla"
+
+
+def enable(place: str = "") -> None:
+    """Keeps compiled programs in a folder, local or remote (not bounded in size); 'off': nowhere.
+
+    '': what jax's own settings say (JAX_COMPILATION_CACHE_DIR), else `default_folder`. Raises `UserError` for a place
+    that cannot be written; only warns if that is the default one.
+    """
+    if place == OFF:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if not place and jax.config.jax_compilation_cache_dir:
+        return
+    folder = files.place(place) if place else default_folder()
+    if not files.is_remote(folder):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _tidy(folder)
+        except (OSError, ImportError, NotImplementedError) as error:  # the last: locks on some network file systems
+            message = f"no compilation cache in {folder}: {error}"
+            if place:
+                raise UserError(message) from None
+            log.warning("%s", message)
+            return
+        jax.config.update("jax_compilation_cache_max_size", _LARGEST)
+    jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # their size has no bound
+
+
+def _tidy(folder: Path) -> None:
+    """Removes entries that a process was writing when it was killed, which jax can neither read nor replace."""
+    import filelock  # of the extra `train`, as jax's own bounded cache needs it
+
+    with filelock.FileLock(folder / ".lockfile", timeout=_LOCK):
+        for entry in folder.glob("*-cache"):
+            if not entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").exists():  # it is written last
+                entry.unlink()
