@@ -29,20 +29,36 @@ class Estimate(NamedTuple):
     elbo: jax.Array  # the mean of the K logarithms of importance weights
 
 
-def importance_weighted(
+class Sums(NamedTuple):
+    """Over the importance samples so far, float32 [B] each."""
+
+    highest: jax.Array  # logarithm of a weight
+    total: jax.Array  # of exp(weight - highest), which cannot overflow
+    mean_log: jax.Array  # a running mean: a sum of thousands of large numbers would lose digits
+
+
+def no_samples(count: int) -> Sums:
+    """The sums of `count` examples before the first sample."""
+    zero = jnp.zeros(count)
+    return Sums(zero - jnp.inf, zero, zero)
+
+
+def add_samples(
+    sums: Sums,
     decode: Callable[[jax.Array, jax.Array], jax.Array],
     x: jax.Array,
     posterior: "Posterior",
     keys: jax.Array,
-    samples: Scalar,
+    first: Scalar,
+    stop: Scalar,
     *,
     std: Scalar,
-    prior_std: Scalar = 1.0,
-) -> Estimate:
-    """Estimates log p(x) of every example, holding one of its K samples at a time, so that memory does not grow with K.
+    prior_std: Scalar,
+) -> Sums:
+    """Adds the samples [first, stop), which may be traced. Holds one at a time: memory does not grow with their number.
 
     decode: z [B, Z], keys [B] for a decoder's noise -> x̂ [B, ...]. x: [B, ...]. posterior: q(z|x). keys: [B]; the
-    samples of an example depend on its key alone. samples: K, may be traced. std: of p(x|z).
+    samples of an example depend on its key and their numbers alone. std: of p(x|z).
     """
     mean, logvar = (a.astype(jnp.float32) for a in posterior)
     dimensions = math.prod(x.shape[1:])
@@ -57,16 +73,18 @@ def importance_weighted(
         log_ratio = 0.5 * (jnp.square(eps) + logvar - jnp.square(z / prior_std) - 2 * jnp.log(prior_std)).sum(1)
         return log_p_x + log_ratio
 
-    def add(k, carry):
-        highest, total, mean_log = carry  # total: of exp(weight - highest), which cannot overflow
+    def add(k, sums):
         weight = log_weight(k)
-        new = jnp.maximum(highest, weight)
-        # A running mean: a sum of thousands of large numbers would lose digits.
-        return new, total * jnp.exp(highest - new) + jnp.exp(weight - new), mean_log + (weight - mean_log) / (k + 1)
+        new = jnp.maximum(sums.highest, weight)
+        total = sums.total * jnp.exp(sums.highest - new) + jnp.exp(weight - new)
+        return Sums(new, total, sums.mean_log + (weight - sums.mean_log) / (k + 1))
 
-    zero = jnp.zeros(len(x))
-    highest, total, mean_log = jax.lax.fori_loop(0, samples, add, (zero - jnp.inf, zero, zero))
-    return Estimate(highest + jnp.log(total) - jnp.log(samples), mean_log)
+    return jax.lax.fori_loop(first, stop, add, sums)
+
+
+def estimate(sums: Sums, samples: Scalar) -> Estimate:
+    """The estimate from the sums over the samples [0, samples)."""
+    return Estimate(sums.highest + jnp.log(sums.total) - jnp.log(samples), sums.mean_log)
 
 
 def observation_std(objective: ConfigDict) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging as absl_logging
 
-from sintrovae_jax import files, workdirs
+from sintrovae_jax import files, progress, workdirs
 from sintrovae_jax.arrays import Array
 from sintrovae_jax.objectives import kl_gap
 from sintrovae_jax.parallel import first_line
@@ -190,7 +190,8 @@ class Progress:
     """A progress bar on a terminal, log lines elsewhere."""
 
     def __init__(self, step: int, steps: int):
-        self._steps = steps
+        self._step, self._steps = step, steps
+        self._said = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -198,8 +199,13 @@ class Progress:
             self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True)
 
     def advance(self, steps: int) -> None:
+        """Counts steps that the devices have been given. Logs a line if none has been logged for a while."""
+        self._step += steps
         if self._bar:
             self._bar.update(steps)
+        elif time.monotonic() - self._said >= progress.SECONDS:
+            self._said = time.monotonic()
+            log.info("step %d/%d", self._step, self._steps)
 
     def report(self, step: int, row: dict[str, float | None], steps_per_second: float | None) -> None:
         terms = {
@@ -215,6 +221,7 @@ class Progress:
         if steps_per_second:
             left = (self._steps - step) / steps_per_second
             pace = f"  {steps_per_second:.1f} steps/s, {int(left // 60)}:{int(left % 60):02d} left"
+        self._said = time.monotonic()
         log.info("step %d/%d  %s%s", step, self._steps, text, pace)
 
     def close(self) -> None:

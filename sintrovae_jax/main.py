@@ -50,6 +50,7 @@ def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options
     _check_options(mode, options)
     _check_ends(mode, config, options)
     if mode == "plan":
+        logs.setup(main=True)
         print(plan.report(plan.plan(config, options.topology, options.level, options.explain)))
         return
     if mode in ("train", "eval"):

@@ -39,6 +39,7 @@ def run(mode: str, config: ConfigDict, workdir: Path, ends: Ends = Ends()) -> No
     The config of the command line may name other evaluators or sample counts than that of training. Raises `UserError`
     if there is no checkpoint.
     """
+    log.info("loading the model of %s", workdir)
     model = dataclasses.replace(inference.load(workdir), config=config)
     if parallel.is_main():
         from sintrovae_jax.data import pipeline  # imports TensorFlow, so only after loading

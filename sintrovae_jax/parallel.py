@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sintrovae_jax import cancellation
+from sintrovae_jax import cancellation, progress
 from sintrovae_jax.arrays import Array, Tree
 from sintrovae_jax.errors import UserError
 
@@ -218,7 +218,7 @@ def in_chunks(function: Callable[..., Tree], size: int, *inputs: Tree) -> Tree:
     # The last chunk is padded with the first rows, so that it does not compile again.
     places = [np.arange(start, start + size) % n for start in range(0, n, size)]
     parts = []
-    for indices in places:
+    for indices in progress.counted(places, "examples", n, size):
         parts.append(part([None if x is None else x[indices] for x in inputs]))
         if len(parts) > 1 and not isinstance(jax.tree.leaves(parts[-2])[0], jax.core.Tracer):
             jax.block_until_ready(parts[-2])  # at most one chunk is queued: more could not be cancelled

@@ -7,17 +7,20 @@ samples of the prior.
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import cancellation, parallel
+from sintrovae_jax import cancellation, parallel, progress
 from sintrovae_jax.arrays import Tree
 from sintrovae_jax.inference import Model
 from sintrovae_jax.models.layers import MOMENTUM, ROLES
 from sintrovae_jax.train_step import as_float
+
+log = logging.getLogger(__name__)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -61,6 +64,7 @@ def estimate(model: Model, real: Iterable[np.ndarray], key: jax.Array) -> Model:
         _, of_decoder = _of_batches(model.decoder, model.variables["decoder"], both, len(ROLES))
         return {"encoder": of_encoder, "decoder": of_decoder}
 
-    stats = _mean(of_batch(number, batch) for number, batch in enumerate(real))
+    log.info("estimating BatchNorm's averages, from training batches")
+    stats = _mean(of_batch(number, batch) for number, batch in enumerate(progress.counted(real, "batches")))
     variables = {name: {**model.variables[name], "batch_stats": stats[name]} for name in stats}
     return dataclasses.replace(model, variables=model.variables | variables)

@@ -75,6 +75,7 @@ class Run:
         """The newest readable checkpoint, or a fresh state."""
         restored = self.checkpoints.restore(jax.eval_shape(self.create))
         if restored is None:
+            log.info("creating the networks")
             return train_state.initial(self.create)
         log.info("resuming from step %d", restored.step)
         return restored
@@ -188,6 +189,8 @@ def _level(run, host, level, first):
     in_flight: collections.deque[Tree] = collections.deque()
     for start in range(first, level.stop, substeps):
         of_phase = vae_step if start < num_vae else step  # num_vae is a multiple of substeps
+        if start in (first, num_vae):
+            log.info("compiling the step%s%s", " of the VAE phase" if start < num_vae else "", _at_size(level))
         devices_state, terms = of_phase(devices_state, next(batches), hypers.at(start), key, weights)
         in_flight.append(terms)
         if len(in_flight) > _IN_FLIGHT:
@@ -270,7 +273,8 @@ def _keep(run, host, due, writer, stop):
                 model = run.model(host)
                 if due["evaluate"]:
                     metrics = evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
-                    writer.scalars(int(host.step), evaluation.numbers(metrics))
+                    numbers = evaluation.numbers(metrics)  # kl_gap and others are also the names of training's terms
+                    writer.scalars(int(host.step), {f"eval/{name}": value for name, value in numbers.items()})
                 if due["draw"]:
                     _draw(run, model, writer, f"_{model.step:07d}")
     finally:  # a checkpoint includes its metrics, for `best`, but is saved even if they fail
@@ -285,6 +289,7 @@ def _keep(run, host, due, writer, stop):
 
 def _draw(run, model, writer, suffix=""):
     """Writes the figures to the workdir and to TensorBoard."""
+    log.info("drawing figures")
     paths = figures.write_all(model, run.source_of(model), run.workdir, suffix)
     writer.figures(model.step, {path.stem.removesuffix(suffix): path for path in paths})
 
@@ -303,6 +308,10 @@ def _finish(run, model, metrics, writer, clock):
     log.info("done: %s", run.workdir)
 
 
+def _at_size(level: schedule.Level) -> str:
+    return f", at {level.size} pixels" if level.size else ""
+
+
 def _describe(run, host):
     """Logs a summary of the run: devices, batch, and a table of parameters."""
     from clu import parameter_overview
@@ -318,5 +327,5 @@ def _describe(run, host):
             shard.per_device,
             level.stop - level.start,
             run.config.train.substeps,
-            f", at {level.size} pixels" if level.size else "",
+            _at_size(level),
         )

@@ -37,7 +37,9 @@ def test_a_run_leaves_what_it_promises(trained):
     assert names == {"density.png", *pictures}
     events = event_accumulator.EventAccumulator(str(trained))
     events.Reload()
-    assert {"samples", "reconstructions", "interpolations", "loss_encoder", "gnelbo"} <= set(events.Tags()["tensors"])
+    assert {"samples", "reconstructions", "interpolations", "loss_encoder", "eval/gnelbo"} <= set(
+        events.Tags()["tensors"]
+    )
     assert not list(trained.rglob(".*.*")), "a temporary file was left behind"
 
 

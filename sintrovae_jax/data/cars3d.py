@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from sintrovae_jax import progress
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.sources import Arrays, labelled
@@ -44,7 +45,8 @@ def _from_folder(path, form):
     if not names:
         raise UserError(f"data.source=cars3d:{path}: the folder has no .mat files, one for each car model")
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(lambda name: _one_model(f"{path}/{name}", form), names)))
+        models = pool.map(lambda name: _one_model(f"{path}/{name}", form), names)
+        return np.stack(list(progress.counted(models, "car models", len(names))))
 
 
 def _one_model(path, form):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from sintrovae_jax import progress
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers, cores
@@ -95,6 +96,7 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
     if not tf.io.gfile.isdir(path):
         raise UserError(f"data.source=kth:{path} is no folder")
     names = listing(path)
+    log.info("reading %d pictures in %s", len(names), path)
     outside = next((name for name in names if os.sep not in name), None)
     if outside:
         raise UserError(f"{path} must have a folder for every class (of KTH, every actor): {outside} lies in none")
@@ -180,7 +182,8 @@ def _try_all(function: Callable[[str], Any], names: list[str], threads: int) -> 
     """{name: result} and {name: why it failed}, both in the order of `names`."""
     # Threads suffice for a single pass: pictures are decoded and resized without holding the GIL.
     with ThreadPoolExecutor(threads) as pool:
-        results = dict(zip(names, pool.map(functools.partial(_try, function), names), strict=True))
+        tried = progress.counted(pool.map(functools.partial(_try, function), names), "pictures", len(names))
+        results = dict(zip(names, tried, strict=True))
     found = {name: result for name, (result, problem) in results.items() if problem is None}
     return found, {name: problem for name, (_, problem) in results.items() if problem is not None}
 

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
+from sintrovae_jax import progress
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers, cores
@@ -52,6 +53,7 @@ def build(name: str, data: ConfigDict, form: Format) -> Images:
         def numbered(names: tuple[str, ...]) -> Labels:
             return _numbered(builder, train, names), _numbered(builder, test, names)
 
+        log.info("reading %s and %s of %s", train, test, builder.info.full_name)
         x, x_test = (_all(builder, split, form) for split in (train, test))
         if builder.name in _FACTORS:
             classes, contents = map(numbered, _FACTORS[builder.name])
@@ -86,6 +88,7 @@ def _prepared(name: str, data: ConfigDict) -> tfds.core.DatasetBuilder:
         raise UserError(f"{missing}: add --config.data.download=True, or run `tfds build {name}{option}`")
     if jax.process_count() > 1:  # they would conflict in one folder
         raise UserError(f"{missing}, and this run has several processes: run `tfds build {name}{option}` first")
+    log.info("downloading and preparing %s in %s", name, builder.data_dir)
     with _interruptible(f"preparing the TFDS set {name}"):
         try:
             builder.download_and_prepare()
@@ -145,7 +148,7 @@ def _all(builder: tfds.core.DatasetBuilder, split: str, form: Format, limit: int
         x = images.decode(file, form)
         return shrink(x, size).numpy() if size else x
 
-    return np.concatenate([_decode_all(part, decode) for part in parts])
+    return np.concatenate([_decode_all(part, decode) for part in progress.counted(parts, "pictures", each=_AT_ONCE)])
 
 
 def _numbered(builder: tfds.core.DatasetBuilder, split: str, features: tuple[str, ...]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cancellation, parallel
+from sintrovae_jax import cancellation, parallel, progress
 from sintrovae_jax.arrays import Variables
 from sintrovae_jax.data.source import Images
 from sintrovae_jax.errors import UserError
@@ -69,7 +69,7 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, Variabl
     params = network.init(parallel.seed_key(0), as_stored(x[:1]))["params"]
     moments, order = optax.adam(_LEARNING_RATE).init(params), np.random.default_rng(0)
     batch = min(_BATCH, len(x))
-    for _ in range(_EPOCHS):
+    for _ in progress.counted(range(_EPOCHS), "epochs of the classifier"):
         cancellation.check()
         shuffled = order.permutation(len(x))
         for start in range(0, len(x) - batch + 1, batch):
@@ -96,6 +96,7 @@ def build(config: ConfigDict, source: Images) -> Extractor:
 def _train(x, source, size):
     y_train, y_test = source.labels
     names = np.unique(y_train)
+    log.info("training a classifier of %d classes, for features", len(names))
     network, variables = fit(x, np.searchsorted(names, y_train), len(names))
     # One scale for all features, so that their variances in the training set are 1 on average.
     features, _ = _in_chunks(network, variables, x, size)

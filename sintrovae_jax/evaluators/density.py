@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import objectives
+from sintrovae_jax import objectives, progress
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.evaluator import Evaluator
@@ -26,7 +26,7 @@ def energy(model: Model, x: np.ndarray) -> np.ndarray:
     """e(x) = rec(x) + kl(x) at β = 1 and z = the posterior's mean, i.e. -ELBO. x: [N, 2]. Returns float64 [N]."""
     rec = objectives.RECONSTRUCTION_ERRORS[model.config.objective.reconstruction]
     out = []
-    for start in range(0, len(x), _CHUNK):
+    for start in progress.counted(range(0, len(x), _CHUNK), "points", len(x), _CHUNK):
         chunk = jnp.asarray(x[start : start + _CHUNK], jnp.float32)
         posterior = model.encode(chunk)
         kl = objectives.kl(*posterior, model.config.objective.prior_std)

@@ -20,8 +20,9 @@ def metrics_of(model: Model, source: Source, workdir: Path, kept: dict[Any, Any]
     """
     scoring = Scoring(model, source, workdir / workdirs.FIGURES, {} if kept is None else kept)
     out: dict[str, Any] = {}
-    for evaluator in evaluators.chosen(model.config):
+    for name, evaluator in zip(evaluators.names(model.config), evaluators.chosen(model.config), strict=True):
         cancellation.check()
+        log.info("evaluating: %s", name)
         out |= evaluator.evaluate(scoring)
     if out:
         log.info("evaluation at step %d: %s", model.step, "  ".join(f"{k} {v:.4g}" for k, v in numbers(out).items()))

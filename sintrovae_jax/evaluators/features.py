@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import files, parallel
+from sintrovae_jax import files, parallel, progress
 from sintrovae_jax.arrays import Array, Variables
 from sintrovae_jax.data import examples
 from sintrovae_jax.data.source import Images, Source, of_images
@@ -130,7 +130,7 @@ def vectors(extractor: Extractor, images: Iterable[np.ndarray], size: int) -> It
 
     # The devices compute the next piece while the host takes this one.
     waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
-    for piece in images:
+    for piece in progress.counted(images, "features of images", each=size):
         whole = piece[np.arange(size) % len(piece)]  # the last piece is padded, so that it does not compile again
         waiting.append((parallel.in_chunks(apply, size, whole), len(piece)))
         if len(waiting) > 1:

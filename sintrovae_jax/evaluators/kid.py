@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sintrovae_jax import cancellation
+from sintrovae_jax import cancellation, progress
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features
 from sintrovae_jax.evaluators.evaluator import Evaluator
@@ -29,7 +29,7 @@ def mmd2(x: np.ndarray, y: np.ndarray) -> float:
 def kid(real: np.ndarray, generated: np.ndarray, subsets: int, size: int, seed: int) -> tuple[float, float]:
     """Mean and standard deviation of MMD² over random subsets of `size` vectors each, drawn without replacement."""
     rng, values = np.random.default_rng(seed), []
-    for _ in range(subsets):
+    for _ in progress.counted(range(subsets), "subsets"):
         cancellation.check()
         x, y = (v[rng.choice(len(v), size, replace=False)].astype(np.float64) for v in (real, generated))
         values.append(mmd2(x, y))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cancellation
+from sintrovae_jax import cancellation, progress
 from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features, likelihood
@@ -48,7 +48,7 @@ def bootstrap(inside: np.ndarray, outside: np.ndarray, times: int, seed: int) ->
     """Ends of the 95 % interval of each metric: percentiles over `times` resamplings of both, with replacement."""
     rng = np.random.default_rng(seed)
     resampled = []
-    for _ in range(times):
+    for _ in progress.counted(range(times), "resamplings"):
         cancellation.check()
         resampled.append(detection(*(rng.choice(scores, len(scores)) for scores in (inside, outside))))
     low, high = np.percentile(resampled, (2.5, 97.5), axis=0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sintrovae_jax import progress
 from sintrovae_jax.evaluators import features
 from sintrovae_jax.evaluators.evaluator import Evaluator
 from sintrovae_jax.keys import Key, at_least
@@ -32,7 +33,8 @@ def covered(vectors: np.ndarray, others: np.ndarray, radii_of_others: np.ndarray
         del start
         return (distances <= radii_of_others).any(1)
 
-    return float(np.concatenate(list(pairwise_distances_chunked(vectors, others, reduce_func=inside))).mean())
+    pieces = pairwise_distances_chunked(vectors, others, reduce_func=inside)
+    return float(np.concatenate(list(progress.counted(pieces, "pieces of the vectors"))).mean())
 
 
 def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbours: int = 3) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from sintrovae_jax import importance, parallel
+from sintrovae_jax import cancellation, importance, parallel, progress
 from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
@@ -41,13 +41,13 @@ def _apply(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _importance_weighted(encoder, decoder, level, variables, x, keys, samples, std, prior_std, blend):
+def _add_samples(encoder, decoder, level, variables, x, keys, sums, first, stop, std, prior_std, blend):
     def decode(z, noise):
         keys = None if level is None else noise
         return _apply(decoder, level, variables["decoder"], z, keys, blend, role="posterior")
 
     posterior = _apply(encoder, level, variables["encoder"], x, None, blend)
-    return importance.importance_weighted(decode, x, posterior, keys, samples, std=std, prior_std=prior_std)
+    return importance.add_samples(sums, decode, x, posterior, keys, first, stop, std=std, prior_std=prior_std)
 
 
 def great_circle(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
@@ -67,6 +67,7 @@ def line(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
     return (1 - t) * a + t * b
 
 
+_SAMPLES = 20  # importance samples of a chunk between two looks for a signal
 Noise = bool | Sequence[int] | Array
 Seed = int | np.integer | jax.Array  # or a key of jax
 Interpolation = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (a, b [..., Z], t in [0, 1]) -> [..., Z]
@@ -172,7 +173,7 @@ class Model:
     def importance_weighted(
         self, x: ArrayLike, samples: int = 1000, std: float | None = None, key: Seed = 0
     ) -> importance.Estimate:
-        """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `importance.importance_weighted` says.
+        """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `importance` says.
 
         samples: importance samples of every example. std: of p(x|z), `observation_std` if not given. key: a jax key or
         an int seed. Raises `UserError` for another shape of x, or a std that is not above 0.
@@ -188,7 +189,15 @@ class Model:
         static, prior_std = (self.encoder, self.decoder, level), self.config.objective.prior_std
 
         def estimate(x, keys):
-            return _importance_weighted(*static, self._on_devices, x, keys, samples, std, prior_std, blend)
+            sums, tracing = importance.no_samples(len(x)), isinstance(x, jax.core.Tracer)
+            size = samples if tracing else _SAMPLES
+            for first in progress.counted(range(0, samples, size), "importance samples", samples, size):
+                cancellation.check()
+                span = first, min(first + size, samples)
+                if not tracing:  # waits, as what is queued could not be cancelled; one sharding is one program
+                    sums = jax.device_put(jax.block_until_ready(sums), x.sharding)
+                sums = _add_samples(*static, self._on_devices, x, keys, sums, *span, std, prior_std, blend)
+            return importance.estimate(sums, samples)
 
         return parallel.in_chunks(estimate, self.config.eval.batch_size, x, keys)
 

@@ -8,6 +8,7 @@ Prints one JSON line. The step is the adversarial one (or the VAE's, for objecti
 """
 
 import json
+import logging
 import math
 import statistics
 import time
@@ -18,13 +19,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cli, extras, parallel, recipe_files, reconstruction, schedule, train_state, train_step
+from sintrovae_jax import cli, extras, logs, parallel, recipe_files, reconstruction, schedule, train_state, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.arrays import Tree
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import costs, explain
 from sintrovae_jax.train_state import Networks
+
+log = logging.getLogger(__name__)
 
 
 def synthetic(config: ConfigDict, shard: parallel.Shard) -> dict[str, np.ndarray]:
@@ -79,11 +82,13 @@ def times(
 
 def measure(config: ConfigDict, dispatches: int) -> dict[str, Any]:
     """Compiles and times the step. Returns the values of the JSON line; None where the backend has no value."""
+    log.info("compiling the step")
     prepared = prepare(config)
     began = time.perf_counter()
     compiled = parallel.compiled(prepared.lowered)
     compile_seconds = time.perf_counter() - began
     known = cost(compiled, prepared.function, prepared.arguments)
+    log.info("timing %d dispatches of %d steps", dispatches, config.train.substeps)
     steps_per_second = config.train.substeps / statistics.median(times(compiled, prepared.arguments, dispatches))
     return {
         "steps_per_second": steps_per_second,
@@ -105,6 +110,7 @@ def measure_data(config: ConfigDict, dispatches: int) -> dict[str, Any]:
     from sintrovae_jax.data import pipeline, readers  # TensorFlow, which timing the step does not need
 
     shard, substeps = parallel.shard(config.train.batch_size), config.train.substeps
+    log.info("timing %d dispatches of %d steps", dispatches, substeps)
     began = time.perf_counter()
     source = pipeline.build(config.data)
     build_seconds = time.perf_counter() - began
@@ -167,6 +173,7 @@ def main(argv: list[str]) -> None:
     parallel.initialize(config.distributed)
     if jax.process_count() > 1:
         raise UserError("bench times the step of one process: run it on one, with distributed=off")
+    logs.setup(main=True)
     measured = (measure_data if args.data else measure)(config, args.dispatches)
     if parallel.is_main():
         print(json.dumps({"config": str(recipe_files.find(args.config))} | measured))

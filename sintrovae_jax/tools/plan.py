@@ -157,6 +157,7 @@ def _of_level(
         "steps": level.stop - level.start,
         "estimate": estimate,
     }
+    log.info("compiling the step%s for %s", f", level {level.number}" if level.number is not None else "", topology)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
