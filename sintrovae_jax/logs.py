@@ -198,12 +198,12 @@ class Progress:
 
             self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True)
 
-    def advance(self, steps: int) -> None:
-        """Counts steps that the devices have been given. Logs a line if none has been logged for a while."""
+    def advance(self, steps: int, *, quiet: bool = False) -> None:
+        """Counts steps that the devices have been given. Logs a line after a while without one, unless quiet."""
         self._step += steps
         if self._bar:
             self._bar.update(steps)
-        elif time.monotonic() - self._said >= progress.SECONDS:
+        elif not quiet and time.monotonic() - self._said >= progress.SECONDS:
             self._said = time.monotonic()
             log.info("step %d/%d", self._step, self._steps)
 

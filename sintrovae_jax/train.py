@@ -225,13 +225,13 @@ def _loop(run, host, writer, clock, stop):
     progress = logs.Progress(first, last)
     for level, step, devices_state, terms in _dispatches(run, host):
         pending.append((step - substeps, terms))
-        progress.advance(substeps)
         if step - substeps in (first, level.start, config.objective.num_vae):  # compilation is not training
             jax.block_until_ready(terms)
             clock.resume()
         else:
             clock.count(substeps * level.batch_size)
         due, signum = _due(config, step), stop.asked()
+        progress.advance(substeps, quiet=due["log"])
         if not any(due.values()) and not signum:
             continue
 
