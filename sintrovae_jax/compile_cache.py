@@ -30,7 +30,7 @@ def enable(place: str = "") -> None:
     if place == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
         return
-    if not place and jax.config.jax_compilation_cache_dir:
+    if not place and jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     folder = files.place(place) if place else default_folder()
     if not files.is_remote(folder):
