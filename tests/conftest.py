@@ -1,15 +1,21 @@
-"""Runs the real command line in real processes, on tiny networks."""
+"""Runs the real command line on tiny networks: in this process, or in processes of their own where that matters."""
 
+import contextlib
 import csv
+import io
+import logging
 import os
+import random
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from absl.testing import flagsaver
 from forks import COMPILE_FAST, ROOT, Process
 
 from sintrovae_jax.data import readers
@@ -23,7 +29,6 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("XLA_FLAGS", COMPILE_FAST)
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
-MAIN = "sintrovae_jax.main"
 TINY = [
     "--config.model.channels=(8,)",
     "--config.train.batch_size=32",
@@ -34,6 +39,7 @@ TINY = [
     "--config.checkpoint.best=",
     "--config.eval.evaluators=()",
     "--config.eval.batch_norm=running",
+    "--config.eval.batch_size=16384",
 ]
 
 
@@ -43,33 +49,80 @@ def environment(devices: int = 1, **extra) -> dict:
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | extra
 
 
-def start(
-    recipe: str, workdir: Path | None, *args: str, devices: int = 1, env: dict | None = None, module: str = MAIN, **late
-):
-    """Starts the command line; stdout and stderr are one pipe.
+def command(recipe: str, workdir: Path | None, *args: str) -> list[str]:
+    """The arguments of the command line for a recipe of this repository."""
+    return ["--config", f"configs/{recipe}.py", *(["--workdir", str(workdir)] if workdir else []), *args]
 
-    With an environment or a module of its own, as users do; else forked, which is the same and seconds faster.
-    late: environment of a forked one (see `Process`).
+
+def start(recipe: str, workdir: Path | None, *args: str, devices: int = 1, **options) -> Process:
+    """Starts the command line in a process of its own. options: those of `Process`."""
+    return Process(command(recipe, workdir, *args), devices, **options)
+
+
+def run(recipe: str, workdir: Path | None, *args: str, devices: int = 1, code: int = 0, **options) -> str:
+    """Runs the command line to its end, checks its exit code, returns what it printed on stdout and stderr.
+
+    On one device in this process, where most of jax is compiled already; on several in one of its own.
+    options: of `here`, or of `Process` for several devices.
     """
-    args = ["--config", f"configs/{recipe}.py", *(["--workdir", str(workdir)] if workdir else []), *args]
-    if env is None and module == MAIN:
-        return Process(args, devices, **late)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    line = [sys.executable, "-m", module, *args]
-    return subprocess.Popen(line, cwd=ROOT, env=environment(devices, **(env or {})), **pipes)
-
-
-def run(*args, devices: int = 1, code: int = 0, **kwargs) -> str:
-    """Runs the command line to its end, checks its exit code, returns what it printed."""
-    process = start(*args, devices=devices, **kwargs)
-    out = process.communicate(timeout=300)[0]
-    assert process.returncode == code, out
+    if devices > 1:
+        process = start(recipe, workdir, *args, devices=devices, **options)
+        out, ended = process.communicate(timeout=300)[0], process.returncode
+    else:
+        out, ended = here(command(recipe, workdir, *args), **options)
+    assert ended == code, out
     return out
+
+
+def program(argv: list[str]) -> None:
+    """`python -m sintrovae_jax.main`, without what only a process has."""
+    from sintrovae_jax import cli, main
+
+    cli.parse(argv)
+    main.main(argv[:1])
+
+
+def here(args: list[str], program: Callable = program, log_compiles: bool = False) -> tuple[str, int]:
+    """Runs a command line in this process. Returns what it printed, and its exit code. A traceback is the test's.
+
+    log_compiles: jax tells what it compiles, as by JAX_LOG_COMPILES=1.
+    """
+    import jax
+
+    from sintrovae_jax import cli, main  # before the flags are saved: importing it defines some
+
+    assert main
+    out, argv = io.StringIO(), ["sintrovae_jax.main", *args]
+    loggers = [logging.getLogger(name) for name in ("sintrovae_jax", "asyncio", "jax")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    with contextlib.ExitStack() as stack:
+        for manager in (contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.chdir(ROOT)):
+            stack.enter_context(manager)
+        stack.enter_context(flagsaver.flagsaver())  # which also forgets the flags that a recipe has defined
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "argv", argv)  # where overrides are read from
+        if log_compiles:
+            stack.enter_context(jax.log_compiles())
+            loggers[-1].addHandler(logging.StreamHandler(out))
+        try:
+            cli.reporting(program)(argv)
+        except SystemExit as error:
+            return out.getvalue(), error.code
+        finally:
+            for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+                logger.handlers, logger.propagate = handlers, propagate
+                logger.setLevel(level)
+    return out.getvalue(), 0
 
 
 def metrics(workdir: Path) -> list[dict]:
     with (workdir / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    """Chance that falls the same every time; another way by SINTROVAE_JAX_SEED."""
+    return random.Random(os.environ.get("SINTROVAE_JAX_SEED", "0"))
 
 
 def free_port() -> int:
@@ -126,7 +179,7 @@ def bucket() -> dict:
 def trained(tmp_path_factory) -> Path:
     """A workdir of 60 steps on 8 Gaussians: VAE phase, milestone, pictures and evaluation included."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    out = run("gaussians8", workdir, *TINY, *FULL, env={"JAX_LOG_COMPILES": "1"})
+    out = run("gaussians8", workdir, *TINY, *FULL, log_compiles=True)
     (workdir.parent / "log").write_text(out)
     return workdir
 

@@ -350,7 +350,7 @@ def test_the_command_there_and_back(name, tmp_path):
     torch = pytest.importorskip("torch")
     tensors = saved(tmp_path / "in.pth", name, epoch=20)
     given = [*flags(name), *(["--config.train.substeps=5", "--config.log.every=5"] if name == "gaussians8" else [])]
-    out = run(name, tmp_path / "run", str(tmp_path / "in.pth"), *given, module="sintrovae_jax.official.convert")
+    out = run(name, tmp_path / "run", str(tmp_path / "in.pth"), *given, program=convert.main)
     at = {"gaussians8": 20, "cifar10_bootstrap": 0, "digits_style": 2_300}[name]
     assert out.strip().splitlines() == [f"{tmp_path}/run: {tmp_path}/in.pth, at step {at} of {steps(tmp_path)}"]
     convert.to_torch(tmp_path / "run", tmp_path / "out.pth")
@@ -391,13 +391,7 @@ def test_a_converted_run_trains_on(tmp_path):
         "--config.train.steps=40",
         "--config.objective.num_vae=30",
     ]  # TINY[0]: channels
-    run(
-        "gaussians8",
-        tmp_path / "run",
-        str(tmp_path / "in.pth"),
-        *given,
-        module="sintrovae_jax.official.convert",
-    )
+    run("gaussians8", tmp_path / "run", str(tmp_path / "in.pth"), *given, program=convert.main)
     out = run("gaussians8", tmp_path / "run", *given)
     assert "resuming from step 20" in out
     assert inference.load(tmp_path / "run").step == 40

@@ -1,7 +1,6 @@
 """Growing in the loop: the schedule, the images of each level, and that a run in parts is the run."""
 
 import dataclasses
-import random
 import shutil
 import signal
 
@@ -21,7 +20,7 @@ from sintrovae_jax.evaluators import scoring
 from sintrovae_jax.models import Stage
 from sintrovae_jax.parallel import Shard
 
-TINY = [  # 4×4 for 20 steps, 8×8 from then on, blended in up to step 40
+TINY = [  # 4×4 for 20 steps, 8×8 from then on, blended in up to step 40; the VAE phase is within the first level
     "--config.data.image_size=8",
     "--config.model.channels=(6,6)",
     "--config.model.z_dim=4",
@@ -131,7 +130,7 @@ def test_small_sizes_of_a_set_on_disk_are_read_once():
 def whole(tmp_path_factory):
     """(workdir, log) of a run through two levels."""
     workdir = tmp_path_factory.mktemp("grown") / "whole"
-    out = run("digits_style", workdir, *TINY, env={"JAX_LOG_COMPILES": "1"})
+    out = run("digits_style", workdir, *TINY, log_compiles=True)
     return workdir, out
 
 
@@ -141,10 +140,10 @@ def test_the_step_compiles_once_a_level(whole):
 
 
 @pytest.mark.soak
-def test_a_run_in_parts_is_the_run(whole, tmp_path):
+def test_a_run_in_parts_is_the_run(whole, tmp_path, rng):
     run("digits_style", tmp_path, *TINY, "--config.train.steps=20")  # to between two levels
     killed = start("digits_style", tmp_path, *TINY)
-    wait_for([killed], tmp_path, random.randrange(26, 36))  # in the blend, and saved there
+    wait_for([killed], tmp_path, rng.randrange(26, 36))  # in the blend, and saved there
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL, "it was over before it was killed"

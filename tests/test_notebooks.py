@@ -23,7 +23,11 @@ CASES = {
         4,
     ),
     "densities": (
-        f"steps, every, flags = 40, 20, {[*TINY, '--config.model.channels=(8,)', '--config.eval.num_samples=500']}",
+        f"""
+        steps, every = 40, 20
+        flags = {[*TINY, "--config.model.channels=(8,)", "--config.eval.num_samples=500"]}
+        flags += ["--config.eval.batch_size=16384"]
+        """,
         """
         assert (results["step"], model.step) == (40, 40)
         assert len(rows) == 7 and all(np.isfinite(float(row["kl_gap"])) for row in rows)
@@ -33,7 +37,7 @@ CASES = {
     "digits": (
         f"""
         steps, every, samples = 20, 10, 100
-        flags = {[*TINY, "--config.data.image_size=8", "--config.model.channels=(8,)", "--config.train.batch_size=16"]}
+        flags = {[*TINY, "--config.data.image_size=8", "--config.model.family=mlp", "--config.train.batch_size=16"]}
         flags += ["--config.eval.standing_batches=2", "--config.eval.likelihood.num_scored=20"]
         flags += ["--config.eval.ood.bootstrap=50"]
         """,

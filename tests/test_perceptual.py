@@ -95,7 +95,7 @@ def test_a_run_with_it(tmp_path, weights):
     args = [*TINY, "--config.train.batch_size=2", "--config.eval.evaluators=latents", "--config.eval.num_samples=4"]
     args += [f"--config.{length}=1" for length in ("train.steps", "train.substeps", "log.every", "checkpoint.every")]
     args += ["--config.objective.name=vae", "--config.objective.reconstruction=perceptual"]
-    args += ["--config.model.channels=(8,8)"]
+    args += ["--config.model.family=mlp", "--config.data.image_size=32"]
     run("sprites", tmp_path / "run", *args, f"--config.objective.vgg={weights}")
     (row,) = metrics(tmp_path / "run")
     assert 0 < float(row["rec_real"]) < 1e6
@@ -121,9 +121,10 @@ def test_bad_weights_are_one_line(tmp_path, make, says):
     assert "\n" not in str(error.value)
 
 
-def test_no_weights_are_one_line(tmp_path):
-    env = {"XDG_CACHE_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), perceptual.VARIABLE: ""}
-    out = run("sprites", tmp_path / "run", "--config.objective.reconstruction=perceptual", env=env, code=2)
+def test_no_weights_are_one_line(tmp_path, monkeypatch):
+    for name, value in (("XDG_CACHE_HOME", tmp_path), ("TORCH_HOME", tmp_path), (perceptual.VARIABLE, "")):
+        monkeypatch.setenv(name, str(value))
+    out = run("sprites", tmp_path / "run", "--config.objective.reconstruction=perceptual", code=2)
     assert len(out.strip().splitlines()) == 1
     assert "needs VGG-16's weights, torchvision's vgg16-397923af.pth" in out
     assert not (tmp_path / "run" / "config.json").exists()

@@ -97,16 +97,14 @@ def by_slurm(recipe, workdir, *args):
 @pytest.mark.soak
 def test_the_devices_do_not_change_the_run(tmp_path):
     """One device, and 2 processes of 2 devices, give the same losses; for points see test_pods.py."""
-    args = [*TINY, *SMALL, "--config.train.steps=30", "--config.objective.num_vae=10"]
-    args += ["--config.train.substeps=1", "--config.log.every=1", "--config.checkpoint.every=25"]
     # Adam moves a weight whose gradient is all rounding as far as any other, and BatchNorm's deep networks amplify
     # that: the first steps agree to 1e-7, the fiftieth would to 1e-2. What is not rounding differs from the first.
-    args += ["--config.optimizer.learning_rate=5e-6"]
-    run("digits", tmp_path / "one", *args, devices=1)
+    args = [*LONG, "--config.train.steps=20", "--config.optimizer.learning_rate=5e-6"]
+    run("digits", tmp_path / "one", *args)
     together(by_slurm("digits", tmp_path / "pair", *args))
 
     wanted = metrics(tmp_path / "one")
-    assert len(wanted) == 30
+    assert len(wanted) == 20
     same_terms(metrics(tmp_path / "pair"), wanted, "pair")
     # A checkpoint does not tell how many devices wrote it.
     shapes = [jax.tree.map(np.shape, final_state(tmp_path / name)) for name in ("one", "pair")]
@@ -128,7 +126,15 @@ SMALL = [
     "--config.data.flip=True",
     "--config.model.channels=(8,)",
 ]
-LONG = [*TINY, *SMALL, "--config.train.steps=600", "--config.objective.num_vae=100"]
+LONG = [
+    *TINY,
+    *SMALL,
+    "--config.train.batch_size=8",
+    "--config.train.substeps=1",
+    "--config.log.every=1",
+    "--config.train.steps=10000",
+    "--config.objective.num_vae=10",
+]
 MLP = "--config.model.family=mlp"  # where it does not matter: it compiles faster
 
 
@@ -151,16 +157,17 @@ def start_and_wait(recipe, workdir, *args, until: int):
 
 
 @pytest.mark.soak
-def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path):
-    short = ["--config.train.steps=200", "--config.objective.num_vae=50"]
-    run("digits", tmp_path / "whole", *LONG, *short)
-    process = start_and_wait("digits", tmp_path / "killed", *short, until=random.randrange(30, 120))
+def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path, rng):
+    process = start_and_wait("digits", tmp_path / "killed", until=rng.randrange(25, 45))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
-    assert "resuming from step" in run("digits", tmp_path / "killed", *LONG, *short)
+    last = int(metrics(tmp_path / "killed")[-1]["step"]) + 5
+    end = [*LONG, f"--config.train.steps={last}"]
+    assert "resuming from step" in run("digits", tmp_path / "killed", *end)
+    run("digits", tmp_path / "whole", *end)
     a, b = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
-    assert int(a.step) == 200
+    assert int(a.step) == last
     jax.tree.map(np.testing.assert_array_equal, a, b)
     steps = [row["step"] for row in metrics(tmp_path / "killed")]
     assert steps == [row["step"] for row in metrics(tmp_path / "whole")], "rows repeat or are missing"
@@ -174,9 +181,9 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path, signum):
     out = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signum, out
     assert "Traceback" not in out
-    saved = int(re.search(r"stopped: saved step (\d+) of 600; run the same command again", out).group(1))
-    assert int(final_state(tmp_path).step) == saved < 600
-    end = [*LONG, MLP, f"--config.train.steps={saved + 5 - saved % 5 + 20}"]
+    saved = int(re.search(r"stopped: saved step (\d+) of 10000; run the same command again", out).group(1))
+    assert int(final_state(tmp_path).step) == saved < 10_000
+    end = [*LONG, MLP, f"--config.train.steps={saved + 5}"]
     assert f"resuming from step {saved}" in run("digits", tmp_path, *end)
 
 

@@ -1,7 +1,6 @@
 """Runs of the two-encoder family: scored and translated, in parts, on more devices, loaded elsewhere."""
 
 import json
-import random
 import shutil
 import signal
 import subprocess
@@ -26,8 +25,8 @@ from sintrovae_jax.plots import draw
 
 TINY = [
     *COMMON,
-    "--config.data.image_size=16",
-    "--config.model.channels=(4,8)",
+    "--config.data.image_size=8",
+    "--config.model.channels=(8,)",
     "--config.train.batch_size=8",
     "--config.train.steps=60",
     "--config.objective.name=soft_intro",
@@ -45,9 +44,8 @@ TINY = [
 def whole(tmp_path_factory):
     """(workdir, log) of a run."""
     workdir = tmp_path_factory.mktemp("translation") / "whole"
-    return workdir, run(
-        "sprites", workdir, *TINY, "--config.checkpoint.best=transfer_error", env={"JAX_LOG_COMPILES": "1"}
-    )
+    best = "--config.checkpoint.best=transfer_error"
+    return workdir, run("sprites", workdir, *TINY, best, log_compiles=True)
 
 
 @pytest.mark.soak
@@ -61,9 +59,9 @@ def test_a_run_is_scored_and_pictured(whole):
 
 
 @pytest.mark.soak
-def test_a_run_in_parts_is_the_run(whole, tmp_path):
+def test_a_run_in_parts_is_the_run(whole, tmp_path, rng):
     killed = start("sprites", tmp_path, *TINY)
-    wait_for([killed], tmp_path, random.randrange(10, 40))
+    wait_for([killed], tmp_path, rng.randrange(10, 40))
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL, "it was over before it was killed"
