@@ -39,7 +39,6 @@ TINY = [
     "--config.checkpoint.best=",
     "--config.eval.evaluators=()",
     "--config.eval.batch_norm=running",
-    "--config.eval.batch_size=16384",
 ]
 
 
@@ -192,6 +191,7 @@ FULL = [
     "--config.checkpoint.best=jsd",
     "--config.eval.evaluators=('density',)",
     "--config.eval.num_samples=500",
+    "--config.eval.batch_size=16384",  # the grid in few calls
     "--config.eval.every=40",
     "--config.log.figures_every=30",
 ]

@@ -77,7 +77,7 @@ def test_gnelbo_by_hand():
 @pytest.fixture(scope="module")
 def model():
     config = configs.read_recipe("configs/rings.py")
-    config.model.channels, config.eval.num_samples = (8,), 5_000
+    config.model.channels, config.eval.num_samples, config.eval.batch_size = (8,), 5_000, 16_384
     networks, _, create = train_step.from_config(config)
     return inference.from_state(config, networks, create())
 

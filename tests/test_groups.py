@@ -54,29 +54,20 @@ def in_one_step(networks, static, state, x, noise, hyper):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    ("family", "dtype", "tolerance"), [("conv", "float32", 1e-5), *((family, "float64", 1e-12) for family in FAMILIES)]
-)
-def test_a_step_is_the_same_with_its_passes_apart(family, dtype, tolerance):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_is_the_same_with_its_passes_apart(family):
     """Terms and gradients; `optax.identity` hands back the gradient itself, so that it is what parameters move by."""
-    with jax.enable_x64(dtype == "float64"):
+    with jax.enable_x64(True):
         encoder, decoder = FAMILIES[family]
         nets = train_state.Networks(encoder, decoder, optax.identity(), optax.identity())
         apart = nets._replace(encoder=Apart(encoder), decoder=Apart(decoder))
-        state = train_state.create(nets, 1, SHAPE, Z)
-        rng = np.random.default_rng(0)
-        x = jnp.asarray(rng.random((BATCH, *SHAPE)), dtype)
+        state = widened(train_state.create(nets, 1, SHAPE, Z))
+        side = 4 if family == "style" else SIZE  # of its first level
+        x = jnp.asarray(np.random.default_rng(0).random((BATCH, side, side, 3)))
         keys = parallel.example_keys(parallel.seed_key(0), jnp.int32(0), jnp.arange(BATCH))
-        noise = train_step.draw_noise(keys, Z)
-        hyper = objectives.Hyper(**HYPER)
-        if dtype == "float64":
-            state, noise = (
-                widened(state),
-                noise._replace(
-                    **{name: getattr(noise, name).astype(dtype) for name in noise._fields if name != "keys"}
-                ),
-            )
-        static = train_step.Static(use_gamma_r=True, level=1 if family == "style" else None)
+        noise, hyper = train_step.draw_noise(keys, Z), objectives.Hyper(**HYPER)
+        noise = noise._replace(**{name: widened(getattr(noise, name)) for name in noise._fields if name != "keys"})
+        static = train_step.Static(use_gamma_r=True, level=0 if family == "style" else None)
 
         def inner(network):
             return network.replace(
@@ -86,7 +77,7 @@ def test_a_step_is_the_same_with_its_passes_apart(family, dtype, tolerance):
         together, terms = in_one_step(nets, static, state, x, noise, hyper)
         wrapped = state.replace(encoder=inner(state.encoder), decoder=inner(state.decoder))
         separate, same = in_one_step(apart, static, wrapped, x, noise, hyper)
-        close = functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
         jax.tree.map(close, terms, same)
         jax.tree.map(close, together.encoder.params, separate.encoder.params["inner"])
         jax.tree.map(close, together.decoder.params, separate.decoder.params["inner"])

@@ -47,10 +47,9 @@ def test_another_process_without_tensorflow_gets_the_same_model(trained, tmp_pat
 
 
 @pytest.mark.soak
-def test_a_trained_state_saved_and_loaded_elsewhere_is_the_same_model(tmp_path):
+def test_a_trained_state_saved_and_loaded_elsewhere_is_the_same_model(five_steps, tmp_path):
     """Against the arrays that training left in memory, not against another loaded copy."""
-    settings = small_digits()
-    trained_state, networks = five_steps(settings)
+    settings, (trained_state, networks) = small_digits(), five_steps
     checkpoints = checkpoint.Checkpoints(tmp_path)
     checkpoints.save(trained_state)
     checkpoints.close()
@@ -70,8 +69,10 @@ def small_digits():
     return settings
 
 
-def five_steps(settings):
-    """A host state after five adversarial steps, and its networks."""
+@pytest.fixture(scope="module")
+def five_steps():
+    """A host state after five adversarial steps on `small_digits`, and its networks."""
+    settings = small_digits()
     networks, static, create = train_step.from_config(settings)
     start = jax.device_get(create())
     batch = next(
@@ -88,9 +89,8 @@ def five_steps(settings):
 
 
 @pytest.mark.soak
-def test_pictures_of_images_show_what_they_say(tmp_path):
-    settings = small_digits()
-    trained_state, networks = five_steps(settings)
+def test_pictures_of_images_show_what_they_say(five_steps, tmp_path):
+    settings, (trained_state, networks) = small_digits(), five_steps
     model, source = inference.from_state(settings, networks, trained_state), pipeline.build(settings.data)
     figures.write_all(model, source, tmp_path)
 
@@ -189,10 +189,9 @@ def test_the_other_modes(trained, tmp_path):
 
 
 @pytest.mark.soak
-def test_interpolation_between_a_file_and_a_test_image(tmp_path):
-    settings = small_digits()
+def test_interpolation_between_a_file_and_a_test_image(five_steps, tmp_path):
+    settings, (trained_state, _) = small_digits(), five_steps
     settings.eval.standing_batches = 2
-    trained_state, _ = five_steps(settings)
     checkpoints = checkpoint.Checkpoints(tmp_path)
     checkpoints.save(trained_state)
     checkpoints.close()
@@ -226,8 +225,8 @@ def test_the_bench_times_the_pipeline_alone(tmp_path):
 def test_the_bench_prints_one_json_line_without_tensorflow():
     code = "import sys, runpy; sys.modules['tensorflow'] = None; sys.argv[0] = 'bench'; "
     code += "runpy.run_module('sintrovae_jax.tools.bench', run_name='__main__')"
-    args = ["--config", "configs/digits.py", "--config.train.batch_size=8", "--config.train.substeps=2"]
-    args += ["--config.checkpoint.every=2", "--config.log.every=2", "--config.train.steps=4", "--dispatches=2"]
+    args = ["--config", "configs/gaussians8.py", "--config.train.batch_size=8", "--config.train.substeps=2"]
+    args += ["--config.model.channels=(8,)", "--config.train.steps=4", "--dispatches=2"]
     done = subprocess.run(
         [sys.executable, "-c", code, *args], env=environment(2), cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -243,8 +242,8 @@ def test_the_bench_prints_one_json_line_without_tensorflow():
 @pytest.mark.soak
 def test_the_bench_counts_one_step_however_many_a_dispatch_has():
     def flops(substeps):
-        settings = small_digits()
-        settings.train.substeps = substeps
+        settings = config.read_recipe("configs/gaussians8.py")
+        settings.model.channels, settings.train.substeps = (8,), substeps
         return bench.measure(settings, 1)["flops_per_step"]
 
     assert flops(2) == pytest.approx(flops(8), rel=0.02)

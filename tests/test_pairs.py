@@ -69,6 +69,7 @@ def test_networks_on_pairs_are_the_same_functions(name, train):
     variables = network.init(jax.random.key(0), x)
 
     def passes(network):
+        @jax.jit
         @functools.partial(jax.vmap, axis_name=parallel.AXIS)
         def run(x):
             def function(params, x):
@@ -100,6 +101,7 @@ def test_batchnorm_is_that_of_flax_with_its_gradients(paired, sums, monkeypatch)
     as_flax = nn.BatchNorm(False, momentum=layers.MOMENTUM, epsilon=1e-5, axis_name=parallel.AXIS)
 
     def passes(module, stats, *inputs):
+        @jax.jit
         @functools.partial(jax.vmap, axis_name=parallel.AXIS)
         def run(x, grad):
             function = lambda p, x: module.apply({"params": p, **stats}, x, mutable=["batch_stats"])  # noqa: E731

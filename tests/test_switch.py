@@ -33,32 +33,35 @@ def data(steps):
     row, column = np.mgrid[:8, :8] / 7
     a, b, c = rng.random((3, steps, BATCH, 1, 1))
     x = np.exp(-8 * ((row - a) ** 2 + (column - b) ** 2)) * (0.5 + c / 2) + 0.05 * rng.normal(size=(steps, BATCH, 8, 8))
-    return {"x": jnp.asarray(x[..., None], jnp.float32), "index": jnp.tile(jnp.arange(BATCH), (steps, 1))}
+    return {"x": np.asarray(x[..., None], np.float32), "index": np.tile(np.arange(BATCH), (steps, 1))}
+
+
+BATCHES = data(340)
+
+
+@functools.cache
+def compiled(networks, name, vae):
+    """One update of the networks on one device."""
+    step = functools.partial(train_step.train_step, networks, train_step.Static(name=name, vae=vae))
+    return jax.jit(jax.vmap(step, (0, 0, 0, None), axis_name=parallel.AXIS))
 
 
 def sizes(name, vae, state, networks, first, steps):
-    """The mean norm of each network's updates over the last half of so many steps, and the state after them.
+    """The mean norm of each network's updates over the last 10 of so many steps, and the state after them.
 
-    In the first half Adam's first moment still carries what was before.
+    Until then Adam's first moment still carries what was before.
     """
-    batches = jax.tree.map(lambda a: a[first : first + steps], data(400))
-    hypers = jax.tree.map(lambda v: jnp.full(steps, v), HYPER)
-    step = functools.partial(train_step.train_step, networks, train_step.Static(name=name, vae=vae))
-    run = jax.jit(jax.vmap(step, (0, 0, 0, None), axis_name=parallel.AXIS))
-
-    def dispatch(state, some):
-        leading = jax.tree.map(lambda a: a[None], (state, *jax.tree.map(lambda a: a[some], (batches, hypers))))
-        return jax.tree.map(lambda a: a[0], run(*leading, jax.random.key(0))[0])
-
-    norms = []
-    if steps > 20:  # a warm-up, of which nothing is wanted
-        return None, dispatch(state, slice(None))
-    for i in range(steps):
-        after = dispatch(state, slice(i, i + 1))
-        moved = jax.tree.map(jnp.subtract, after.variables, state.variables)
-        norms.append([float(optax.global_norm(moved[network]["params"])) for network in ("encoder", "decoder")])
+    hypers, norms = jax.tree.map(lambda v: jnp.full((1, 1), v), HYPER), []
+    for i in range(first, first + steps):
+        batch = jax.tree.map(lambda a, i=i: a[None, i : i + 1], BATCHES)
+        leading = jax.tree.map(lambda a: a[None], state)
+        after = compiled(networks, name, vae)(leading, batch, hypers, jax.random.key(0))[0]
+        after = jax.tree.map(lambda a: a[0], after)
+        if i >= first + steps - 10:
+            moved = jax.tree.map(jnp.subtract, after.variables, state.variables)
+            norms.append([float(optax.global_norm(moved[network]["params"])) for network in ("encoder", "decoder")])
         state = after
-    return np.mean(norms[steps // 2 :], 0), state
+    return np.mean(norms, 0), state
 
 
 @pytest.mark.soak

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from conftest import ROOT, TINY, environment, run
+from conftest import ROOT, TINY, environment, here, run
 from test_data import flat, settings
 from test_train import SMALL, final_state
 
@@ -383,37 +383,37 @@ def child(module, place, **env):
     )
 
 
+def test_a_signal_ends_the_command_line_with_one_line(module, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "on_example", lambda i: i == 5 and signal.raise_signal(signal.SIGTERM))
+    out, code = here([*COMMAND, f"--config.data.dir={tmp_path}", "--workdir", str(tmp_path / "run")])
+    assert code == 143
+    assert out.strip().splitlines()[-1].endswith("preparing the TFDS set numbered; nothing of it is kept")
+    assert "Traceback" not in out
+    assert rests(tmp_path) == []
+
+
 @pytest.mark.soak
-def test_a_preparation_that_is_stopped_or_killed_can_be_done_again(module, tmp_path):
-    places = {s: tmp_path / s.name for s in (signal.SIGTERM, signal.SIGKILL)}
-    started = {s: tmp_path / f"started-{s.name}" for s in places}
-    runs = {s: child(module, place, STARTED=str(started[s])) for s, place in places.items()}
-    codes, errors = {}, {}
-    for s, process in runs.items():
-        while not started[s].exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        process.send_signal(s)
-        errors[s] = process.communicate(timeout=60)[1]
-        codes[s] = process.returncode
-    assert codes == {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
-    last = errors[signal.SIGTERM].strip().splitlines()[-1]
-    assert last.endswith("preparing the TFDS set numbered; nothing of it is kept")
-    assert "Traceback" not in errors[signal.SIGTERM]
-    assert rests(places[signal.SIGTERM]) == []
-    assert rests(places[signal.SIGKILL])
-    again = child(module, places[signal.SIGKILL])
-    out, error = again.communicate(timeout=300)
-    assert again.returncode == 0, out + error
-    assert (places[signal.SIGKILL] / "run" / "results.json").exists()
+def test_a_preparation_that_is_killed_can_be_done_again(module, tmp_path):
+    started = tmp_path / "started"
+    process = child(module, tmp_path, STARTED=str(started))
+    while not started.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert rests(tmp_path)
+    out, code = here([*COMMAND, f"--config.data.dir={tmp_path}", "--workdir", str(tmp_path / "run")])
+    assert code == 0, out
+    assert (tmp_path / "run" / "results.json").exists()
 
 
 @pytest.mark.soak
 def test_a_run_on_a_stream_resumes_exactly(prepared, tmp_path):
-    """The convolutional networks, augmented, through the command line: whole, and in two parts."""
-    args = [*TINY, *SMALL, "--config.data.source=tfds:numbered", f"--config.data.dir={prepared}"]
+    """Augmented, through the command line: whole, and in two parts."""
+    args = [*TINY, *SMALL, "--config.model.family=mlp", "--config.data.source=tfds:numbered"]
+    args += [f"--config.data.dir={prepared}", "--config.train.batch_size=8", "--config.objective.num_vae=5"]
     args += ["--config.data.memory_gib=1e-9", "--config.data.image_channels=3", "--config.data.hue=0.5"]
-    args += ["--config.train.batch_size=8", "--config.checkpoint.every=10", "--config.objective.num_vae=5"]
     run("digits", tmp_path / "whole", *args, "--config.train.steps=40")
     run("digits", tmp_path / "parts", *args, "--config.train.steps=20")
     run("digits", tmp_path / "parts", *args, "--config.train.steps=40")

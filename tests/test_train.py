@@ -133,7 +133,7 @@ LONG = [
     "--config.train.substeps=1",
     "--config.log.every=1",
     "--config.train.steps=10000",
-    "--config.objective.num_vae=10",
+    "--config.objective.num_vae=0",
 ]
 MLP = "--config.model.family=mlp"  # where it does not matter: it compiles faster
 

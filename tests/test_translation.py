@@ -26,14 +26,14 @@ from sintrovae_jax.plots import draw
 TINY = [
     *COMMON,
     "--config.data.image_size=8",
-    "--config.model.channels=(8,)",
+    "--config.model.channels=(4,8)",
     "--config.train.batch_size=8",
     "--config.train.steps=60",
     "--config.objective.name=soft_intro",
-    "--config.objective.num_vae=10",
+    "--config.objective.num_vae=0",
     "--config.optimizer.milestones=()",
     "--config.optimizer.learning_rate=1e-4",
-    "--config.checkpoint.every=5",
+    "--config.checkpoint.every=10",
     "--config.checkpoint.keep=20",
     "--config.eval.evaluators=transfer",
     "--config.eval.num_samples=60",
@@ -55,7 +55,7 @@ def test_a_run_is_scored_and_pictured(whole):
     assert "batch_norm" not in results, "it has none"
     made = {file.name for file in (whole[0] / "figures").iterdir()}
     assert made == {"samples.png", "reconstructions.png", "interpolations.png", "translations.png"}
-    assert compilations(whole[1]) == 2, "the VAE phase's and the adversarial one"
+    assert compilations(whole[1]) == 1
 
 
 @pytest.mark.soak
@@ -70,20 +70,17 @@ def test_a_run_in_parts_is_the_run(whole, tmp_path, rng):
 
 
 @pytest.mark.soak
-def test_the_processes_do_not_change_the_run_and_load_each_other(whole, tmp_path):
-    """Two processes of two devices each beside one of one: trained, and sampled from what the other has written."""
-    pair, few = tmp_path / "pair", [*TINY, "--config.train.steps=30"]
+def test_the_processes_do_not_change_the_run_and_another_loads_it(whole, tmp_path):
+    """Two processes of two devices each beside one of one, which samples from what they have written."""
+    pair, few = tmp_path / "pair", [*TINY, "--config.train.steps=20"]
     together(by_address("sprites", pair, *few))
-    for one, four in zip(metrics(whole[0])[:6], metrics(pair), strict=True):
+    for one, four in zip(metrics(whole[0])[:4], metrics(pair), strict=True):
         for name in one.keys() - {"seconds", "examples_per_second", "kl_gap"}:
             if one[name]:
                 assert float(four[name]) == pytest.approx(float(one[name]), rel=1e-3), (one["step"], name)
-    shutil.copytree(whole[0], tmp_path / "one")
-    together(by_address("sprites", tmp_path / "one", *TINY, "--mode", "sample"))
     run("sprites", pair, *few, "--mode", "sample")
-    for workdir in (pair, tmp_path / "one"):
-        sampled, model = np.load(workdir / "samples.npz"), inference.load(workdir)
-        np.testing.assert_allclose(sampled["x"], model.sample(model.config.seed, 60), rtol=1e-5, atol=1e-5)
+    sampled, model = np.load(pair / "samples.npz"), inference.load(pair)
+    np.testing.assert_allclose(sampled["x"], model.sample(model.config.seed, 60), rtol=1e-5, atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused_and_kept(whole, tmp_path):
