@@ -13,6 +13,7 @@ from absl import logging as absl_logging
 
 from sintrovae_jax import files, workdirs
 from sintrovae_jax.arrays import Array
+from sintrovae_jax.errors import UserError
 from sintrovae_jax.objectives import kl_gap
 from sintrovae_jax.parallel import first_line
 
@@ -160,13 +161,22 @@ class Metrics:
 
 
 def read(workdir: Path) -> list[dict[str, str]]:
-    """The rows of a workdir's metrics.csv, without an incomplete last line that a kill may have left."""
+    """The rows of a workdir's metrics.csv, without an incomplete last line that a kill may have left.
+
+    Raises `UserError` if it is none.
+    """
     path = workdir / workdirs.METRICS
     if not path.exists():
         return []
-    text = path.read_text()
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return [row for row in rows if None not in row.values() and None not in row and row.get("step", "").isdigit()]
+    try:
+        text = path.read_text()
+        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        rows = [row for row in rows if None not in row.values() and None not in row and row["step"].isdecimal()]
+        for row in rows:
+            float(row["seconds"]), float(row["examples_per_second"] or 0)
+    except (KeyError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): restore it, or move it away") from None
+    return rows
 
 
 def _pixels(path):
