@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from sintrovae_jax import files, parallel, workdirs
@@ -62,7 +63,8 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 def _size(folder: Path) -> int:
     """The bytes of all files in a folder. Does not follow links."""
     if files.is_remote(folder):
-        return sum(_size(path) if path.is_dir() else path.stat().length for path in folder.iterdir())
+        remote = epath.Path(folder)
+        return sum(_size(path) if path.is_dir() else path.stat().length for path in remote.iterdir())
     return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
 
 

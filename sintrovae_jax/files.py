@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def refuse_other_encodings(path: str | os.PathLike) -> None:
+def refuse_other_encodings(path: str | os.PathLike[str]) -> None:
     """Raises `UserError` for a path with bytes that are not UTF-8: Orbax can neither read nor write there."""
     try:
         os.path.abspath(os.fspath(path)).encode()

@@ -71,8 +71,8 @@ def check(keys: dict[str, Key], values: dict[str, Any]) -> None:
     """Raises `UserError` for the first value that is not allowed. values: by key, with tuples as lists."""
     for name, value in values.items():
         for element in value if isinstance(value, list) else [value]:
-            if isinstance(element, numbers.Integral) and not -(2**63) <= element < 2**63:
-                raise UserError(f"{key} is a number of more than 64 bits")
+            if isinstance(element, int) and not -(2**63) <= element < 2**63:
+                raise UserError(f"{name} is a number of more than 64 bits")
             if isinstance(element, numbers.Real) and not math.isfinite(element):
                 raise UserError(f"{name}={element} is not a finite number")
     for name, key in keys.items():

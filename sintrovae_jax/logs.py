@@ -18,6 +18,7 @@ from sintrovae_jax.objectives import kl_gap
 from sintrovae_jax.parallel import first_line
 
 log = logging.getLogger(__name__)
+_COLUMNS = ("step", "seconds", "examples_per_second")  # that are read again
 _REWRITES = 30  # seconds between two writes of a remote metrics.csv
 
 
@@ -170,11 +171,13 @@ def read(workdir: Path) -> list[dict[str, str]]:
         return []
     try:
         text = path.read_text()
-        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-        rows = [row for row in rows if None not in row.values() and None not in row and row["step"].isdecimal()]
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or _COLUMNS)]:
+            raise ValueError(f"it has no column {missing[0]}")
+        rows = [row for row in reader if None not in row.values() and None not in row and row["step"].isdecimal()]
         for row in rows:
             float(row["seconds"]), float(row["examples_per_second"] or 0)
-    except (KeyError, ValueError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({first_line(error)}): restore it, or move it away") from None
     return rows
 

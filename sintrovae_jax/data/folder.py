@@ -268,7 +268,7 @@ class Files:
             files = [dict(filter(None, pool.map(self._looked_at, names))) for names in (self._train, self._test)]
         return hashlib.sha256(repr((files, self._form)).encode("utf-8", "surrogateescape")).hexdigest()
 
-    def _looked_at(self, name: str) -> tuple | None:
+    def _looked_at(self, name: str) -> tuple[str, Any] | None:
         """The name with what `look` says; None for a file that is gone."""
         try:
             return name, self._look(name)
