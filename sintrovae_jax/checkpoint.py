@@ -5,14 +5,18 @@ states). Depending on the config it also has `ema` (the averaged networks) and `
 plain arrays without a device axis, so that any number of devices or processes can read them.
 """
 
+import functools
 import logging
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from sintrovae_jax import files, parallel, workdirs
@@ -23,6 +27,7 @@ from sintrovae_jax.train_state import NetworkState, TrainState
 log = logging.getLogger(__name__)
 _SAVING = 600  # timeout of a save in seconds; if one process fails, the others wait this long for it
 _ITEMS = ("networks", "training", "target", "ema")
+_COMPRESSED = 1000  # times that the arrays of a checkpoint are larger than its files, at most
 
 
 def _items(state: TrainState) -> dict[str, Tree]:
@@ -55,6 +60,26 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
+def _size(folder: Path) -> int:
+    """The bytes of all files in a folder. Does not follow links."""
+    if files.is_remote(folder):
+        remote = epath.Path(folder)
+        return sum(_size(path) if path.is_dir() else path.stat().length for path in remote.iterdir())
+    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
+
+
+@functools.cache
+def _ignore_late_reads() -> None:
+    """Keeps tracebacks off stderr of reads that end after Orbax has given up on a damaged checkpoint."""
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            report(unraisable)
+
+    sys.unraisablehook = hook
+
+
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager without its check for preemption at every save.
 
@@ -74,6 +99,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
+        _ignore_late_reads()
         self.folder = files.place(workdir) / workdirs.CHECKPOINTS
         self._best, self._sign = best, -1 if best_mode == "min" else 1
         policies = [LatestN(keep)]
@@ -128,11 +154,11 @@ class Checkpoints:
         """
         damaged: list[tuple[int, str]] = []
         for step in reversed(self.steps()):
-            self._refuse_other(step, abstract)
             state, problem = None, None
             try:
+                self._refuse_other(step, abstract)
                 state = _state(**{name: self._read(step, name, tree) for name, tree in _items(abstract).items()})
-            except (PermissionError, MemoryError):
+            except (UserError, PermissionError, MemoryError):
                 raise
             except Exception as error:  # whatever Orbax and its storage layers raise on damaged files
                 problem = error
@@ -164,10 +190,9 @@ class Checkpoints:
             if not (folder / name).exists() and any((folder / other).exists() for other in _ITEMS):
                 stored = " and ".join(other for other in _ITEMS if (folder / other).exists())
                 raise UserError(f"{folder} has no {name}: {stored} alone, as an export has")
-            other = self._difference(step, name, items[name])
-            tree = None if other else self._read(step, name, items[name])
-            if tree is None or _shapes(tree) != _shapes(items[name]):  # the metadata may be unreadable
+            if self._difference(step, name, items[name]):
                 raise UserError(f"{folder} holds another model than the config.json beside it says")
+            tree = self._read(step, name, items[name])
             out.append(tree)
         return out
 
@@ -193,14 +218,26 @@ class Checkpoints:
                 raise UserError(f"{self.folder / str(step)} holds another model: {differ}; use another --workdir")
 
     def _difference(self, step: int, item: str, tree: Tree) -> str:
-        """How the stored arrays of an item differ from a tree; '' if they do not, or if the metadata is unreadable."""
-        try:
-            stored = _shapes(self._manager.item_metadata(step)[item].tree)
-        except Exception:  # damaged metadata: reading the item will fail too, with an error message
-            return ""
+        """How the stored arrays of an item differ from a tree; '' if they do not. Allocates none of them.
+
+        Raises what Orbax raises for damaged metadata, and `ValueError` for those that make it allocate without measure.
+        """
+        metadata = self._manager.item_metadata(step)[item]
+        if metadata is None:
+            raise ValueError(f"{item} has no metadata")
+        for path, leaf in jax.tree_util.tree_flatten_with_path(metadata.tree)[0]:
+            pieces = getattr(getattr(leaf, "storage", None), "chunk_shape", None) or ()
+            if math.prod(pieces) > max(1, math.prod(leaf.shape)):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise ValueError(f"{name} of shape {leaf.shape} is kept in pieces of {pieces}")
+        stored = _shapes(metadata.tree)
         expected = _shapes(tree)
         differ = sorted(k for k in stored.keys() | expected.keys() if stored.get(k) != expected.get(k))
         if not differ:
+            size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+            kept = _size(self.folder / str(step))
+            if size > _COMPRESSED * kept:
+                raise ValueError(f"{kept} bytes of files are too few for {size} bytes of {item}")
             return ""
         first = differ[0]
         there, here = (shapes.get(first) for shapes in (stored, expected))

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import faulthandler
+import io
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 from sintrovae_jax import config as configs
 from sintrovae_jax import keys, recipe_files, schema
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
+from sintrovae_jax.evaluators import features
 
 _OVERRIDE = re.compile(r"--(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _SYNTAX = """\
@@ -98,12 +100,14 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
 
 
 def read_config(recipe: str | None, overrides: dict[str, str | None]) -> ConfigDict:
-    """The config of --config, with overrides. Raises `UserError`."""
+    """The config of --config, with overrides. The code that it names is trusted. Raises `UserError`."""
     if not recipe:
         raise UserError(
             "no recipe given: add --config NAME or --config FILE, such as --config digits; --help lists the options"
         )
-    return configs.override(configs.read_recipe(recipe), overrides)
+    config = configs.override(configs.read_recipe(recipe), overrides)
+    features.trust(config.eval.features)
+    return config
 
 
 def default_workdir(recipe: str) -> Path:
@@ -115,6 +119,8 @@ def reporting(function: Callable[[list[str]], None]) -> Callable[[list[str]], No
     """Ends the program with one line and an exit code after an error that is not a bug."""
 
     def wrapped(argv: list[str]) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # it may be replaced
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold any bytes, as on stderr
         try:
             function(argv)
         except (UserError, Diverged, Interrupted) as error:

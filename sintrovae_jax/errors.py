@@ -4,10 +4,18 @@
 """
 
 
+def printable(text: str) -> str:
+    """A text on one line, with what moves a terminal's cursor escaped: names of files may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class UserError(ValueError):
     """Something the user asked for cannot be done. The message is one line: what is wrong, and what to do."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Diverged(ArithmeticError):

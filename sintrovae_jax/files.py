@@ -41,6 +41,14 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def refuse_other_encodings(path: str | os.PathLike[str]) -> None:
+    """Raises `UserError` for a path with bytes that are not UTF-8: Orbax can neither read nor write there."""
+    try:
+        os.path.abspath(os.fspath(path)).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{os.fspath(path)!r} is not in UTF-8, as the paths of workdirs must be: rename it") from None
+
+
 @contextlib.contextmanager
 def new_folder(target: str | Path) -> Iterator[Path]:
     """Yields a folder beside `target` to fill; it is renamed to `target` if the block succeeds, and removed if not.
@@ -48,6 +56,7 @@ def new_folder(target: str | Path) -> Iterator[Path]:
     Raises `UserError` if the target exists and is not an empty folder, is remote, or cannot be written.
     """
     folder = place(target)
+    refuse_other_encodings(folder)
     if is_remote(folder):
         raise UserError(f"{folder}: write to a local folder, then copy it")
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
@@ -105,6 +114,7 @@ def write_text(path: Path, text: str) -> None:
 
 def writable(folder: Path) -> None:
     """Creates a folder. Raises `UserError` if it cannot be created or written to."""
+    refuse_other_encodings(folder)
     try:
         if is_remote(folder):  # remote folders exist only with content
             trial = folder / f".{uuid.uuid4().hex}"

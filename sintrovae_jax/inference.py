@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from sintrovae_jax import checkpoint, files, models, parallel, schedule, train_state, train_step, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators import features
 from sintrovae_jax.models import Model
 
 PRETRAINED = Path(__file__).with_name("pretrained")  # models that come with the package
@@ -30,17 +31,20 @@ def _model(config, step, networks, variables):
     return kind(config, step, networks.encoder, networks.decoder, variables, schedule.stage_at(config, step))
 
 
-def load(path: str | Path, step: int | str | None = None, *, ema: bool = True) -> Model:
+def load(path: str | Path, step: int | str | None = None, *, ema: bool = True, trust: bool = False) -> Model:
     """Rebuilds a trained model from its workdir alone, on any devices.
 
     path: a workdir, its `checkpoints` folder, or one checkpoint (`checkpoints/STEP`), local or remote (gs://…, which
     needs TensorFlow or gcsfs); or 'pretrained:NAME', a model that comes with the package. step: the step of a
     checkpoint; 'best': the best stored one by the metric `config.checkpoint.best`; None: the newest. ema: the averaged
-    networks if the run has them; False: the networks as trained. Raises `UserError` if there is no such workdir or
-    checkpoint, or if it cannot be read or holds another model than its config describes.
+    networks if the run has them; False: the networks as trained. trust: evaluations may run the code that the config of
+    the workdir names (`eval.features=MODULE:FUNCTION`); loading runs none. Raises `UserError` if there is no such
+    workdir or checkpoint, or if it cannot be read or holds another model than its config describes.
     """
     workdir, step = locate(path, step)
     config = config_of(workdir, path)
+    if trust:
+        features.trust(config.eval.features)
     for last in (False, False, True):
         try:
             return _read(config, workdir, step, ema)
@@ -61,6 +65,7 @@ def locate(path: str | Path, step: int | str | None = None) -> tuple[Path, int |
     if name and not kind:
         return _pretrained(name), step
     place = files.place(path)
+    files.refuse_other_encodings(place)
     if place.parent.name == workdirs.CHECKPOINTS and place.name.isdecimal() and not (place / workdirs.CONFIG).exists():
         allowed: tuple[int | str | None, ...] = (None, int(place.name))
         if step not in allowed:
@@ -141,9 +146,20 @@ def _chosen(config: ConfigDict, checkpoints: checkpoint.Checkpoints, workdir: Pa
     return step
 
 
+def described(config: ConfigDict, workdir: Path) -> tuple[train_state.Networks, train_state.TrainState]:
+    """The networks of a workdir's config, and the shapes of their state. Raises `UserError` if there can be none."""
+    try:
+        networks, _, create = train_step.from_config(config)
+        return networks, jax.eval_shape(create)
+    except UserError as error:
+        raise UserError(f"{workdir / workdirs.CONFIG}: {error}") from None
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:  # of jax, for shapes that cannot be
+        reason = parallel.first_line(error)
+        raise UserError(f"{workdir / workdirs.CONFIG} describes no networks that can be built ({reason})") from error
+
+
 def _read(config: ConfigDict, workdir: Path, step: int | str | None, ema: bool) -> Model:
-    networks, _, create = train_step.from_config(config)
-    abstract = jax.eval_shape(create)
+    networks, abstract = described(config, workdir)
     with opened(config, workdir, step) as (checkpoints, resolved):
         try:
             variables = checkpoints.read(resolved, abstract, ema)

@@ -52,6 +52,14 @@ def each_at_least(low: float, kind: type[Any] = numbers.Real) -> Check:
     )
 
 
+def widths(most: int) -> Check:
+    """For a tuple of the widths of at most `most` layers."""
+    return Check(
+        lambda v: len(v) <= most and all(isinstance(element, int) and element >= 1 for element in v),
+        f"must be whole numbers of at least 1, as in '(64,)', and at most {most} of them",
+    )
+
+
 ABOVE_0 = Check(lambda v: v is None or v > 0, "must be above 0")
 COLOUR = Check(
     lambda v: len(v) == 3 and all(isinstance(level, int) and 0 <= level <= 255 for level in v),
@@ -63,6 +71,8 @@ def check(keys: dict[str, Key], values: dict[str, Any]) -> None:
     """Raises `UserError` for the first value that is not allowed. values: by key, with tuples as lists."""
     for name, value in values.items():
         for element in value if isinstance(value, list) else [value]:
+            if isinstance(element, int) and not -(2**63) <= element < 2**63:
+                raise UserError(f"{name} is a number of more than 64 bits")
             if isinstance(element, numbers.Real) and not math.isfinite(element):
                 raise UserError(f"{name}={element} is not a finite number")
     for name, key in keys.items():

@@ -13,10 +13,12 @@ from absl import logging as absl_logging
 
 from sintrovae_jax import files, progress, workdirs
 from sintrovae_jax.arrays import Array
+from sintrovae_jax.errors import UserError
 from sintrovae_jax.objectives import kl_gap
 from sintrovae_jax.parallel import first_line
 
 log = logging.getLogger(__name__)
+_COLUMNS = ("step", "seconds", "examples_per_second")  # that are read again
 _REWRITES = 30  # seconds between two writes of a remote metrics.csv
 
 
@@ -160,13 +162,24 @@ class Metrics:
 
 
 def read(workdir: Path) -> list[dict[str, str]]:
-    """The rows of a workdir's metrics.csv, without an incomplete last line that a kill may have left."""
+    """The rows of a workdir's metrics.csv, without an incomplete last line that a kill may have left.
+
+    Raises `UserError` if it is none.
+    """
     path = workdir / workdirs.METRICS
     if not path.exists():
         return []
-    text = path.read_text()
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return [row for row in rows if None not in row.values() and None not in row and row.get("step", "").isdigit()]
+    try:
+        text = path.read_text()
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or _COLUMNS)]:
+            raise ValueError(f"it has no column {missing[0]}")
+        rows = [row for row in reader if None not in row.values() and None not in row and row["step"].isdecimal()]
+        for row in rows:
+            float(row["seconds"]), float(row["examples_per_second"] or 0)
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): restore it, or move it away") from None
+    return rows
 
 
 def _pixels(path):

@@ -97,7 +97,7 @@ def _interpolate(model, source, workdir, ends):
 
 def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:
     """A test example by its index, or an image file as the model sees it."""
-    from sintrovae_jax.data import images, sources  # TensorFlow
+    from sintrovae_jax.data import images, readers, sources  # TensorFlow
 
     if end.isdigit():
         x = source.test(int(end) + 1, model.config.seed)
@@ -106,11 +106,11 @@ def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:
         return x[int(end)]
     if examples.of(model.config.data).kind != "images":
         raise UserError(f"--a and --b of a model of points are indices of test points, not {end!r}")
-    try:
-        x = images.decode(Path(end).read_bytes(), images.read_format(model.config.data))
-        return sources.as_float(np.asarray(sources.shrink(x, model.shape[0])))  # it may not have grown fully
-    except (OSError, ValueError) as error:
-        raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {error}") from None
+    form = images.read_format(model.config.data)
+    x = np.empty((1, *form.shape), np.uint8)
+    for problem in readers.Readers(form, 1).read([end], x).values():
+        raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {problem}")
+    return sources.as_float(np.asarray(sources.shrink(x[0], model.shape[0])))  # it may not have grown fully
 
 
 _MODES = {"eval": _eval, "sample": _sample, "reconstruct": _reconstruct}

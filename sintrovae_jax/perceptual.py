@@ -5,7 +5,6 @@ needed for it) or an .npz of arrays with the same names and shapes. Nothing is e
 """
 
 import functools
-import io
 import math
 import operator
 import os
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import files
+from sintrovae_jax import files, npy
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import correlate
 from sintrovae_jax.objectives import at_least_float32
@@ -95,7 +94,7 @@ def find(configured: str) -> Path:
 
 def read(path: Path) -> Layers:
     """The layers of a file. Raises `UserError` if it cannot be read, is damaged, or holds something else."""
-    load = _npz if path.suffix.lower() == ".npz" else _pth
+    load = npy.load_npz if path.suffix.lower() == ".npz" else _pth
     try:
         arrays = load(path.read_bytes())
     except UserError as error:
@@ -111,11 +110,6 @@ def read(path: Path) -> Layers:
         for name, array in floats.items()
         if name.endswith("weight")
     ]
-
-
-def _npz(data: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def _pth(data: bytes) -> dict[str, np.ndarray]:

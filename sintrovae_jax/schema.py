@@ -7,7 +7,7 @@ from typing import Any
 
 from sintrovae_jax import evaluators, models, objectives
 from sintrovae_jax.data import examples
-from sintrovae_jax.keys import ABOVE_0, COLOUR, Check, Key, Optional, at_least, between, each_at_least, one_of
+from sintrovae_jax.keys import ABOVE_0, COLOUR, Check, Key, Optional, at_least, between, each_at_least, one_of, widths
 
 _RUN = {
     "seed": Key(0, "of the parameters, the noise and the order of the data", at_least(0)),
@@ -18,6 +18,7 @@ _DATA = {
     "source": Key("", f"the dataset, one of {', '.join(examples.NAMES)}; PATH may be on gs://"),
     "image_size": Key(0, "resolution, in pixels a side; 0: points, not images", at_least(0)),
     "image_channels": Key(1, "grey or colour", one_of(1, 3)),
+    "max_pixels": Key(178_956_970, "of a picture's file; a larger one is skipped, without decoding it", at_least(1)),
     "crop": Key(True, "the largest square in the middle of a picture; False: all of it, squeezed"),
     "background": Key((255, 255, 255), "behind transparent pictures, and what translations bring in", COLOUR),
     "test_fraction": Key(0.05, "held out where a set has no test split of its own", between(0, 0.5)),
@@ -36,7 +37,7 @@ _MODEL = {
     "channels": Key(
         (256, 256, 256, 256),
         "mlp: width of each hidden layer; others: of each stage, from the finest",
-        each_at_least(1, int),
+        widths(64),
     ),
     "class_dim": Key(0, "two_encoder: size of the class code; the rest of z_dim is the content code", at_least(0)),
     "kernel": Key(7, "two_encoder: pixels a side of the outermost convolutions; the last but one has 2 less"),

@@ -7,6 +7,11 @@ Two layouts are published, and either will do:
 """
 
 import io
+import math
+import os
+import struct
+import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,22 +20,26 @@ from PIL import Image
 
 from sintrovae_jax import progress
 from sintrovae_jax.data import images
+from sintrovae_jax.data.folder import is_folder
 from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.sources import Arrays, labelled
+from sintrovae_jax.data.sources import Arrays, labelled, opened, read_arrays, refuse_large
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.files import is_remote
 from sintrovae_jax.parallel import first_line
 
 AZIMUTHS, ELEVATIONS = 24, 4
 _VIEWS = AZIMUTHS * ELEVATIONS
 _HELD_OUT = 0.11  # of the models: 20 of 183, as many as LORD's split holds out
+_MOST = 2**28  # bytes of the arrays of a .mat file, which are 5 MB each
+_COMPRESSED = 15  # MATLAB's number of a compressed element
 
 
-def build(path: str, form: Format) -> Arrays:
+def build(path: str, form: Format, memory_bytes: float) -> Arrays:
     """The source of all views, in memory, resized to the format. Some models, with all their views, are held out.
 
-    Raises `UserError` if the path is neither layout, or a file of it is damaged.
+    Raises `UserError` if the path is neither layout, a file of it is damaged, or it takes more than `memory_bytes`.
     """
-    views = _from_folder(path, form) if tf.io.gfile.isdir(path) else _from_npz(path, form)
+    views = (_from_folder if is_folder(path) else _from_npz)(path, form, memory_bytes)
     held_out = np.random.default_rng(0).permutation(len(views))[: max(1, round(_HELD_OUT * len(views)))]
     test = np.isin(np.arange(len(views)), held_out)
     if test.all():
@@ -39,43 +48,65 @@ def build(path: str, form: Format) -> Arrays:
     return labelled(views.reshape(-1, *form.shape), test.repeat(_VIEWS), models, view)
 
 
-def _from_folder(path, form):
+def _from_folder(path: str, form: Format, memory_bytes: float) -> np.ndarray:
     """Views [models, 96, *shape], azimuths fastest, of a folder of .mat files."""
-    names = sorted(name for name in tf.io.gfile.listdir(path) if name.endswith(".mat"))
+    names = sorted(name for name in _listed(path) if name.endswith(".mat") and not name.startswith("._"))
     if not names:
         raise UserError(f"data.source=cars3d:{path}: the folder has no .mat files, one for each car model")
+    _refuse_many(path, len(names) * _VIEWS, form, memory_bytes)
     with ThreadPoolExecutor() as pool:
         models = pool.map(lambda name: _one_model(f"{path}/{name}", form), names)
         return np.stack(list(progress.counted(models, "car models", len(names))))
 
 
-def _one_model(path, form):
+def _listed(path: str) -> list[str]:
+    return tf.io.gfile.listdir(path) if is_remote(path) else os.listdir(path)
+
+
+def _refuse_many(path: str, count: int, form: Format, memory_bytes: float) -> None:
+    refuse_large(f"data.source=cars3d:{path}: its images take", count * math.prod(form.shape), memory_bytes)
+
+
+def _one_model(path: str, form: Format) -> np.ndarray:
     from scipy.io import loadmat
 
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            x = loadmat(io.BytesIO(file.read()), variable_names=["im"]).get("im")
+        with opened(path) as file:
+            data = file.read()
+        _refuse_bomb(data)
+        x = loadmat(io.BytesIO(data), variable_names=["im"]).get("im")
     except Exception as error:  # scipy raises all kinds of errors for other files
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
-    if x is None or x.dtype != np.uint8 or x.ndim != 5 or x.shape[2:] != (3, AZIMUTHS, ELEVATIONS):
+    if x is None or x.dtype != np.uint8 or x.ndim != 5 or x.shape[2:] != (3, AZIMUTHS, ELEVATIONS) or not x.size:
         content = "no `im`" if x is None else f"`im` of {x.dtype} {x.shape}"
         raise UserError(f"{path} has {content}: Cars3D's is uint8 [height, width, 3, {AZIMUTHS}, {ELEVATIONS}]")
     return _resized(x.transpose(4, 3, 0, 1, 2).reshape(_VIEWS, *x.shape[:3]), form)
 
 
-def _from_npz(path, form):
+def _refuse_bomb(data: bytes) -> None:
+    """Raises `ValueError` if an element of MATLAB's format 5 decompresses to more than `_MOST` bytes."""
+    order, place = ">" if data[126:128] == b"MI" else "<", 128
+    while place + 8 <= len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, place)
+        if kind == _COMPRESSED and len(zlib.decompressobj().decompress(data[place + 8 :][:size], _MOST)) == _MOST:
+            raise ValueError("its arrays are too large")
+        place += 8 + size
+
+
+def _from_npz(path: str, form: Format, memory_bytes: float) -> np.ndarray:
     """The same from an .npz."""
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as stored:
-            x = stored.get("imgs")
-    except Exception as error:  # numpy, zipfile and zlib raise all kinds of errors for other files
-        raise UserError(f"data.source=cars3d:{path} cannot be read: {first_line(error)}") from None
-    if x is None or x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] != 3 or not len(x) or len(x) % _VIEWS:
+
+    def imgs(names: Sequence[str]) -> list[str]:
+        return [name for name in names if name == "imgs"]
+
+    x = read_arrays(f"data.source=cars3d:{path}", path, memory_bytes, imgs).get("imgs")
+    if x is None or x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] != 3 or not x.size or len(x) % _VIEWS:
         content = "no `imgs`" if x is None else f"`imgs` of {x.dtype} {x.shape}"
         raise UserError(f"{path} has {content}: Cars3D's is uint8 [{_VIEWS} · models, height, width, 3]")
+    _refuse_many(path, len(x), form, memory_bytes)
     by_view = _resized(x, form).reshape(_VIEWS, -1, *form.shape)
     return by_view.swapaxes(0, 1)
 
 
-def _resized(x, form):
+def _resized(x: np.ndarray, form: Format) -> np.ndarray:
     return np.stack([images.fit(Image.fromarray(picture), form) for picture in x])

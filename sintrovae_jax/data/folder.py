@@ -1,5 +1,6 @@
 """Pictures in a folder, local or remote (gs://…), of any size, mode and kind that `images` reads."""
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -7,6 +8,7 @@ import logging
 import os
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,43 +32,44 @@ from sintrovae_jax.data.sources import (
     labelled,
     shrink,
 )
-from sintrovae_jax.errors import UserError
+from sintrovae_jax.errors import UserError, printable
 from sintrovae_jax.files import is_remote
 from sintrovae_jax.parallel import Shard
 
-Read = Callable[[list[str], np.ndarray], dict[int, str]]  # (names, array to fill) -> {index: error}
+Read = Callable[[list[str], np.ndarray | None], dict[int, str]]  # (names, array to fill) -> {index: error}
 log = logging.getLogger(__name__)
-_NAMED = 20  # damaged files that the warning names; results.json has them all
+_NAMED = 20  # skipped files that the warning names; results.json has them all
 _REMOTE_THREADS = 64  # reading remote files is mostly waiting
+_A_PART = 4096  # pictures between two looks at the clock
+_A_PROCESS = 64  # pictures that are worth starting a process for
 
 
 def build(path: str, form: Format, test_fraction: float, memory_bytes: float) -> Images:
     """The source of a folder's pictures: in memory if they fit, otherwise read during training.
 
-    Damaged and incomplete files are skipped, counted and named. In memory every file is decoded first, so that all of
-    them are known. Otherwise only the beginning of every file is checked first, and a file that turns out to be damaged
+    Those that cannot be read are skipped, counted and named. In memory every file is decoded first, so that all of them
+    are known. Otherwise only the beginning of every file is checked first, and a file that turns out to be damaged
     later is replaced by the next readable one. Raises `UserError` if there is no folder or no readable picture in it.
     """
     names = listing(path)
-    threads = _REMOTE_THREADS if is_remote(path) else cores()
+    path = path if is_remote(path) else os.path.abspath(path)  # independent of the working directory
     in_memory = len(names) * np.prod(form.shape) <= memory_bytes
     log.info("%s %d pictures in %s", "reading" if in_memory else "looking through", len(names), path)
+    x = np.empty((len(names), *form.shape), np.uint8) if in_memory else None
+    read, at_once = reader(path, form, len(names) if in_memory else 0)
+    skipped = {names[i]: why for i, why in _read_all(read, names, x).items()}
+    found = {name: i for i, name in enumerate(names) if name not in skipped}
 
-    def load(name):
-        return images.decode(_read(path, name), form)
-
-    def sound(part):
+    def sound(part: list[str]) -> bool:
         """Whether one of these can be decoded. Skips those before it, which cannot."""
         for name in part:
-            _, problem = _try(load, name)
-            if problem is None:
+            problem = read([name], np.empty((1, *form.shape), np.uint8))
+            if not problem:
                 return True
-            skipped[name] = problem
+            skipped[name] = problem[0]
             del found[name]
         return False
 
-    look = load if in_memory else lambda name: images.check(_read(path, name))
-    found, skipped = _try_all(look, names, threads)
     train, test = split(list(found), test_fraction)
     while not in_memory and found and not (sound(train) and sound(test)):
         train, test = split(list(found), test_fraction)
@@ -76,13 +79,11 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
     if skipped:
         listed = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-        log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), listed, more)
-    if in_memory:
-        x, x_test = (np.stack([found[name] for name in part]) for part in (train, test))
-        return Arrays(x, x_test, skipped)
-    path = path if is_remote(path) else os.path.abspath(path)  # independent of the working directory
+        log.warning("skipped %d of %d pictures: %s%s", len(skipped), len(names), printable(listed), more)
+    if x is not None:
+        x_train, x_test = (x[[found[name] for name in part]] for part in (train, test))
+        return Arrays(x_train, x_test, skipped)
     look = functools.partial(_size_and_time, path)
-    read, at_once = _by_threads(load) if is_remote(path) else _by_processes(path, form)
     return Files(read, train, test, form, skipped, at_once, look, memory_bytes)
 
 
@@ -93,22 +94,20 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
     a neighbour of its first frame alone. So, unlike with `split`, more pictures change what is held out.
     Raises `UserError` if pictures lie outside of such folders, a class has fewer than two, or one is damaged.
     """
-    if not tf.io.gfile.isdir(path):
+    if not is_folder(path):
         raise UserError(f"data.source=kth:{path} is no folder")
     names = listing(path)
     log.info("reading %d pictures in %s", len(names), path)
     outside = next((name for name in names if os.sep not in name), None)
     if outside:
         raise UserError(f"{path} must have a folder for every class (of KTH, every actor): {outside} lies in none")
-
-    def load(name):
-        return images.decode(_read(path, name), form)
-
-    found, skipped = _try_all(load, names, cores())
+    x = np.empty((len(names), *form.shape), np.uint8)
+    skipped = _read_all(reader(path, form, len(names))[0], names, x)
     if skipped:
-        name, reason = next(iter(skipped.items()))
+        first = min(skipped)
         raise UserError(
-            f"{path}: {len(skipped)} of {len(names)} pictures cannot be read, the first is {name}: {reason}"
+            f"{path}: {len(skipped)} of {len(names)} pictures cannot be read, the first is {names[first]}: "
+            f"{skipped[first]}"
         )
     folders = np.array([name.split(os.sep)[0] for name in names])
     known, classes = np.unique(folders, return_inverse=True)
@@ -118,21 +117,56 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
         if len(mine) < 2:
             raise UserError(f"{path}/{folder} has one picture alone: there is none to hold out")
         test[mine[-max(1, round(test_fraction * len(mine))) :]] = True
-    return labelled(np.stack([found[name] for name in names]), test, classes)
+    return labelled(x, test, classes)
+
+
+def _read_all(read: Read, names: list[str], x: np.ndarray | None) -> dict[int, str]:
+    """What `read` returns for all of these, with lines in the log on how far it is."""
+    wrong: dict[int, str] = {}
+    for start in progress.counted(range(0, len(names), _A_PART), "pictures", len(names), each=_A_PART):
+        part = slice(start, start + _A_PART)
+        wrong |= {start + i: why for i, why in read(names[part], None if x is None else x[part]).items()}
+    return wrong
 
 
 def listing(path: str) -> list[str]:
     """The names of all pictures below a folder, relative to it, sorted. Follows links to folders, but never in a loop.
 
-    Raises `UserError` if it is no folder or has none.
+    Warns of pictures of kinds that are not read. Raises `UserError` if it is no folder or has no others.
     """
-    if not tf.io.gfile.isdir(path):
+    if not is_folder(path):
         raise UserError(f"data.source=folder:{path} is no folder")
     files = _walk_remote(path) if is_remote(path) else _walk(path)
+    files = [name for name in files if not os.path.basename(name).startswith("._")]  # what macOS keeps about a file
     names = sorted(name for name in files if name.lower().endswith(images.SUFFIXES))
+    kinds = Counter(kind for name in files if (kind := _unread(path, name)))
+    unread = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     if not names:
-        raise UserError(f"{path} has no pictures ({', '.join(images.SUFFIXES)}) in it or below")
+        others = f"; not read: {unread}" if unread else ""
+        raise UserError(f"{path} has no pictures ({', '.join(images.SUFFIXES)}) in it or below{others}")
+    if unread:
+        log.warning("not read in %s: %s (only %s)", path, unread, ", ".join(images.SUFFIXES))
     return names
+
+
+def _unread(path: str, name: str) -> str:
+    """The kind of a file that looks like a picture and is not read; '' for others."""
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in images.UNREAD:
+        return suffix
+    if suffix or is_remote(path):  # many files are opened slowly there
+        return ""
+    place = os.path.join(path, name)
+    with contextlib.suppress(OSError):
+        if os.path.isfile(place):
+            with open(place, "rb") as file:
+                return "without a suffix" if images.looks_like_one(file.read(12)) else ""
+    return ""
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a folder, local or remote. TensorFlow refuses local paths that are not UTF-8."""
+    return tf.io.gfile.isdir(path) if is_remote(path) else os.path.isdir(path)
 
 
 def _walk(path: str) -> Iterable[str]:
@@ -152,15 +186,6 @@ def _walk_remote(path: str) -> Iterable[str]:
         yield from (os.path.join(folder, file).removeprefix(path).lstrip("/") for file in files)
 
 
-def _read(path: str, name: str) -> bytes:
-    place = os.path.join(path, name)
-    if is_remote(path):
-        with tf.io.gfile.GFile(place, "rb") as file:
-            return file.read()
-    with open(place, "rb") as file:
-        return file.read()
-
-
 def _size_and_time(path: str, name: str) -> tuple[int, int]:
     place = os.path.join(path, name)
     if is_remote(path):
@@ -170,44 +195,35 @@ def _size_and_time(path: str, name: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _try(function: Callable[[str], Any], name: str) -> tuple[Any, str | None]:
-    """(result, None), or (None, why it failed)."""
-    try:
-        return function(name), None
-    except (ValueError, OSError, tf.errors.OpError) as error:
-        return None, " ".join(str(error).split())
+def reader(path: str, form: Format, once: int = 0) -> tuple[Read, int]:
+    """What reads pictures of a folder by their names as `Readers.read` does, and the number that it reads at once.
 
-
-def _try_all(function: Callable[[str], Any], names: list[str], threads: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """{name: result} and {name: why it failed}, both in the order of `names`."""
-    # Threads suffice for a single pass: pictures are decoded and resized without holding the GIL.
-    with ThreadPoolExecutor(threads) as pool:
-        tried = progress.counted(pool.map(functools.partial(_try, function), names), "pictures", len(names))
-        results = dict(zip(names, tried, strict=True))
-    found = {name: result for name, (result, problem) in results.items() if problem is None}
-    return found, {name: problem for name, (_, problem) in results.items() if problem is not None}
-
-
-def _by_processes(path: str, form: Format) -> tuple[Read, int]:
-    """A function (names, array to fill) -> {index: error}, and the number of pictures that it reads at once."""
-    readers = Readers(form)
-    return lambda names, x: readers.read([os.path.join(path, name) for name in names], x), readers.count
-
-
-def _by_threads(load: Callable[[str], np.ndarray]) -> tuple[Read, int]:
-    """The same with threads, for files that are mostly waited for."""
+    once: the number of pictures, if they are read once: then a few take no more processes than are worth starting.
+    """
+    readers = Readers(form, min(cores(), -(-once // _A_PROCESS)))
+    if not is_remote(path):
+        return lambda names, x: readers.read([os.path.join(path, name) for name in names], x), readers.count
     pool = ThreadPoolExecutor(_REMOTE_THREADS)
 
-    def read(names, x):
-        wrong = {}
-        for i, (result, problem) in enumerate(pool.map(functools.partial(_try, load), names)):
-            if problem is None:
-                x[i] = result
-            else:
-                wrong[i] = problem
+    def read(names: list[str], x: np.ndarray | None) -> dict[int, str]:
+        wrong: dict[int, str] = {}
+        for start in range(0, len(names), _REMOTE_THREADS):
+            part = slice(start, start + _REMOTE_THREADS)
+            files = list(pool.map(functools.partial(_fetched, path), names[part]))
+            errors = readers.read([file for file, _ in files], None if x is None else x[part])
+            wrong |= {start + i: files[i][1] or why for i, why in errors.items()}
         return wrong
 
     return read, _REMOTE_THREADS
+
+
+def _fetched(path: str, name: str) -> tuple[bytes, str]:
+    """A remote file, and why it cannot be read or ''."""
+    try:
+        with tf.io.gfile.GFile(os.path.join(path, name), "rb") as file:
+            return file.read(), ""
+    except (OSError, tf.errors.OpError) as error:
+        return b"", " ".join(str(error).split())
 
 
 def split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]:
@@ -260,8 +276,16 @@ class Files:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A text that changes with the names, sizes and times of the files, the split and the format."""
-        files = [_try_all(self._look, names, self._at_once)[0] for names in (self._train, self._test)]
+        with ThreadPoolExecutor(self._at_once) as pool:
+            files = [dict(filter(None, pool.map(self._looked_at, names))) for names in (self._train, self._test)]
         return hashlib.sha256(repr((files, self._form)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _looked_at(self, name: str) -> tuple[str, Any] | None:
+        """The name with what `look` says; None for a file that is gone."""
+        try:
+            return name, self._look(name)
+        except (OSError, tf.errors.OpError):
+            return None
 
     def train(self, size: int) -> Iterator[np.ndarray]:
         order = np.random.default_rng(0).permutation(len(self._train))
@@ -319,5 +343,5 @@ class Files:
             new = {names[i]: why for i, why in wrong.items() if names[i] not in self.skipped}
             self.skipped |= new
         for name, reason in new.items():
-            log.warning("skipped a damaged file: %s (%s)", name, reason)
+            log.warning("skipped a picture: %s (%s)", printable(name), printable(reason))
         return list(wrong)

@@ -1,29 +1,57 @@
 """Decodes a picture file of any kind to an array of one size. Pillow, or simplejpeg where it is faster; no TensorFlow.
 
-`fit` is the resize policy of `config.data` (crop, background, image_size, image_channels).
+`fit` is the resize policy of `config.data` (crop, background, image_size, image_channels). Files are decoded in
+processes of their own (`readers`).
 """
 
 import io
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 _COLOURS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's names and simplejpeg's
-SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
+# Pillow's names of the kinds that are read, and their suffixes. Whatever its suffix, a file of no other kind is opened:
+# Pillow would hand PostScript to Ghostscript, for example.
+_KINDS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
+}
+Image.init()
+FORMATS = tuple(
+    kind for kind in _KINDS if kind in Image.OPEN and (kind not in ("WEBP", "AVIF") or features.check(kind.lower()))
+)
+SUFFIXES = tuple(itertools.chain.from_iterable(_KINDS[kind] for kind in FORMATS))
+# Suffixes of other pictures: those that Pillow knows, and a few that it does not.
+_NO_PICTURES = {".bufr", ".grib", ".h5", ".hdf", ".iim", ".mpeg", ".mpg", ".pdf", ".ps"}
+_OTHERS = ".heic .heif .jxl .svg .svgz .psb .xcf .exr .hdr .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw"
+UNREAD = ({*Image.registered_extensions(), *_OTHERS.split()}) - {*SUFFIXES} - _NO_PICTURES
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 
 
 class Format(NamedTuple):
-    """The format that every picture is converted to: size × size pixels, 1 or 3 channels."""
+    """The format that every picture is converted to: size × size pixels, 1 or 3 channels.
+
+    max_pixels: of a file; one with more is not decoded.
+    """
 
     size: int
     channels: int
     crop: bool = True
     background: tuple[int, int, int] = (255, 255, 255)
+    max_pixels: int = 178_956_970  # Pillow's own limit
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -39,16 +67,17 @@ class Format(NamedTuple):
 
 def read_format(data: "ConfigDict") -> Format:
     """The format that `config.data` asks for."""
-    return Format(data.image_size, data.image_channels, data.crop, tuple(data.background))
+    return Format(data.image_size, data.image_channels, data.crop, tuple(data.background), data.max_pixels)
 
 
 def decode(encoded: bytes, form: Format) -> np.ndarray:
-    """The bytes of a picture file -> uint8 [size, size, channels]. Raises `ValueError` if it is damaged or incomplete.
+    """The bytes of a picture file -> uint8 [size, size, channels].
 
     Takes the first frame of an animation, applies the EXIF orientation, and resizes bicubically with antialiasing.
+    Raises `ValueError` if the file is damaged, incomplete, of another kind, or too large.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as picture:
+        with _opened(encoded, form) as picture:
             # A JPEG much larger than wanted is decoded at 1/2, 1/4 or 1/8, but still at least twice as large as wanted.
             picture.draft(None, (2 * form.size, 2 * form.size))
             pixels = _plain_jpeg(encoded, picture)
@@ -79,18 +108,33 @@ def _plain_jpeg(encoded: bytes, picture: Image.Image) -> np.ndarray | None:
     return pixels if pixels.shape[:2] == (height, width) else None
 
 
-def check(encoded: bytes) -> None:
-    """Raises `ValueError` if the bytes do not begin like a picture. Decodes nothing."""
+def check(encoded: bytes, form: Format) -> None:
+    """Raises `ValueError` if the bytes do not begin like a picture of a size that is decoded. Decodes nothing."""
     try:
-        Image.open(io.BytesIO(encoded)).close()
+        _opened(encoded, form).close()
     except Exception as error:
         raise _problem(error) from error
+
+
+def looks_like_one(beginning: bytes) -> bool:
+    """Whether the first 12 bytes of a file are those of one of the common kinds of pictures."""
+    return beginning.startswith(_BEGINNINGS) or beginning[8:] == b"WEBP" or beginning[4:] in (b"ftypavif", b"ftypheic")
+
+
+def _opened(encoded: bytes, form: Format) -> Image.Image:
+    picture = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    width, height = picture.size
+    if width * height > form.max_pixels:
+        raise ValueError(f"{width} × {height} pixels, more than data.max_pixels={form.max_pixels}")
+    return picture
 
 
 def _problem(error: Exception) -> ValueError:
     """What is wrong with a file, in a few words. Pillow's plugins raise all kinds of errors for damaged files."""
     if isinstance(error, UnidentifiedImageError):
         return ValueError("not a picture")
+    if isinstance(error, MemoryError):
+        return ValueError("it takes more memory than its size accounts for")
     return ValueError(str(error) or repr(error))
 
 
@@ -108,15 +152,22 @@ def fit(picture: Image.Image, form: Format) -> np.ndarray:
     return np.asarray(picture).reshape(form.shape)
 
 
-def _eight_bits(picture):
-    """16-bit grey ('I;16…', or 'I' in which Pillow holds it) scaled to 8; `convert` would clip it to white."""
-    if not picture.mode.startswith("I"):
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 bits ('I;16…', or 'I' in which Pillow holds it) or of floats in [0, 1] ('F'), scaled to 8 bits.
+
+    `convert` would clip them. Raises `ValueError` for numbers outside of these ranges.
+    """
+    if picture.mode != "F" and not picture.mode.startswith("I"):
         return picture
-    grey = np.asarray(picture).astype(np.float64)
-    return Image.fromarray((grey.clip(0, 65535) / 257 + 0.5).astype(np.uint8))
+    grey = np.asarray(picture)
+    low, high, most = grey.min(), grey.max(), 1 if picture.mode == "F" else 65535
+    if not (low >= 0 and high <= most):
+        raise ValueError(f"its numbers are from {low} to {high}, not from 0 to {most}")
+    scaled = np.round(grey * np.float32(255)) if picture.mode == "F" else (grey.astype(np.int32) + 128) // 257
+    return Image.fromarray(scaled.astype(np.uint8))
 
 
-def _opaque(picture, background):
+def _opaque(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Composites a picture with transparency, in any mode, onto the background."""
     if not picture.has_transparency_data:
         return picture

@@ -38,9 +38,9 @@ def _tfds(name: str, data: ConfigDict, form: images.Format) -> Images:
 
 _PLACES: dict[str, Callable[[str, ConfigDict, images.Format], Images]] = {
     "folder": lambda path, data, form: folder.build(path, form, data.test_fraction, data.memory_gib * 2**30),
-    "npz": lambda path, data, form: sources.npz(path, form, data.test_fraction),
+    "npz": lambda path, data, form: sources.npz(path, form, data.test_fraction, data.memory_gib * 2**30),
     "tfds": _tfds,
-    "cars3d": lambda path, data, form: cars3d.build(path, form),
+    "cars3d": lambda path, data, form: cars3d.build(path, form, data.memory_gib * 2**30),
     "kth": lambda path, data, form: folder.by_class(path, form, data.test_fraction),
 }
 

@@ -1,18 +1,24 @@
 """Processes that read pictures in parallel: threads would wait for each other at the GIL.
 
-They import only `images`, and end with the `Readers` or the parent process. Requests are sent through a socket
-(`multiprocessing.connection`), pixels are returned in shared memory. Settings of Pillow in the parent (such as
-`ImageFile.LOAD_TRUNCATED_IMAGES`) do not apply to them.
+Every picture is decoded in one of them, so that a file that crashes a decoder, or makes it compute without end or
+allocate without measure, costs a process and not the run. They import only `images`, and end with the `Readers` or the
+parent process. Requests are sent through a socket (`multiprocessing.connection`), pixels are returned in shared memory.
+Settings of Pillow in the parent (such as `ImageFile.LOAD_TRUNCATED_IMAGES`) do not apply to them.
 """
 
 import contextlib
+import logging
+import math
 import mmap
 import os
 import queue
+import resource
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
+import warnings
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +27,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from PIL import Image
 
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
@@ -28,32 +35,36 @@ from sintrovae_jax.data.images import Format
 _DIED = (EOFError, OSError)  # of a connection whose other end is gone, perhaps in the middle of a message
 _TRIES = 3
 _MOST = 32  # enough to read pictures of 256 × 256 faster than any step needs them
-_SHARED_BYTES = 2**22  # of the pixels that a process returns at once
+_SHARED_BYTES, _AT_ONCE = 2**22, 256  # of the pixels, and pictures, that a process returns at once, at most
+# What decoding a picture may take. The most that a kind needs: RGBA three times while it is laid on the background.
+_BYTES_A_PIXEL, _BYTES = 24, 2**29
+_PIXELS_A_SECOND, _SECONDS = 10**6, 60  # of processor time
 
 
 class Readers:
     """`count` processes, each started when it is first needed; by default one for each core, but at most `_MOST`."""
 
-    def __init__(self, form: Format, count: int = 0):
+    def __init__(self, form: Format, count: int = 0) -> None:
         self._form, self.count = form, count or min(cores(), _MOST)
-        self._at_once = max(1, _SHARED_BYTES // int(np.prod(form.shape)))
+        self._at_once = max(1, min(_AT_ONCE, _SHARED_BYTES // int(np.prod(form.shape))))
         self._idle: queue.LifoQueue[_Reader | None] = queue.LifoQueue()
         self._pool = ThreadPoolExecutor(self.count)
         for _ in range(self.count):
             self._idle.put(None)  # a process that is not started yet
 
-    def read(self, items: Sequence[str | bytes], x: np.ndarray) -> dict[int, str]:
+    def read(self, items: Sequence[str | bytes], x: np.ndarray | None) -> dict[int, str]:
         """Reads pictures, by their paths or from their bytes, into x, uint8 [N, size, size, channels].
 
-        Returns {index: error} for those that cannot be read, including any that crash a process. May be called from
-        several threads at once.
+        x None: only looks whether they begin like pictures. Returns {index: error} for those that cannot be read,
+        including any that crash a process. May be called from several threads at once.
         """
         parts = [slice(first, None, self.count) for first in range(min(self.count, len(items)))]
-        results = self._pool.map(self._part, [items[part] for part in parts], [x[part] for part in parts])
+        pixels = [None if x is None else x[part] for part in parts]
+        results = self._pool.map(self._part, [items[part] for part in parts], pixels)
         pairs = zip(parts, results, strict=True)
         return {part.start + i * part.step: why for part, wrong in pairs for i, why in wrong.items()}
 
-    def _part(self, items: Sequence[str | bytes], x: np.ndarray) -> dict[int, str]:
+    def _part(self, items: Sequence[str | bytes], x: np.ndarray | None) -> dict[int, str]:
         """The same, by one process."""
         reader, wrong = self._idle.get(), dict[int, str]()
         try:
@@ -61,25 +72,31 @@ class Readers:
                 chunk = slice(first, first + self._at_once)
                 reader = reader or _Reader(self._form, self._at_once)
                 try:
-                    errors = reader.read(items[chunk], x[chunk])
+                    errors = reader.read(items[chunk], None if x is None else x[chunk])
                 except _DIED:  # killed from outside, or crashed by a picture: then find out which
-                    reader, errors = self._one_by_one(items[chunk], x[chunk])
+                    reader, errors = self._one_by_one(items[chunk], None if x is None else x[chunk])
                 wrong |= {first + i: why for i, why in errors.items()}
             return wrong
         finally:
             self._idle.put(reader)
 
-    def _one_by_one(self, items: Sequence[str | bytes], x: np.ndarray) -> tuple["_Reader | None", dict[int, str]]:
+    def _one_by_one(
+        self, items: Sequence[str | bytes], x: np.ndarray | None
+    ) -> tuple["_Reader | None", dict[int, str]]:
         """Reads the pictures one at a time. Returns the remaining process (or None), and {index: error}."""
         reader, wrong = None, {}
         for i in range(len(items)):
             for _ in range(_TRIES):
                 reader = reader or _Reader(self._form, self._at_once)
                 try:
-                    errors = reader.read(items[i : i + 1], x[i : i + 1])
+                    errors = reader.read(items[i : i + 1], None if x is None else x[i : i + 1])
                     break
                 except _DIED:
-                    errors, reader = {0: f"the process that read it ended with {reader.status()}"}, None
+                    status, reader = reader.status(), None
+                    errors = {0: f"the process that read it ended with {status}"}
+                    if status == -signal.SIGXCPU:
+                        errors = {0: "decoding it does not end"}
+                        break
             if errors:
                 wrong[i] = errors[0]
         return reader, wrong
@@ -116,10 +133,11 @@ class _Reader:
             return self.status()
         return None
 
-    def read(self, items: Sequence[str | bytes], x: np.ndarray) -> dict[int, str]:
-        self._connection.send(items)
+    def read(self, items: Sequence[str | bytes], x: np.ndarray | None) -> dict[int, str]:
+        self._connection.send((items, x is not None))
         wrong = self._connection.recv()
-        x[:] = self._pixels[: len(x)]
+        if x is not None:
+            x[:] = self._pixels[: len(x)]
         return wrong
 
     def status(self) -> int:
@@ -128,9 +146,9 @@ class _Reader:
 
 
 def _start(*handles: int) -> subprocess.Popen[bytes]:
-    root = os.path.dirname(os.path.dirname(os.path.abspath(images.__file__)))
+    root = Path(images.__file__).resolve().parents[2]
     environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, *sys.path])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), *sys.path])),
         "OPENBLAS_NUM_THREADS": "1",  # numpy would start one per core
     }
     # A scheduler may signal every process of a job, and Ctrl-C every process of a session. The parent may still need
@@ -170,15 +188,56 @@ def serve(connection: Connection, memory: int) -> None:
     """Serves requests for pictures until the connection closes."""
     form, shape = connection.recv()
     pixels = _mapped(memory, shape)
+    Image.MAX_IMAGE_PIXELS = None  # `Format.max_pixels` is the limit
+    warnings.simplefilter("ignore")  # they name no file
+    logging.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit_memory(form)
     connection.send(None)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where libraries write of damaged files, without their names
     while True:
-        wrong = {}
-        for i, item in enumerate(connection.recv()):
+        wrong: dict[int, str] = {}
+        items, whole = connection.recv()
+        for i, item in enumerate(items):
+            _limit_time(form)
             try:
-                pixels[i] = images.decode(item if isinstance(item, bytes) else Path(item).read_bytes(), form)
+                encoded = item if isinstance(item, bytes) else _contents(item)
+                if whole:
+                    pixels[i] = images.decode(encoded, form)
+                else:
+                    images.check(encoded, form)
+            except MemoryError:
+                wrong[i] = "the file is too large"
             except (ValueError, OSError) as error:
                 wrong[i] = " ".join(str(error).split())
         connection.send(wrong)
+
+
+def _contents(path: str) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait without end
+        raise ValueError("not a file")
+    return Path(path).read_bytes()
+
+
+def _limit_memory(form: Format) -> None:
+    """Makes allocations fail that no picture of `form.max_pixels` needs."""
+    if sys.platform != "linux":  # elsewhere the limit is not kept, or counts what is shared
+        return
+    pages = int(Path("/proc/self/statm").read_text().split()[5])  # data
+    _lower(resource.RLIMIT_DATA, pages * resource.getpagesize() + _BYTES + _BYTES_A_PIXEL * form.max_pixels)
+
+
+def _limit_time(form: Format) -> None:
+    """Ends this process if the next picture takes much longer than one of `form.max_pixels` does."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = used.ru_utime + used.ru_stime + _SECONDS + form.max_pixels / _PIXELS_A_SECOND
+    _lower(resource.RLIMIT_CPU, math.ceil(seconds))
+
+
+def _lower(limit: int, value: int) -> None:
+    """Sets a soft limit, but not above the hard one."""
+    hard = resource.getrlimit(limit)[1]
+    resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,21 @@ import functools
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from sintrovae_jax import npy
 from sintrovae_jax.data import images
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.source import Factors, Images, Labels
-from sintrovae_jax.errors import UserError
+from sintrovae_jax.errors import UserError, printable
+from sintrovae_jax.files import is_remote
 from sintrovae_jax.parallel import Shard, first_line
 
 log = logging.getLogger(__name__)
@@ -282,40 +285,93 @@ def _of_8x8(pictures: np.ndarray, classes: np.ndarray, form: Format) -> Arrays:
     return Arrays(train, test, classes=_split(classes, 1500))
 
 
-def npz(path: str, form: Format, test_fraction: float) -> Arrays:
-    """The images of an .npz file: `x_train` and `x_test` (or `train` and `test`), or one array, of which
-    `test_fraction` (a fixed choice) is held out. Their classes, if there are `y_train` and `y_test`.
+# The arrays of an .npz that are read, by the names of different makers: images to train and to test with, and classes.
+_NAMES = (
+    ("x_train", "x_test", "y_train", "y_test"),
+    ("train", "test", "y_train", "y_test"),
+    ("train_images", "test_images", "train_labels", "test_labels"),  # MedMNIST's
+    ("train_images", "val_images", "train_labels", "val_labels"),
+)
 
-    Arrays are [N, H, W] or [N, H, W, 1 or 3]: uint8, resized to the format; or floats in [0, 1] of exactly its shape.
-    Raises `UserError` for anything else.
+
+def npz(path: str, form: Format, test_fraction: float, memory_bytes: float) -> Arrays:
+    """The images of an .npz file: `x_train` and `x_test`, `train` and `test`, or MedMNIST's `train_images` and
+    `test_images`; or one array, or that of an .npy file, of which `test_fraction` (a fixed choice) is held out. Their
+    classes [N] or [N, 1], if there are `y_train` and `y_test`, or `train_labels` and `test_labels`.
+
+    Images are [N, H, W] or [N, H, W, 1 or 3]: uint8, resized to the format; or floats in [0, 1] of exactly its shape.
+    Warns of arrays that are not used. Raises `UserError` for anything else, and for more than `memory_bytes` of images.
     """
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file, np.load(file) as stored:
-            arrays = {name: x for name, x in stored.items() if isinstance(x, np.ndarray)}
-    except Exception as error:  # numpy, zipfile and zlib raise all kinds of errors for other files
-        raise UserError(f"data.source=npz:{path} cannot be read: {first_line(error)}") from None
-    for names in (("x_train", "x_test"), ("train", "test")):
-        if all(name in arrays for name in names):
-            train, test = (_images(arrays[name], f"{name} of {path}", form) for name in names)
-            return Arrays(train, test, classes=_classes(arrays, (train, test), path))
-    if len(arrays) > 1 and "x" not in arrays:
-        raise UserError(f"{path} has the arrays {', '.join(arrays)}: name them x_train and x_test, or one of them x")
-    name = "x" if "x" in arrays else next(iter(arrays), None)
-    if name is None:
-        raise UserError(f"{path} has no array in it")
-    x = _images(arrays[name], f"{name} of {path}", form)
+    arrays = read_arrays(f"data.source=npz:{path}", path, memory_bytes, functools.partial(_used, path))
+    names = _known(arrays)
+    of_images = names[:2] if names else list(arrays)
+    count = sum(math.prod(arrays[name].shape[:1]) for name in of_images)
+    refuse_large(f"data.source=npz:{path}: its images take", count * math.prod(form.shape), memory_bytes)
+    parts = [_images(arrays[name], f"{name} of {path}", form) for name in of_images]
+    if names:
+        x, x_test = parts
+        return Arrays(x, x_test, classes=_classes(arrays, (x, x_test), names[2:], path))
+    (x,) = parts
     return Arrays(*_split(x, len(x) - max(1, round(test_fraction * len(x)))))
 
 
-def _classes(arrays: dict[str, np.ndarray], x: tuple[np.ndarray, np.ndarray], path: str) -> Labels | None:
-    if not ("y_train" in arrays and "y_test" in arrays):
+def read_arrays(
+    what: str, path: str, memory_bytes: float, choose: Callable[[Sequence[str]], Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """`npy.load` of a file, local or remote. what: its name in messages. Raises `UserError` if it cannot be read."""
+    try:
+        with opened(path) as file:
+            return npy.load(file, choose, lambda size: refuse_large(f"{what}: its arrays take", size, memory_bytes))
+    except UserError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise all kinds of errors for other files
+        raise UserError(f"{what} cannot be read: {first_line(error)}") from None
+
+
+def refuse_large(what: str, size: int, memory_bytes: float) -> None:
+    """Raises `UserError` for more bytes than are to be held in memory. what: the beginning of its message."""
+    if size > memory_bytes:
+        gib, most = size / 2**30, memory_bytes / 2**30
+        raise UserError(f"{what} {gib:.3g} GiB, more than data.memory_gib={most:g}: raise it, if the memory is there")
+
+
+def opened(path: str) -> BinaryIO:
+    """A file to read, local or remote. TensorFlow refuses local paths that are not UTF-8."""
+    return tf.io.gfile.GFile(path, "rb") if is_remote(path) else open(path, "rb")
+
+
+def _known(names: Container[str]) -> tuple[str, ...]:
+    """Those of `_NAMES` of which both arrays of images are among these; () if there are none."""
+    return next((known for known in _NAMES if known[0] in names and known[1] in names), ())
+
+
+def _used(path: str, names: Sequence[str]) -> list[str]:
+    """The names of the arrays to read. Warns of the others. Raises `UserError` if it cannot be known."""
+    used = [name for name in _known(names) if name in names]
+    if not names:
+        raise UserError(f"{path} has no array in it")
+    if not used and len(names) > 1 and npy.ALONE not in names:
+        arrays = f"{path} has the arrays {', '.join(names)}"
+        raise UserError(f"{arrays}: name them x_train and x_test, or one of them {npy.ALONE}")
+    used = used or [npy.ALONE if npy.ALONE in names else names[0]]
+    if unused := [name for name in names if name not in used]:
+        log.warning("not used of %s: %s", path, printable(", ".join(unused)))
+    return used
+
+
+def _classes(
+    arrays: dict[str, np.ndarray], x: tuple[np.ndarray, np.ndarray], names: Sequence[str], path: str
+) -> Labels | None:
+    """The classes [N] of the images `x` of both parts, from the arrays [N] or [N, 1] of these names."""
+    if any(name not in arrays for name in names):
         return None
-    classes = (arrays["y_train"].reshape(-1), arrays["y_test"].reshape(-1))
-    for y, images_of in zip(classes, x, strict=True):
-        if len(y) != len(images_of) or not np.issubdtype(y.dtype, np.integer):
-            log.warning("y_train and y_test of %s are not used: no whole numbers, one for each image", path)
+    for name, images_of in zip(names, x, strict=True):
+        y, count = arrays[name], len(images_of)
+        if y.shape not in ((count,), (count, 1)) or not np.issubdtype(y.dtype, np.integer):
+            log.warning("%s of %s are not used: no whole numbers, one for each image", " and ".join(names), path)
             return None
-    return classes
+    y, y_test = (arrays[name].reshape(-1) for name in names)
+    return y, y_test
 
 
 def _images(x: np.ndarray, what: str, form: Format) -> np.ndarray:

@@ -1,11 +1,9 @@
 """Image sets of TensorFlow Datasets: in memory if they fit, streamed if not."""
 
-import concurrent.futures
 import contextlib
-import functools
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import jax
@@ -16,9 +14,8 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from sintrovae_jax import progress
-from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
-from sintrovae_jax.data.readers import Readers, cores
+from sintrovae_jax.data.readers import Readers
 from sintrovae_jax.data.source import Images, Labels
 from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, decoded, joined, shrink
 from sintrovae_jax.errors import Interrupted, UserError
@@ -54,7 +51,8 @@ def build(name: str, data: ConfigDict, form: Format) -> Images:
             return _numbered(builder, train, names), _numbered(builder, test, names)
 
         log.info("reading %s and %s of %s", train, test, builder.info.full_name)
-        x, x_test = (_all(builder, split, form) for split in (train, test))
+        readers = Readers(form)
+        x, x_test = (_all(builder, split, form, readers) for split in (train, test))
         if builder.name in _FACTORS:
             classes, contents = map(numbered, _FACTORS[builder.name])
             return Arrays(x, x_test, classes=classes, contents=contents)
@@ -140,15 +138,14 @@ def _encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
     return builder.as_dataset(split=split, decoders=decoders, read_config=_READ).map(lambda example: example["image"])
 
 
-def _all(builder: tfds.core.DatasetBuilder, split: str, form: Format, limit: int = -1, size: int = 0) -> np.ndarray:
+def _all(
+    builder: tfds.core.DatasetBuilder, split: str, form: Format, readers: Readers, limit: int = -1, size: int = 0
+) -> np.ndarray:
     """A split's pictures, or the first `limit`, as one array; averaged down to `size`, if given."""
     parts = _encoded(builder, split).take(limit).batch(_AT_ONCE).as_numpy_iterator()
-
-    def decode(file):
-        x = images.decode(file, form)
-        return shrink(x, size).numpy() if size else x
-
-    return np.concatenate([_decode_all(part, decode) for part in progress.counted(parts, "pictures", each=_AT_ONCE)])
+    counted = progress.counted(parts, "pictures", each=_AT_ONCE)
+    pictures = (_decoded(builder, part, form, readers) for part in counted)
+    return np.concatenate([shrink(x, size).numpy() if size else x for x in pictures])
 
 
 def _numbered(builder: tfds.core.DatasetBuilder, split: str, features: tuple[str, ...]) -> np.ndarray:
@@ -159,9 +156,16 @@ def _numbered(builder: tfds.core.DatasetBuilder, split: str, features: tuple[str
     return np.ravel_multi_index(columns, [builder.info.features[name].num_classes for name in features])
 
 
-def _decode_all(files: Iterable[bytes], decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
-    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-        return np.stack(list(pool.map(decode, files)))
+def _decoded(builder: tfds.core.DatasetBuilder, files: np.ndarray, form: Format, readers: Readers) -> np.ndarray:
+    """The pictures of files [N], uint8 [N, *form.shape]. Raises `UserError` if one cannot be read."""
+    x = np.empty((len(files), *form.shape), np.uint8)
+    _read(builder, files, x, readers)
+    return x
+
+
+def _read(builder: tfds.core.DatasetBuilder, files: np.ndarray, x: np.ndarray, readers: Readers) -> None:
+    for problem in readers.read(files.tolist(), x).values():
+        raise UserError(f"{builder.info.full_name} holds a picture that cannot be read: {problem}")
 
 
 class Stream:
@@ -191,14 +195,15 @@ class Stream:
         self.count = builder.info.splits[train].num_examples
 
         def read(size):
-            return Arrays(_all(builder, train, form, size=size), _all(builder, test, form, size=size))
+            x, x_test = (_all(builder, split, form, self._readers, size=size) for split in (train, test))
+            return Arrays(x, x_test)
 
         self.at = Pyramid(self, form, count, memory_bytes, read).at
         self.fingerprint = f"{builder.info.full_name} {self.count} {train} {test} {form}"
 
     def train(self, size: int) -> Iterator[np.ndarray]:
         for part in _encoded(self._builder, self._train).batch(size).as_numpy_iterator():
-            yield _decode_all(part, functools.partial(images.decode, form=self._form))
+            yield _decoded(self._builder, part, self._form, self._readers)
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
         steps = self.count // shard.batch_size  # of an epoch
@@ -220,12 +225,11 @@ class Stream:
 
         batches = tf.data.Dataset.range(start // steps, -(-stop // steps)).flat_map(one_epoch).take(stop - start)
 
-        def read(files, x):
-            for problem in self._readers.read(files.tolist(), x).values():
-                raise ValueError(f"{self._builder.info.full_name} holds a picture that cannot be read: {problem}")
+        def read(files: np.ndarray, x: np.ndarray) -> None:
+            _read(self._builder, files, x, self._readers)
 
         return decoded(joined(batches, substeps), read, substeps * len(lanes), self._form.shape, self._readers.count)
 
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
-        return as_float(_all(self._builder, self._test, self._form, n))
+        return as_float(_all(self._builder, self._test, self._form, self._readers, n))

@@ -25,7 +25,7 @@ from sintrovae_jax.errors import UserError
 log = logging.getLogger(__name__)
 _VERSION = 1  # part of the key of `cached`: to be raised when a change of this code changes features
 # The extractors: functions `build(config, source) -> Extractor`. A function `check(config, source)` in the same module,
-# if there is one, raises those errors of `build` that are cheap to detect.
+# if there is one, raises those errors of `build` that are cheap to detect. Nothing else is imported (see `trust`).
 EXTRACTORS = {
     "inception": "sintrovae_jax.evaluators.inception_weights:build",
     "classifier": "sintrovae_jax.evaluators.classifier:build",
@@ -42,14 +42,31 @@ class Extractor(NamedTuple):
     metrics: dict[str, float] = {}  # noqa: RUF012  # of the extractor itself, reported with the metrics that use it
 
 
+def trust(name: str) -> None:
+    """Adds the extractor MODULE:FUNCTION of the user's to `EXTRACTORS`.
+
+    To be called where the user names it: in a recipe, on the command line, or by `load(..., trust=True)`. A config.json
+    may be anybody's, and what it names is not run.
+    """
+    if ":" in name:
+        EXTRACTORS.setdefault(name, name)
+
+
 def builder(name: str) -> Callable[[ConfigDict, Images], Extractor]:
-    """The function that builds the extractor of this name. Raises `UserError` where there is none."""
-    module, _, function = EXTRACTORS.get(name, name).partition(":")
+    """The function that builds this extractor. Raises `UserError` if there is none, or it is not trusted."""
+    known = ", ".join(EXTRACTORS)
+    if name not in EXTRACTORS and ":" in name:
+        raise UserError(
+            f"eval.features={name!r} is none of {known}, and code that a config.json alone names is not run: give "
+            f"--config.eval.features={name}, or trust=True to load"
+        )
+    if name not in EXTRACTORS:
+        raise UserError(f"eval.features={name!r} is none of {known}, nor a MODULE:FUNCTION")
+    module, _, function = EXTRACTORS[name].partition(":")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        known, reason = ", ".join(EXTRACTORS), parallel.first_line(error)
-        raise UserError(f"eval.features={name!r} is none of {known}, nor a MODULE:FUNCTION: {reason}") from None
+        raise UserError(f"eval.features={name!r} cannot be imported: {parallel.first_line(error)}") from None
 
 
 def build(config: ConfigDict, source: Images) -> Extractor:

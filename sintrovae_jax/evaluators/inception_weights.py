@@ -6,7 +6,6 @@ They are read from pytorch-fid's file, which needs torch, or from an .npz that w
 """
 
 import hashlib
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cli, files
+from sintrovae_jax import cli, files, npy
 from sintrovae_jax.data.source import Images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.features import Extractor
@@ -110,22 +109,18 @@ def _weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
 def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """All arrays of a file, unchecked, and its sha256. Raises `UserError` if they cannot be read."""
     data, digest = _bytes(path)
-    load, kind = (_npz, "an .npz of arrays") if path.suffix.lower() == ".npz" else (_pth, "a .pth of named tensors")
+    is_npz = path.suffix.lower() == ".npz"
+    load, kind = (npy.load_npz, "an .npz of arrays") if is_npz else (_pth, "a .pth of named tensors")
     try:
-        return load(io.BytesIO(data)), digest
+        return load(data), digest
     except UserError as error:
         raise UserError(f"{path}: {error}, or make an .npz once, where torch is, with {_COMMAND}") from None
     except Exception as error:  # whatever numpy, zipfile, pickle and torch raise where a file is not one of theirs
         raise UserError(f"{path} is not {kind}, or is damaged ({type(error).__name__}); get it from {URL}") from None
 
 
-def _npz(file: io.BytesIO) -> dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _pth(file: io.BytesIO) -> dict[str, np.ndarray]:
-    return {name: pth.array(tensor) for name, tensor in pth.load(file.read()).items()}
+def _pth(data: bytes) -> dict[str, np.ndarray]:
+    return {name: pth.array(tensor) for name, tensor in pth.load(data).items()}
 
 
 def convert(source: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, cli, files, inference, parallel, train_state, train_step
+from sintrovae_jax import checkpoint, cli, files, inference, npy, parallel, train_state, train_step
 from sintrovae_jax import config as configs
 from sintrovae_jax.arrays import Tree
 from sintrovae_jax.errors import UserError
@@ -163,7 +163,7 @@ def to_torch(path: str | Path, target: Path) -> int:
     with inference.opened(config, workdir, step) as (checkpoints, step):
         try:
             networks, *others = checkpoints.read_all(step, abstract, ["networks", *copies])
-            unused = dict(np.load(workdir / UNUSED)) if (workdir / UNUSED).exists() else {}
+            unused = _unused(workdir)
         except UserError:
             raise
         except Exception as error:  # whatever Orbax, its storage layers and numpy raise on damaged files
@@ -171,6 +171,17 @@ def to_torch(path: str | Path, target: Path) -> int:
     tensors = layouts.to_official(config, networks | dict(zip(copies, others, strict=True)), unused)
     write(target, _content(config, tensors, step))
     return step
+
+
+def _unused(workdir: Path) -> dict[str, np.ndarray]:
+    """The tensors that no network uses of a converted workdir."""
+    if not (workdir / UNUSED).exists():
+        return {}
+    arrays = npy.load_npz((workdir / UNUSED).read_bytes())
+    for name, x in arrays.items():
+        if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8 or not x.dtype.isnative:
+            raise ValueError(f"{name} of {UNUSED} is {x.dtype}")
+    return arrays
 
 
 def _content(config: ConfigDict, tensors: dict[str, np.ndarray], step: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """PyTorch's files, read as tensors alone. Needs torch (the extra `convert`), which is imported only here."""
 
 import io
+import zipfile
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -28,13 +29,23 @@ def torch() -> ModuleType:
 
 def load(data: bytes, ignored: Sequence[type] = ()) -> Any:
     """The contents of a file, without running its code. Raises what torch raises for damaged files and for other
-    objects than tensors.
+    objects than tensors, and `ValueError` for what torch does not write.
 
     ignored: other classes that the file may name. Raises `UserError` as `torch` does.
     """
     module = torch()
+    _refuse_compressed(data)
     with module.serialization.safe_globals(list(ignored)):
         return module.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _refuse_compressed(data: bytes) -> None:
+    """Raises `ValueError` for a zip file that takes more memory than its size, which torch would allocate."""
+    if not data.startswith(b"PK"):
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(member.file_size for member in archive.infolist()) > len(data):
+            raise ValueError("it is compressed")
 
 
 def array(tensor: Any) -> np.ndarray:

@@ -6,7 +6,7 @@ python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--metrics ood
 from typing import Any
 
 from sintrovae_jax import cli, files, workdirs
-from sintrovae_jax.errors import UserError
+from sintrovae_jax.errors import UserError, printable
 from sintrovae_jax.tools import text
 
 
@@ -18,14 +18,17 @@ def table(columns: dict[str, dict[str, Any]], beginnings: list[str]) -> str:
     selected = [name for name in names if not beginnings or name.startswith(tuple(beginnings))]
     if not selected:
         raise UserError(f"no metric begins with {' or '.join(beginnings)}; there are {', '.join(names) or 'none'}")
-    rows = [["", *columns], *([name, *(_shown(column.get(name)) for column in columns.values())] for name in selected)]
+    rows = [
+        ["", *columns],
+        *([printable(name), *(_shown(column.get(name)) for column in columns.values())] for name in selected),
+    ]
     return text.aligned(rows)
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else printable(str(value))
 
 
 def main(argv: list[str]) -> None:
