@@ -97,13 +97,17 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
     return others, overrides
 
 
-def read_config(recipe: str | None, overrides: dict[str, str | None]) -> ConfigDict:
-    """The config of --config, with overrides. Raises `UserError`."""
-    if not recipe:
+def read_config(recipe: str | None, overrides: dict[str, str | None], workdir: Path | None = None) -> ConfigDict:
+    """The config of --config, or without it that of the workdir, with overrides. Raises `UserError`."""
+    if recipe:
+        config = configs.read_recipe(recipe)
+    elif workdir is not None:
+        config = configs.of_workdir(workdir, anew=True)
+    else:
         raise UserError(
             "no recipe given: add --config NAME or --config FILE, such as --config digits; --help lists the options"
         )
-    return configs.override(configs.read_recipe(recipe), overrides)
+    return configs.override(config, overrides)
 
 
 def default_workdir(recipe: str) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from sintrovae_jax.data import images
+from sintrovae_jax.data.identity import Identity, Mark, of_file
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers, cores
 from sintrovae_jax.data.source import Images
@@ -51,8 +52,15 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
     in_memory = len(names) * np.prod(form.shape) <= memory_bytes
     log.info("%s %d pictures in %s", "reading" if in_memory else "looking through", len(names), path)
 
+    marks: dict[str, Mark] = {}
+
+    def read(name):
+        content = _read(path, name)
+        marks[name] = of_file(content) if in_memory else [len(content)]
+        return content
+
     def load(name):
-        return images.decode(_read(path, name), form)
+        return images.decode(read(name), form)
 
     def sound(part):
         """Whether one of these can be decoded. Skips those before it, which cannot."""
@@ -64,7 +72,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
             del found[name]
         return False
 
-    look = load if in_memory else lambda name: images.check(_read(path, name))
+    look = load if in_memory else lambda name: images.check(read(name))
     found, skipped = _try_all(look, names, threads)
     train, test = split(list(found), test_fraction)
     while not in_memory and found and not (sound(train) and sound(test)):
@@ -76,13 +84,14 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
         listed = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         log.warning("skipped %d damaged files of %d: %s%s", len(skipped), len(names), listed, more)
+    identity = Identity("files", marks)
     if in_memory:
         x, x_test = (np.stack([found[name] for name in part]) for part in (train, test))
-        return Arrays(x, x_test, skipped)
+        return Arrays(x, x_test, skipped, identity=identity)
     path = path if is_remote(path) else os.path.abspath(path)  # independent of the working directory
     look = functools.partial(_size_and_time, path)
-    read, at_once = _by_threads(load) if is_remote(path) else _by_processes(path, form)
-    return Files(read, train, test, form, skipped, at_once, look, memory_bytes)
+    read_all, at_once = _by_threads(load) if is_remote(path) else _by_processes(path, form)
+    return Files(read_all, train, test, form, skipped, at_once, look, memory_bytes, identity)
 
 
 def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
@@ -99,8 +108,12 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
     if outside:
         raise UserError(f"{path} must have a folder for every class (of KTH, every actor): {outside} lies in none")
 
+    marks: dict[str, Mark] = {}
+
     def load(name):
-        return images.decode(_read(path, name), form)
+        content = _read(path, name)
+        marks[name] = of_file(content)
+        return images.decode(content, form)
 
     found, skipped = _try_all(load, names, cores())
     if skipped:
@@ -116,7 +129,8 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
         if len(mine) < 2:
             raise UserError(f"{path}/{folder} has one picture alone: there is none to hold out")
         test[mine[-max(1, round(test_fraction * len(mine))) :]] = True
-    return labelled(np.stack([found[name] for name in names]), test, classes)
+    x = np.stack([found[name] for name in names])
+    return labelled(x, test, classes, identity=Identity("files", marks))
 
 
 def listing(path: str) -> list[str]:
@@ -243,7 +257,9 @@ class Files:
         at_once: int,
         look: Callable[[str], tuple[int, int]],
         memory_bytes: float = 0.0,
+        identity: Identity | None = None,
     ):
+        self.identity = identity
         self._read, self._look, self._train, self._test, self._form = read, look, train, test, form
         self.at = Pyramid(self, form, len(train) + len(test), memory_bytes, self._arrays).at
         self.skipped, self._lock = skipped, threading.Lock()
