@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from sintrovae_jax import config as configs
 from sintrovae_jax import keys, recipe_files, schema
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
-from sintrovae_jax.evaluators import features
 
 _OVERRIDE = re.compile(r"--(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _SYNTAX = """\
@@ -99,15 +98,17 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
     return others, overrides
 
 
-def read_config(recipe: str | None, overrides: dict[str, str | None]) -> ConfigDict:
-    """The config of --config, with overrides. The code that it names is trusted. Raises `UserError`."""
-    if not recipe:
+def read_config(recipe: str | None, overrides: dict[str, str | None], workdir: Path | None = None) -> ConfigDict:
+    """The config of --config, or without it that of the workdir, with overrides. Raises `UserError`."""
+    if recipe:
+        config = configs.read_recipe(recipe)
+    elif workdir is not None:
+        config = configs.of_workdir(workdir, anew=True)
+    else:
         raise UserError(
             "no recipe given: add --config NAME or --config FILE, such as --config digits; --help lists the options"
         )
-    config = configs.override(configs.read_recipe(recipe), overrides)
-    features.trust(config.eval.features)
-    return config
+    return configs.override(config, overrides)
 
 
 def default_workdir(recipe: str) -> Path:

@@ -1,6 +1,7 @@
 """Configs: of a recipe and of the command line, their checks, and the comparison with the config of a workdir."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,23 @@ from ml_collections.config_dict import placeholder
 
 from sintrovae_jax import files, keys, models, perceptual, recipe_files, schema, workdirs
 from sintrovae_jax.data import examples
+from sintrovae_jax.data import identity as identities
+from sintrovae_jax.data.identity import Identity
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.keys import Optional
+from sintrovae_jax.parallel import first_line
 
 # Keys that may change between two commands on one workdir: they do not affect the trained parameters.
-FREE = ("distributed", "log.", "eval.", "checkpoint.", "train.steps", "data.dir", "data.download", "objective.vgg")
+FREE = (
+    *("distributed", "log.", "eval.", "checkpoint.", "train.steps", "objective.vgg"),
+    *("data.dir", "data.download", "data.accept_changes"),
+)
+
+_PATHS = ("data.dir", "objective.vgg", "eval.inception", "eval.cache")
+_SOURCES = ("data.source", "eval.ood.source")
+_ONCE = ("data.accept_changes",)  # for one command: config.json does not keep them
+_NAMED = 3  # keys that a message names, at most
+log = logging.getLogger(__name__)
 
 
 def default() -> ConfigDict:
@@ -169,28 +182,124 @@ def _check_growth(config, values):
 
 
 def write(config: ConfigDict, workdir: Path) -> None:
-    """Writes WORKDIR/config.json: all values used."""
-    files.write_text(workdir / workdirs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+    """Writes WORKDIR/config.json: all values used, with relative paths made absolute."""
+    stored, given = ConfigDict(config.to_dict()), flatten(config)
+    stored.update_from_flattened_dict(
+        {name: files.anchored(given[name]) for name in _PATHS}
+        | {name: examples.anchored(given[name]) for name in _SOURCES}
+        | dict.fromkeys(_ONCE, False)
+    )
+    files.write_text(workdir / workdirs.CONFIG, json.dumps(stored.to_dict(), indent=2) + "\n")
 
 
 def read(workdir: Path) -> ConfigDict | None:
-    """The config of a workdir, or None where there is none. Raises `UserError` where it cannot be read."""
+    """The config of a workdir, or None where there is none.
+
+    Keys that config.json does not have (of a later version, or of an evaluator that was added since) have their
+    defaults. Keys that nothing here knows are ignored, with a warning, if they are `FREE`. Raises `UserError` for
+    others, and where config.json cannot be read.
+    """
     path = workdir / workdirs.CONFIG
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        stored = flatten(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it, or use another --workdir") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}); restore it, or use another --workdir") from None
+    if "data.source" not in stored:
+        raise UserError(f"{path} is no config of this project (it has no data.source)")
+    config, defaults = default(), flatten(default())
+    unknown = sorted(stored.keys() - defaults.keys())
+    if strange := [name for name in unknown if not name.startswith(FREE)]:
+        raise UserError(
+            f"{path} has {_listed(strange)}, which nothing here knows: it needs a later version, or the module that "
+            "adds this"
+        )
+    if unknown:
+        log.warning("%s has %s, which nothing here knows: ignored", path, _listed(unknown))
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items() if name in defaults}
+    try:
+        config.update_from_flattened_dict(values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is no config of this project ({first_line(error)})") from None
+    return config
+
+
+def of_workdir(workdir: Path, anew: bool = False) -> ConfigDict:
+    """The config of a workdir. anew: for a new command, to which `distributed` of the last one does not apply.
+
+    Raises `UserError` where there is none, or it cannot be read.
+    """
+    try:
+        config = read(workdir)
+        problem = "" if config is not None else _without_config(workdir)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the libraries for remote files raise
+        raise UserError(f"{workdir} cannot be reached ({first_line(error)})") from error
+    if config is None:
+        raise UserError(problem)
+    if anew:
+        config.distributed = schema.defaults()["distributed"]
+    return config
+
+
+def _without_config(workdir: Path) -> str:
+    """What is wrong with a workdir that has no config.json."""
+    if workdirs.has_checkpoints(workdir):
+        return f"{workdir} has checkpoints, but no {workdirs.CONFIG} that says what they are of: restore it"
+    return f"no checkpoint in {workdir}: it is no workdir (it has no {workdirs.CONFIG}); train first, with --config"
+
+
+def _listed(names: list[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def refuse_other(config: ConfigDict, workdir: Path) -> None:
-    """Raises `UserError`, listing the keys that differ, if the workdir was made by another config."""
+    """Raises `UserError` if the workdir was made by another config, naming keys that differ, or has checkpoints alone.
+
+    Where data lie may differ: `refuse_other_data` compares what they are.
+    """
     old = read(workdir)
     if old is None:
+        if workdirs.has_checkpoints(workdir):
+            raise UserError(f"{_without_config(workdir)}, or use another --workdir")
         return
-    old, new = flatten(old), flatten(config)
-    differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and not k.startswith(FREE))
+    there, here = flatten(old), flatten(config)
+    differ = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k) and not k.startswith(FREE))
+    if "data.source" in differ and examples.same_kind(there["data.source"], here["data.source"]):
+        differ.remove("data.source")
     if differ:
-        changes = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} here)" for k in differ)
-        raise UserError(f"{workdir} was made by another config: {changes}; give the same values or another --workdir")
+        changes = _listed([f"{k} ({there.get(k)} there, {here.get(k)} here)" for k in differ])
+        raise UserError(
+            f"{workdir} was made by another config: {changes}; give the same values, or --workdir without --config "
+            "for its own, or another --workdir"
+        )
+
+
+def refuse_other_data(config: ConfigDict, identity: Identity | None, workdir: Path) -> None:
+    """Raises `UserError` if the data of the config are not those that the workdir is trained on.
+
+    Not if `data.accept_changes` is set, or the workdir has no checkpoint. Where the data lie does not matter.
+    """
+    if identity is None or not workdirs.has_checkpoints(workdir):
+        return
+    problem = _other_data(config.data.source, identity, workdir)
+    if problem and not config.data.accept_changes:
+        raise UserError(f"{problem}: restore the data, or go on with --config.data.accept_changes=True")
+    if problem:
+        log.warning("%s: accepted", problem)
+
+
+def _other_data(place: str, identity: Identity, workdir: Path) -> str:
+    """How the data differ from those of the workdir, '' if they do not."""
+    old = identities.read(workdir)
+    if old is not None:
+        changes = identities.difference(old, identity)
+        return changes and f"{place} is not what {workdir} was trained on ({changes})"
+    before = of_workdir(workdir).data.source
+    if examples.anchored(place) == examples.anchored(before):
+        return ""
+    return f"{workdir} has no {workdirs.DATA}, so that {place} cannot be compared with {before}"

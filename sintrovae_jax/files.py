@@ -72,23 +72,39 @@ def new_folder(target: str | Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def expanded(path: str | Path) -> Path:
-    """A path with ~ replaced by the user's home. Without a home, it is returned unchanged."""
-    return Path(os.path.expanduser(path))
+def resolved(path: str | os.PathLike[str]) -> str:
+    """The full path that a user means: absolute, with ~ expanded; what is remote (gs://…) stays as it is.
 
-
-def place(path: str | Path) -> epath.Path:
-    """A full path: absolute and with ~ expanded if local, unchanged if remote (gs://…).
-
-    Raises `UserError` for an empty path or an unknown scheme.
+    Every path that a user gives goes through here, alone or by `place`. Raises `UserError` for an empty path, and for ~
+    where there is no such home folder.
     """
     path = os.fspath(path)
     if not path:
         raise UserError("an empty path")
     if is_remote(path):
-        _without_listings(path.partition("://")[0])
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{path}: there is no such home folder; a file whose name begins with ~ is ./{path}")
+    return os.path.abspath(expanded)
+
+
+def anchored(path: str) -> str:
+    """A path that means the same from every folder: a relative one made absolute. ~ and what is remote stay."""
+    return path if not path or path.startswith("~") or is_remote(path) else os.path.abspath(path)
+
+
+def place(path: str | os.PathLike[str]) -> Path:
+    """The path that a user gave, `resolved`, to work with: of `epath` if it is remote.
+
+    Raises `UserError` as `resolved` does, and for an unknown scheme.
+    """
+    path = resolved(path)
+    if not is_remote(path):
+        return Path(path)
+    _without_listings(path.partition("://")[0])
     try:
-        return epath.Path(path if is_remote(path) else os.path.abspath(expanded(path)))
+        return epath.Path(path)
     except KeyError as kind:
         raise UserError(f"there are no paths of the kind {kind.args[0]}: {path}") from None
 
@@ -101,11 +117,6 @@ def _without_listings(kind: str) -> None:
         config.conf.setdefault(kind, {}).setdefault("use_listings_cache", False)
 
 
-def workdir(path: str | Path) -> Path:
-    """A path to write to: unchanged if local, as `place` returns it if remote. Raises `UserError` as `place` does."""
-    return place(path) if is_remote(path) else Path(path)
-
-
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
     with replacing(path) as beside:
@@ -113,7 +124,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def writable(folder: Path) -> None:
-    """Creates a folder. Raises `UserError` if it cannot be created or written to."""
+    """Raises `UserError` if a folder cannot be written to, or not be created. Leaves nothing behind."""
     refuse_other_encodings(folder)
     try:
         if is_remote(folder):  # remote folders exist only with content
@@ -121,8 +132,8 @@ def writable(folder: Path) -> None:
             trial.write_text("")
             trial.unlink()
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+            tempfile.TemporaryFile(dir=nearest).close()
     except Exception as error:  # the libraries for remote files raise all kinds
         if not (is_remote(folder) or isinstance(error, OSError)):
             raise

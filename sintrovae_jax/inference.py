@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, files, models, parallel, schedule, train_state, train_step, workdirs
+from sintrovae_jax import checkpoint, files, models, parallel, schedule, standing, train_state, train_step, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features
@@ -31,23 +31,34 @@ def _model(config, step, networks, variables):
     return kind(config, step, networks.encoder, networks.decoder, variables, schedule.stage_at(config, step))
 
 
-def load(path: str | Path, step: int | str | None = None, *, ema: bool = True, trust: bool = False) -> Model:
+def load(
+    path: str | Path,
+    step: int | str | None = None,
+    *,
+    ema: bool = True,
+    batch_norm: str | None = None,
+    trust: bool = False,
+) -> Model:
     """Rebuilds a trained model from its workdir alone, on any devices.
 
     path: a workdir, its `checkpoints` folder, or one checkpoint (`checkpoints/STEP`), local or remote (gs://…, which
     needs TensorFlow or gcsfs); or 'pretrained:NAME', a model that comes with the package. step: the step of a
-    checkpoint; 'best': the best stored one by the metric `config.checkpoint.best`; None: the newest. ema: the averaged
-    networks if the run has them; False: the networks as trained. trust: evaluations may run the code that the config of
-    the workdir names (`eval.features=MODULE:FUNCTION`); loading runs none. Raises `UserError` if there is no such
-    workdir or checkpoint, or if it cannot be read or holds another model than its config describes.
+    checkpoint; 'best': the best stored one by the metric `config.checkpoint.best`; 'latest' or None: the newest. ema:
+    the averaged networks if the run has them; False: the networks as trained. batch_norm: BatchNorm's averages:
+    'running'; 'standing', which the workdir keeps of evaluations; None: what `eval.batch_norm` of its config names, but
+    running ones if it keeps no others of these networks. trust: evaluations may run the code that the config of the
+    workdir names (`eval.features=MODULE:FUNCTION`); loading runs none. Raises `UserError` if there is no such workdir
+    or checkpoint, or if it cannot be read or holds another model than its config describes.
     """
+    if batch_norm not in (None, "running", "standing"):
+        raise UserError(f"batch_norm={batch_norm!r} is none of running, standing")
     workdir, step = locate(path, step)
-    config = config_of(workdir, path)
+    config = config_of(workdir)
     if trust:
         features.trust(config.eval.features)
     for last in (False, False, True):
         try:
-            return _read(config, workdir, step, ema)
+            return _averaged(_read(config, workdir, step, ema), workdir, batch_norm)
         except UserError:
             # A run that is still training may remove an old checkpoint while it is being read.
             if last or isinstance(step, int):
@@ -55,11 +66,24 @@ def load(path: str | Path, step: int | str | None = None, *, ema: bool = True, t
     raise AssertionError
 
 
+def _averaged(model: Model, workdir: Path, batch_norm: str | None) -> Model:
+    """The model, which has running averages, with those that are asked for (`load`)."""
+    wanted = batch_norm or model.config.eval.batch_norm
+    kept = standing.read(model, workdir) if wanted == "standing" and standing.has_batch_norm(model) else None
+    if batch_norm == "standing" and kept is None:
+        raise UserError(
+            f"{workdir} keeps no standing averages of these networks at step {model.step}: run --mode eval with "
+            "--config.eval.batch_norm=standing"
+        )
+    return kept or model
+
+
 def locate(path: str | Path, step: int | str | None = None) -> tuple[Path, int | str | None]:
     """Splits a path of `load` into the workdir and the step. Raises `UserError` for an impossible path or step."""
+    step = None if step == "latest" else step
     if step is not None and step != "best":
         if not isinstance(step, numbers.Integral):
-            raise UserError(f"a step is a whole number or 'best', not {step!r}")
+            raise UserError(f"a step is a whole number, 'best' or 'latest', not {step!r}")
         step = int(step)
     kind, _, name = str(path).partition("pretrained:")
     if name and not kind:
@@ -83,23 +107,13 @@ def _pretrained(name):
     return folder / name
 
 
-def config_of(workdir: Path, path: str | Path | None = None) -> ConfigDict:
-    """The config of a workdir. path: its name in messages. Raises `UserError` if it is missing or cannot be used."""
-    path = path or workdir
+def config_of(workdir: Path) -> ConfigDict:
+    """The config of a workdir. Raises `UserError` if it is missing or cannot be used."""
+    config = configs.of_workdir(workdir)
     try:
-        config = configs.read(workdir) if (workdir / workdirs.CONFIG).exists() else None
-        if config is not None:
-            configs.validate(config)
+        configs.validate(config)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{workdir / workdirs.CONFIG} is no config of this project ({parallel.first_line(error)})"
-        ) from None
-    except Exception as error:  # whatever the libraries for remote files raise
-        raise UserError(f"{path} cannot be reached ({parallel.first_line(error)})") from error
-    if config is None:
-        raise UserError(f"no checkpoint in {path}: it is no workdir (it has no config.json); train first")
+        raise UserError(f"{workdir / workdirs.CONFIG}: {error}") from None
     return config
 
 

@@ -1,6 +1,7 @@
 """The command line for training and for using trained models.
 
 python -m sintrovae_jax.main --config configs/digits.py [--workdir DIR] [--mode MODE] [--config.key=value ...]
+python -m sintrovae_jax.main --workdir DIR [--mode MODE] [--config.key=value ...]
 """
 
 from pathlib import Path
@@ -20,6 +21,7 @@ from sintrovae_jax import (
     reconstruction,
     schedule,
     train_step,
+    workdirs,
 )
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
@@ -38,6 +40,7 @@ class Options(NamedTuple):
     topology: str = ""
     level: int | None = None
     explain: bool = False
+    step: int | str | None = None
 
 
 def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options()) -> None:  # noqa: B008
@@ -72,7 +75,8 @@ def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options
             files.writable(workdir)
         from sintrovae_jax import modes
 
-        modes.run(mode, config, workdir, modes.Ends(options.a, options.b, options.interpolation))
+        ends = modes.Ends(options.a, options.b, options.interpolation)
+        modes.run(mode, config, workdir, ends, options.step)
 
 
 def _check_mode(mode: str, config: ConfigDict) -> None:
@@ -91,6 +95,8 @@ def _check_options(mode: str, options: Options) -> None:
     for name, needed in of.items():
         if getattr(options, name) != getattr(Options(), name) and mode != needed:
             raise UserError(f"--{name} is for --mode {needed}, not {mode}")
+    if options.step is not None and mode in ("train", "plan"):
+        raise UserError(f"--step is for modes that read a checkpoint, not --mode {mode}")
 
 
 def _check_ends(mode: str, config: ConfigDict, options: Options) -> None:
@@ -104,9 +110,14 @@ def _check_ends(mode: str, config: ConfigDict, options: Options) -> None:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser("main", _USAGE, "Trains a recipe, or uses a model that it has trained.", recipe=True)
-    parser.add_argument("--workdir", metavar="DIR", help="the folder of the run (default: runs/NAME of the recipe)")
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="the folder of the run (default: runs/NAME of the recipe), which knows its config",
+    )
     own = sorted({mode for family in models.FAMILIES.values() for mode in family.modes} - set(MODES))
     parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; of some families {', '.join(own)}")
+    parser.add_argument("--step", help="modes that read a checkpoint: its step, best or latest (the default)")
     parser.add_argument(
         "--compilation-cache",
         metavar="DIR",
@@ -126,12 +137,13 @@ def main(argv: list[str]) -> None:
     """The command line. Raises what `run` raises."""
     arguments, overrides = cli.split(argv[1:])
     args = _parser().parse(arguments)
-    config = cli.read_config(args.config, overrides)
-    workdir = files.workdir(args.workdir or cli.default_workdir(args.config))
+    workdir = files.place(args.workdir) if args.workdir else None
+    config = cli.read_config(args.config, overrides, workdir)
     if args.mode != "plan":  # which reads what only a fresh program tells
         compile_cache.enable(args.compilation_cache)
-    options = Options(args.a, args.b, args.interpolation, args.topology, args.level, args.explain)
-    run(args.mode, config, workdir, options)
+    step = None if args.step is None else workdirs.step_of(args.step)
+    options = Options(args.a, args.b, args.interpolation, args.topology, args.level, args.explain, step)
+    run(args.mode, config, workdir or files.place(cli.default_workdir(args.config)), options)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """The modes that use a trained model: eval, sample, reconstruct, interpolate, and those of its family."""
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from sintrovae_jax import config as configs
 from sintrovae_jax import files, inference, parallel, workdirs
 from sintrovae_jax.data import examples
 from sintrovae_jax.data.source import Source
@@ -33,23 +36,51 @@ class Ends(NamedTuple):
         return (self.a, self.b) if self.a or self.b else ()
 
 
-def run(mode: str, config: ConfigDict, workdir: Path, ends: Ends = Ends()) -> None:  # noqa: B008
-    """Loads the newest checkpoint of a workdir and runs the mode.
+class _Lazy:
+    """A source that is built when something of it is asked for: many modes need no data."""
 
-    The config of the command line may name other evaluators or sample counts than that of training. Raises `UserError`
-    if there is no checkpoint.
+    def __init__(self, build: Callable[[], Source]) -> None:
+        self._build = functools.cache(build)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._build(), name)
+
+
+def _lazy(build: Callable[[], Source]) -> Source:
+    return cast(Source, _Lazy(build))
+
+
+def run(
+    mode: str,
+    config: ConfigDict,
+    workdir: Path,
+    ends: Ends = Ends(),  # noqa: B008
+    step: int | str | None = None,
+) -> None:
+    """Loads a checkpoint of a workdir and runs the mode.
+
+    The config of the command line may name other evaluators or sample counts than that of training. step: as
+    `inference.load` takes it. Raises `UserError` if there is no such checkpoint, or the mode needs data that are not
+    there, or not those of training (`config.refuse_other_data`).
     """
     log.info("loading the model of %s", workdir)
-    model = dataclasses.replace(inference.load(workdir), config=config)
+    model = dataclasses.replace(inference.load(workdir, step, batch_norm="running"), config=config)
     if parallel.is_main():
-        from sintrovae_jax.data import pipeline  # imports TensorFlow, so only after loading
-
-        source = pipeline.build(config.data)
-        model = evaluation.prepared(model, source)
-        source = scoring.source_of(model, source)
+        build = functools.partial(_source, config, workdir)
+        source = build() if mode == "eval" else _lazy(build)  # eval always needs it, and should fail early
+        model = evaluation.prepared(model, source, workdir)
+        source = _lazy(functools.partial(scoring.source_of, model, source))
         for path in _written(mode, model, source, workdir, ends):
             log.info("wrote %s", path)
     parallel.from_main(0)  # the others wait: at exit they would give up on it after five minutes
+
+
+def _source(config: ConfigDict, workdir: Path) -> Source:
+    from sintrovae_jax.data import pipeline  # TensorFlow
+
+    source = pipeline.build(config.data)
+    configs.refuse_other_data(config, source.identity, workdir)
+    return source
 
 
 def _written(mode, model, source, workdir, ends):
@@ -106,9 +137,9 @@ def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:
         return x[int(end)]
     if examples.of(model.config.data).kind != "images":
         raise UserError(f"--a and --b of a model of points are indices of test points, not {end!r}")
-    form = images.read_format(model.config.data)
+    form, place = images.read_format(model.config.data), str(files.place(end))
     x = np.empty((1, *form.shape), np.uint8)
-    for problem in readers.Readers(form, 1).read([end], x).values():
+    for problem in readers.Readers(form, 1).read([place], x).values():
         raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {problem}")
     return sources.as_float(np.asarray(sources.shrink(x[0], model.shape[0])))  # it may not have grown fully
 

@@ -75,14 +75,14 @@ def find(configured: str) -> Path:
     """
     given = {"objective.vgg": configured, f"${VARIABLE}": os.environ.get(VARIABLE)}
     source, value = next(((source, value) for source, value in given.items() if value), (None, ""))
-    cache = files.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    hub = files.expanded(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
-    ours = cache / "sintrovae_jax" / FILE
     if value:
-        path = files.expanded(value)
+        path = files.place(value)
         if not path.is_file():
             raise UserError(f"{source}={value}: there is no such file of VGG-16's weights")
         return path
+    cache = files.place(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    hub = files.place(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
+    ours = cache / "sintrovae_jax" / FILE
     found = next((place for place in (ours.with_suffix(".npz"), ours, hub / FILE) if place.is_file()), None)
     if found is None:
         raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from sintrovae_jax import files
 from sintrovae_jax.errors import UserError
 
 
@@ -51,7 +52,9 @@ def find(name: str) -> Recipe:
 
 def _file(name: str) -> Path:
     by_name = folder() / f"{name}.py"
-    return by_name if Path(name).name == name and by_name.is_file() else Path(name)
+    if Path(name).name == name and by_name.is_file():
+        return by_name
+    return files.place(name) if name.startswith("~") else Path(name)
 
 
 def _missing(name: str) -> str:

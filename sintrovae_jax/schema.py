@@ -26,6 +26,7 @@ _DATA = {
     "shuffle_buffer": Key(10_000, "encoded images, of a TFDS set that is read from disk", at_least(1)),
     "dir": Key("", "where TFDS sets are; '': TFDS's own default"),
     "download": Key(False, "download and prepare a TFDS set that is not there"),
+    "accept_changes": Key(False, "for this command: use data that are not those that the workdir was trained on"),
     # Augmentation, drawn per example from (seed, step), in this order.
     "translate": Key(0, "pixels, at most, in each direction", at_least(0)),
     "hue": Key(0.0, "at most this part of the colour circle, either way; 0.5 is all of it", between(0, 0.5)),

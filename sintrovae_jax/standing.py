@@ -2,25 +2,30 @@
 
 The running averages of training cover about the last ten batches. Standing statistics are plain means over many batches
 of the training batch size: real images for the encoder; for the decoder, separately, samples of their posteriors and
-samples of the prior.
+samples of the prior. They take training data, so they are kept in the workdir, in `standing/STEP.npz`.
 """
 
 import dataclasses
 import functools
+import io
 import logging
-from collections.abc import Iterable
+import zlib
+from collections.abc import Container, Iterable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from sintrovae_jax import cancellation, parallel, progress
+from sintrovae_jax import cancellation, files, parallel, progress, workdirs
 from sintrovae_jax.arrays import Tree
-from sintrovae_jax.inference import Model
+from sintrovae_jax.models import Model
 from sintrovae_jax.models.layers import MOMENTUM, ROLES
 from sintrovae_jax.train_step import as_float
 
 log = logging.getLogger(__name__)
+_BATCHES, _CHECKSUM = "batches", "parameters"  # arrays of the file beside the statistics
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -51,7 +56,7 @@ def estimate(model: Model, real: Iterable[np.ndarray], key: jax.Array) -> Model:
 
     real: batches of training images [B, *shape], bytes or in [0, 1]; as many batches of prior samples are drawn.
     """
-    if any("batch_stats" not in model.variables[name] for name in ("encoder", "decoder")):
+    if not has_batch_norm(model):
         return model
 
     def of_batch(number, batch):
@@ -66,5 +71,68 @@ def estimate(model: Model, real: Iterable[np.ndarray], key: jax.Array) -> Model:
 
     log.info("estimating BatchNorm's averages, from training batches")
     stats = _mean(of_batch(number, batch) for number, batch in enumerate(progress.counted(real, "batches")))
+    return _with(model, stats)
+
+
+def has_batch_norm(model: Model) -> bool:
+    """Whether both networks have BatchNorm, whose statistics can be estimated."""
+    return all("batch_stats" in model.variables[name] for name in ("encoder", "decoder"))
+
+
+def _with(model: Model, stats: dict[str, Tree]) -> Model:
     variables = {name: {**model.variables[name], "batch_stats": stats[name]} for name in stats}
-    return dataclasses.replace(model, variables=model.variables | variables)
+    return dataclasses.replace(model, variables=model.variables | variables, batch_norm="standing")
+
+
+def _checksum(model: Model) -> int:
+    """Of the parameters, so that statistics are not used with others."""
+    checksum = 0
+    for name in ("encoder", "decoder"):
+        for leaf in jax.tree.leaves(model.variables[name]["params"]):
+            checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
+    return checksum
+
+
+def write(model: Model, workdir: Path, keep: Container[int] | None = None) -> None:
+    """Keeps the standing statistics of a model, if it has some, in its workdir.
+
+    keep: the steps whose files stay; None: all.
+    """
+    folder = workdir / workdirs.STANDING
+    if model.batch_norm == "standing":
+        stats = {name: model.variables[name]["batch_stats"] for name in ("encoder", "decoder")}
+        about = {_BATCHES: model.config.eval.standing_batches, _CHECKSUM: _checksum(model)}
+        with files.replacing(folder / f"{model.step}.npz") as beside:
+            np.savez(beside, **about, **traverse_util.flatten_dict(stats, sep="/"))
+    if keep is not None and folder.is_dir():
+        for path in folder.iterdir():
+            if path.stem.isdecimal() and int(path.stem) not in keep:
+                path.unlink(missing_ok=True)
+
+
+def copy(workdir: Path, step: int, to: Path) -> None:
+    """Copies what a workdir keeps of one step, if it keeps something, to another one."""
+    name = Path(workdirs.STANDING) / f"{step}.npz"
+    if (workdir / name).exists():
+        with files.replacing(to / name) as beside:
+            beside.write_bytes((workdir / name).read_bytes())
+
+
+def read(model: Model, workdir: Path, batches: int | None = None) -> Model | None:
+    """The model with the standing statistics that its workdir keeps; None if it keeps none of these parameters.
+
+    batches: None also if they were not estimated from so many.
+    """
+    path = workdir / workdirs.STANDING / f"{model.step}.npz"
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as stored:
+            arrays = dict(stored)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # numpy and zipfile raise all kinds of errors for damaged files
+        log.warning("%s cannot be read (%s)", path, parallel.first_line(error))
+        return None
+    about = {name: int(arrays.pop(name, -1)) for name in (_BATCHES, _CHECKSUM)}
+    if about[_CHECKSUM] != _checksum(model) or batches not in (None, about[_BATCHES]):
+        return None
+    return _with(model, traverse_util.unflatten_dict(arrays, sep="/"))

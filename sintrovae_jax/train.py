@@ -20,13 +20,14 @@ from sintrovae_jax import (
     parallel,
     reconstruction,
     schedule,
+    standing,
     train_state,
     train_step,
     workdirs,
 )
 from sintrovae_jax import config as configs
 from sintrovae_jax.arrays import Array, Tree
-from sintrovae_jax.data import pipeline
+from sintrovae_jax.data import identity, pipeline
 from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
 from sintrovae_jax.evaluators import evaluation, scoring
@@ -64,6 +65,7 @@ class Run:
         self.networks, self.static, self.create = train_step.from_config(config)
         self.weights = reconstruction.weights(config.objective)
         self.source = pipeline.build(config.data)
+        configs.refuse_other_data(config, self.source.identity, workdir)
         self.kept: dict[Any, Any] = {}  # shared by all evaluations
         if parallel.is_main():  # it alone evaluates
             evaluators.check_source(config, self.source, self.kept)
@@ -137,9 +139,11 @@ def _train(run, stop):
     first, last = int(host.step), config.train.steps
     if first > last:
         raise UserError(f"{workdir} is already at step {first}: train.steps={last} is behind it")
+    results = workdirs.read_results(workdir)
     if parallel.is_main():
+        identity.write(run.source.identity, workdir)
         configs.write(config, workdir)
-    done = first == last and workdirs.read_results(workdir).get("step") == first
+    done = first == last and results.get("step") == first
     if parallel.agree(done):  # all processes have read the results before the main one writes
         log.info("already trained to step %d: see %s", first, workdir / workdirs.RESULTS)
         return
@@ -283,6 +287,8 @@ def _keep(run, host, due, writer, stop):
         if due["evaluate"] or due["save"] or signum:
             if writer:
                 writer.flush()
+                if model:
+                    standing.write(model, run.workdir, keep={*run.checkpoints.steps(), model.step})
             run.checkpoints.save(host, evaluation.numbers(metrics))
     return metrics, model, signum
 
@@ -300,7 +306,9 @@ def _learning_rate(config: ConfigDict, step: int) -> dict[str, float]:
 
 def _finish(run, model, metrics, writer, clock):
     """Writes figures and results.json. Evaluates first if a run that was killed after its last step lacks metrics."""
-    metrics = metrics or evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
+    if not metrics:
+        metrics = evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
+        standing.write(model, run.workdir)
     _draw(run, model, writer)
     rate = clock.rate() or writer.rate()
     final = metrics | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from sintrovae_jax import files
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.parallel import first_line
 
 CONFIG = "config.json"
 METRICS = "metrics.csv"
+DATA = "data.json"  # what the run is trained on (`data.identity`)
 RESULTS = "results.json"
 SAMPLES = "samples.npz"
 FIGURES = "figures"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
+STANDING = "standing"  # BatchNorm's statistics estimated again, of checkpoints (`standing`)
 
 
 def write_results(workdir: Path, results: dict[str, Any]) -> Path:
@@ -24,8 +28,25 @@ def write_results(workdir: Path, results: dict[str, Any]) -> Path:
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
-    """The workdir's results.json, {} where there is none that can be read."""
+    """The workdir's results.json, {} where there is none. Raises `UserError` if it is no object that can be read."""
+    path = workdir / RESULTS
     try:
-        return json.loads((workdir / RESULTS).read_text())
-    except (OSError, ValueError):
+        results = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): move it away") from None
+    if not isinstance(results, dict):
+        raise UserError(f"{path} is no object of metrics: move it away")
+    return results
+
+
+def step_of(text: str) -> int | str:
+    """A step that is given as text: a number, or a name that `inference.load` knows."""
+    return int(text) if text.isdecimal() else text
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether there is the checkpoint of any step."""
+    folder = workdir / CHECKPOINTS
+    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())

@@ -456,7 +456,7 @@ def test_other_files_are_refused_and_run_nothing(tmp_path):
     [
         ([], "name one official.pth"),
         (["--to-torch", "only"], "name one official.pth"),
-        (["--to-torch", "nowhere", "out.pth"], "no checkpoint in nowhere"),
+        (["--to-torch", "nowhere", "out.pth"], "it is no workdir"),
         (["--to-torch", "nowhere", "out.pth", "--step", "3"], "the config is the workdir's"),
         (["in.pth"], "no recipe given"),
         (["in.pth", "--step", "three"], "invalid int value: 'three'"),

@@ -109,7 +109,8 @@ def test_a_workdir_that_cannot_be_written(tmp_path, make):
 def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
-    (workdir / "config.json").unlink()
+    path = workdir / "config.json"
+    path.write_text(path.read_text().replace('"z_dim": 2', '"z_dim": 3'))
     out = run("gaussians8", workdir, *TINY, *FULL, "--config.model.z_dim=3", code=2)
     assert "holds another model" in out
     assert (workdir / "checkpoints" / "60").is_dir()

@@ -21,6 +21,7 @@ from PIL import Image
 from sintrovae_jax import progress
 from sintrovae_jax.data import images
 from sintrovae_jax.data.folder import is_folder
+from sintrovae_jax.data.identity import Identity, Mark, of_arrays, of_file
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.sources import Arrays, labelled, opened, read_arrays, refuse_large
 from sintrovae_jax.errors import UserError
@@ -39,24 +40,27 @@ def build(path: str, form: Format, memory_bytes: float) -> Arrays:
 
     Raises `UserError` if the path is neither layout, a file of it is damaged, or it takes more than `memory_bytes`.
     """
-    views = (_from_folder if is_folder(path) else _from_npz)(path, form, memory_bytes)
+    read = _from_folder if is_folder(path) else _from_npz
+    views, identity = read(path, form, memory_bytes)
     held_out = np.random.default_rng(0).permutation(len(views))[: max(1, round(_HELD_OUT * len(views)))]
     test = np.isin(np.arange(len(views)), held_out)
     if test.all():
         raise UserError(f"{path} has one model alone: there is none to hold out")
     models, view = np.arange(len(views)).repeat(_VIEWS), np.tile(np.arange(_VIEWS), len(views))
-    return labelled(views.reshape(-1, *form.shape), test.repeat(_VIEWS), models, view)
+    return labelled(views.reshape(-1, *form.shape), test.repeat(_VIEWS), models, view, identity)
 
 
-def _from_folder(path: str, form: Format, memory_bytes: float) -> np.ndarray:
-    """Views [models, 96, *shape], azimuths fastest, of a folder of .mat files."""
+def _from_folder(path: str, form: Format, memory_bytes: float) -> tuple[np.ndarray, Identity]:
+    """Views [models, 96, *shape], azimuths fastest, of a folder of .mat files, and their identity."""
     names = sorted(name for name in _listed(path) if name.endswith(".mat") and not name.startswith("._"))
     if not names:
         raise UserError(f"data.source=cars3d:{path}: the folder has no .mat files, one for each car model")
     _refuse_many(path, len(names) * _VIEWS, form, memory_bytes)
     with ThreadPoolExecutor() as pool:
         models = pool.map(lambda name: _one_model(f"{path}/{name}", form), names)
-        return np.stack(list(progress.counted(models, "car models", len(names))))
+        read = list(progress.counted(models, "car models", len(names)))
+    views, marks = zip(*read, strict=True)
+    return np.stack(views), Identity("files", dict(zip(names, marks, strict=True)))
 
 
 def _listed(path: str) -> list[str]:
@@ -67,7 +71,7 @@ def _refuse_many(path: str, count: int, form: Format, memory_bytes: float) -> No
     refuse_large(f"data.source=cars3d:{path}: its images take", count * math.prod(form.shape), memory_bytes)
 
 
-def _one_model(path: str, form: Format) -> np.ndarray:
+def _one_model(path: str, form: Format) -> tuple[np.ndarray, Mark]:
     from scipy.io import loadmat
 
     try:
@@ -80,7 +84,7 @@ def _one_model(path: str, form: Format) -> np.ndarray:
     if x is None or x.dtype != np.uint8 or x.ndim != 5 or x.shape[2:] != (3, AZIMUTHS, ELEVATIONS) or not x.size:
         content = "no `im`" if x is None else f"`im` of {x.dtype} {x.shape}"
         raise UserError(f"{path} has {content}: Cars3D's is uint8 [height, width, 3, {AZIMUTHS}, {ELEVATIONS}]")
-    return _resized(x.transpose(4, 3, 0, 1, 2).reshape(_VIEWS, *x.shape[:3]), form)
+    return _resized(x.transpose(4, 3, 0, 1, 2).reshape(_VIEWS, *x.shape[:3]), form), of_file(data)
 
 
 def _refuse_bomb(data: bytes) -> None:
@@ -93,7 +97,7 @@ def _refuse_bomb(data: bytes) -> None:
         place += 8 + size
 
 
-def _from_npz(path: str, form: Format, memory_bytes: float) -> np.ndarray:
+def _from_npz(path: str, form: Format, memory_bytes: float) -> tuple[np.ndarray, Identity]:
     """The same from an .npz."""
 
     def imgs(names: Sequence[str]) -> list[str]:
@@ -105,7 +109,7 @@ def _from_npz(path: str, form: Format, memory_bytes: float) -> np.ndarray:
         raise UserError(f"{path} has {content}: Cars3D's is uint8 [{_VIEWS} · models, height, width, 3]")
     _refuse_many(path, len(x), form, memory_bytes)
     by_view = _resized(x, form).reshape(_VIEWS, -1, *form.shape)
-    return by_view.swapaxes(0, 1)
+    return by_view.swapaxes(0, 1), of_arrays({"imgs": x})
 
 
 def _resized(x: np.ndarray, form: Format) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from sintrovae_jax import files
 from sintrovae_jax.errors import UserError
 
 # Half of the side of the square over which each 2D density is plotted and scored (docs/method.md, "2D densities").
@@ -15,6 +16,19 @@ NAMES = (
     *("digits", "letters", "sprites"),
     *("tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH", "cars3d:PATH", "kth:PATH"),
 )
+PATHS = tuple(name.removesuffix(":PATH") for name in NAMES if name.endswith(":PATH"))  # kinds that are KIND:PATH
+
+
+def anchored(source: str) -> str:
+    """A `data.source` whose path, if it has one, means the same from every folder (`files.anchored`)."""
+    kind, _, path = source.partition(":")
+    return f"{kind}:{files.anchored(path)}" if kind in PATHS else source
+
+
+def same_kind(a: str, b: str) -> bool:
+    """Whether two `data.source`s differ in the place of their data alone."""
+    kinds = {a.partition(":")[0], b.partition(":")[0]}
+    return a == b or (len(kinds) == 1 and kinds <= {*PATHS})
 
 
 class Examples(NamedTuple):

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from sintrovae_jax import progress
 from sintrovae_jax.data import images
+from sintrovae_jax.data.identity import Identity, Mark
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers, cores
 from sintrovae_jax.data.source import Images
@@ -80,11 +81,12 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
         listed = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         log.warning("skipped %d of %d pictures: %s%s", len(skipped), len(names), printable(listed), more)
+    identity = _identity(path, names)
     if x is not None:
         x_train, x_test = (x[[found[name] for name in part]] for part in (train, test))
-        return Arrays(x_train, x_test, skipped)
+        return Arrays(x_train, x_test, skipped, identity=identity)
     look = functools.partial(_size_and_time, path)
-    return Files(read, train, test, form, skipped, at_once, look, memory_bytes)
+    return Files(read, train, test, form, skipped, at_once, look, memory_bytes, identity)
 
 
 def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
@@ -117,7 +119,20 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
         if len(mine) < 2:
             raise UserError(f"{path}/{folder} has one picture alone: there is none to hold out")
         test[mine[-max(1, round(test_fraction * len(mine))) :]] = True
-    return labelled(x, test, classes)
+    return labelled(x, test, classes, identity=_identity(path, names))
+
+
+def _identity(path: str, names: list[str]) -> Identity:
+    """Names and sizes of files, skipped ones included: those of another run may be readable."""
+
+    def mark(name: str) -> Mark:
+        try:
+            return [_size_and_time(path, name)[0]]
+        except (OSError, tf.errors.OpError):  # it was removed just now
+            return []
+
+    with ThreadPoolExecutor(_REMOTE_THREADS if is_remote(path) else 1) as pool:
+        return Identity("files", dict(zip(names, pool.map(mark, names), strict=True)))
 
 
 def _read_all(read: Read, names: list[str], x: np.ndarray | None) -> dict[int, str]:
@@ -262,7 +277,9 @@ class Files:
         at_once: int,
         look: Callable[[str], tuple[int, int]],
         memory_bytes: float = 0.0,
+        identity: Identity | None = None,
     ):
+        self.identity = identity
         self._read, self._look, self._train, self._test, self._form = read, look, train, test, form
         self.at = Pyramid(self, form, len(train) + len(test), memory_bytes, self._arrays).at
         self.skipped, self._lock = skipped, threading.Lock()

@@ -17,6 +17,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every
 
 import tensorflow as tf
 
+from sintrovae_jax import files
 from sintrovae_jax.data import augment, cars3d, examples, folder, images, sources, sprites
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
@@ -54,7 +55,7 @@ def build(data: ConfigDict) -> Source:
     if data.source in _EMBEDDED:
         return _EMBEDDED[data.source](form)
     if kind in _PLACES and place:
-        return _PLACES[kind](place, data, form)
+        return _PLACES[kind](files.resolved(place) if kind in examples.PATHS else place, data, form)
     raise UserError(f"data.source={data.source!r} is none of {', '.join(examples.NAMES)}")
 
 

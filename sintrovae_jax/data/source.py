@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
+from sintrovae_jax.data.identity import Identity
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -38,6 +39,10 @@ class Source(Protocol):
     @property
     def skipped(self) -> Mapping[str, str]:
         """{name: reason} of the files that could not be read."""
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the data are, wherever they lie; None: nothing can change them."""
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> "tf.data.Dataset":
         """The batches of the steps [start, stop), `substeps` of them an element.

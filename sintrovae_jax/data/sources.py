@@ -18,6 +18,7 @@ from PIL import Image
 from sintrovae_jax import npy
 from sintrovae_jax.data import images
 from sintrovae_jax.data.densities import DENSITIES
+from sintrovae_jax.data.identity import Identity, of_arrays
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.source import Factors, Images, Labels
 from sintrovae_jax.errors import UserError, printable
@@ -82,6 +83,7 @@ class Shrunk:
     def __init__(self, source: Images, size: int, cached: Callable[[], "Arrays"] | None = None):
         self._source, self._size, self._cached, self.skipped = source, size, cached, source.skipped
         self.labels, self.factors, self.count = source.labels, source.factors, source.count
+        self.identity = source.identity
 
     @property
     def fingerprint(self) -> str:
@@ -162,7 +164,7 @@ def decoded(
 class Density:
     """A 2D density: every draw is fresh."""
 
-    count = None
+    count = identity = None
     skipped: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, name: str):
@@ -195,8 +197,10 @@ class Arrays:
         skipped: Mapping[str, str] | None = None,
         classes: Labels | None = None,
         contents: Labels | None = None,
+        identity: Identity | None = None,
     ):
         self._train, self._test, self.skipped = tf.constant(train), test, skipped or {}
+        self.identity = identity
         self._classes, self._contents = classes, contents
         self._smaller, self.count = {train.shape[1]: self}, len(train)
         self._order = np.random.default_rng(0).permutation(len(train))
@@ -245,7 +249,13 @@ class Arrays:
         return self._smaller[size]
 
 
-def labelled(x: np.ndarray, test: np.ndarray, classes: np.ndarray, contents: np.ndarray | None = None) -> Arrays:
+def labelled(
+    x: np.ndarray,
+    test: np.ndarray,
+    classes: np.ndarray,
+    contents: np.ndarray | None = None,
+    identity: Identity | None = None,
+) -> Arrays:
     """The source of images [N, H, W, C] of known classes and contents [N]; those with `test` [N] true are held out.
 
     Test images are in a fixed random order, so that the first ones are of many classes.
@@ -256,7 +266,8 @@ def labelled(x: np.ndarray, test: np.ndarray, classes: np.ndarray, contents: np.
         return numbers[~test], numbers[held_out]
 
     train, held = split(x)
-    return Arrays(train, held, classes=split(classes), contents=None if contents is None else split(contents))
+    contents_of = None if contents is None else split(contents)
+    return Arrays(train, held, classes=split(classes), contents=contents_of, identity=identity)
 
 
 def digits(form: Format) -> Arrays:
@@ -310,9 +321,11 @@ def npz(path: str, form: Format, test_fraction: float, memory_bytes: float) -> A
     parts = [_images(arrays[name], f"{name} of {path}", form) for name in of_images]
     if names:
         x, x_test = parts
-        return Arrays(x, x_test, classes=_classes(arrays, (x, x_test), names[2:], path))
+        classes = _classes(arrays, (x, x_test), names[2:], path)
+        return Arrays(x, x_test, classes=classes, identity=of_arrays(arrays))
     (x,) = parts
-    return Arrays(*_split(x, len(x) - max(1, round(test_fraction * len(x)))))
+    train, test = _split(x, len(x) - max(1, round(test_fraction * len(x))))
+    return Arrays(train, test, identity=of_arrays(arrays))
 
 
 def read_arrays(

@@ -141,6 +141,7 @@ class Sprites:
     """
 
     skipped: Mapping[str, str] = MappingProxyType({})
+    identity = None
 
     def __init__(self, form: Format):
         if form.channels != 3:

@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
-from sintrovae_jax import progress
+from sintrovae_jax import files, progress
+from sintrovae_jax.data.identity import Identity
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers
 from sintrovae_jax.data.source import Images, Labels
@@ -45,6 +46,9 @@ def build(name: str, data: ConfigDict, form: Format) -> Images:
     ):
         raise UserError(f"the TFDS set {name} has no `image` feature that holds pictures")
     train, test = _splits(builder, data.test_fraction)
+    info = builder.info
+    sizes = {f"{info.full_name} {split}": [info.splits[split].num_examples] for split in (train, test)}
+    identity = Identity("splits", sizes)
     if builder.info.splits[train].num_examples * np.prod(form.shape) <= data.memory_gib * 2**30:
 
         def numbered(names: tuple[str, ...]) -> Labels:
@@ -55,10 +59,10 @@ def build(name: str, data: ConfigDict, form: Format) -> Images:
         x, x_test = (_all(builder, split, form, readers) for split in (train, test))
         if builder.name in _FACTORS:
             classes, contents = map(numbered, _FACTORS[builder.name])
-            return Arrays(x, x_test, classes=classes, contents=contents)
+            return Arrays(x, x_test, classes=classes, contents=contents, identity=identity)
         labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
-        return Arrays(x, x_test, classes=numbered(("label",)) if labelled else None)
-    return Stream(builder, train, test, form, data.shuffle_buffer, data.memory_gib * 2**30)
+        return Arrays(x, x_test, classes=numbered(("label",)) if labelled else None, identity=identity)
+    return Stream(builder, train, test, form, data.shuffle_buffer, data.memory_gib * 2**30, identity)
 
 
 def _prepared(name: str, data: ConfigDict) -> tfds.core.DatasetBuilder:
@@ -66,7 +70,7 @@ def _prepared(name: str, data: ConfigDict) -> tfds.core.DatasetBuilder:
     level = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)  # otherwise it warns of a missing dataset_info.json
     try:
-        builder = tfds.builder(name, **({"data_dir": data.dir} if data.dir else {}))
+        builder = tfds.builder(name, **({"data_dir": files.resolved(data.dir)} if data.dir else {}))
         prepared = builder.is_prepared()
     except (ValueError, AssertionError, ImportError) as error:  # no such set, version, or package that it needs
         raise UserError(f"data.source=tfds:{name} cannot be found: {first_line(error)}") from None
@@ -188,7 +192,9 @@ class Stream:
         form: Format,
         shuffle_buffer: int,
         memory_bytes: float = 0.0,
+        identity: Identity | None = None,
     ):
+        self.identity = identity
         self._builder, self._train, self._test = builder, train, test
         self._form, self._shuffle_buffer, self._readers = form, shuffle_buffer, Readers(form)
         count = sum(builder.info.splits[split].num_examples for split in (train, test))

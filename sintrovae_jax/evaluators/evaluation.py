@@ -34,17 +34,26 @@ def numbers(results: dict[str, Any]) -> dict[str, float]:
     return {k: v for k, v in results.items() if not isinstance(v, str)}
 
 
-def prepared(model: Model, source: Source) -> Model:
-    """The model for evaluation and figures, with the BatchNorm statistics that `config.eval.batch_norm` names."""
+def prepared(model: Model, source: Source, workdir: Path | None = None) -> Model:
+    """The model for evaluation and figures, with the BatchNorm statistics that `config.eval.batch_norm` names.
+
+    model: with running ones. workdir: where standing ones are kept, so that the source is used only if they are not.
+    """
     config = model.config
-    if config.eval.batch_norm == "running" or not _has_batch_norm(model):
+    if config.eval.batch_norm == "running" or not standing.has_batch_norm(model):
         return model
+    kept = standing.read(model, workdir, config.eval.standing_batches) if workdir else None
+    if kept:
+        return kept
     from sintrovae_jax.data import pipeline  # TensorFlow
 
     batch = config.train.batch_size
     steps = {"start": 0, "stop": config.eval.standing_batches, "substeps": 1, "shard": Shard(batch, 0, 1, batch)}
     real = (b["x"][0, 0] for b in pipeline.batches(source, config.data, seed=config.seed, **steps))
-    return standing.estimate(model, real, parallel.seed_key(config.seed))
+    model = standing.estimate(model, real, parallel.seed_key(config.seed))
+    if workdir:
+        standing.write(model, workdir)
+    return model
 
 
 def _has_batch_norm(model):
@@ -55,7 +64,7 @@ def conditions(model: Model, source: Source) -> dict[str, Any]:
     """What all metrics depend on: the kind of BatchNorm statistics, and the files that could not be read."""
     out: dict[str, Any] = {}
     if _has_batch_norm(model):
-        out["batch_norm"] = model.config.eval.batch_norm
+        out["batch_norm"] = model.batch_norm
     if source.skipped:
         out |= {"skipped": len(source.skipped), "skipped_files": sorted(source.skipped)}
     return out

@@ -196,9 +196,13 @@ def cached(folder: str, what: Iterable[object], compute: Callable[[], Summary]) 
     if not folder:
         return compute()
     name = hashlib.sha256("\n".join(map(str, (_VERSION, *what))).encode()).hexdigest()[:32]
-    path = files.expanded(folder) / f"reference-{name}.npz"
     try:
-        with np.load(path) as stored:
+        path = files.place(folder) / f"reference-{name}.npz"
+    except UserError as error:
+        log.warning("cannot keep the reference statistics in %s (%s)", folder, error)
+        return compute()
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
             return Summary(int(stored["count"]), *(stored[key] for key in Summary._fields[1:]))
     except FileNotFoundError:
         pass

@@ -53,7 +53,7 @@ def find(configured: str) -> Path:
     """
     given = {"eval.inception": configured, f"${VARIABLE}": os.environ.get(VARIABLE)}
     source, value = next(((source, value) for source, value in given.items() if value), (None, ""))
-    path = files.expanded(value) if value else next((place for place in _places() if place.is_file()), None)
+    path = files.place(value) if value else next((place for place in _places() if place.is_file()), None)
     if path is None:
         raise UserError(
             f"Inception's weights are not on this machine: download {URL} (sha256 {SHA256}) and put its path in "
@@ -68,8 +68,8 @@ def _places() -> list[Path]:
     """The usual places of the weights: this project's cache, and those of pytorch-fid and torch-fidelity (the same
     file).
     """
-    cache = files.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    hub = files.expanded(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
+    cache = files.place(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    hub = files.place(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
     name = URL.rsplit("/", 1)[1]
     ours = cache / "sintrovae_jax" / name
     return [ours.with_suffix(".npz"), ours, hub / name, hub / name.replace("pt_", "weights-")]
@@ -143,7 +143,7 @@ def main(argv: list[str]) -> None:
     """The command line: IN.pth OUT.npz. Raises `UserError`."""
     if len(argv) != 3:
         raise UserError(f"usage: {_COMMAND}")
-    convert(Path(argv[1]), Path(argv[2]))
+    convert(files.place(argv[1]), files.place(argv[2]))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class _Blended:
     def __init__(self, source: Images, shown: Callable[[jax.Array, Stage], jax.Array], stage: Stage):
         self._source, self._shown, self._stage = source, shown, stage
         self.skipped, self.labels, self.factors = source.skipped, source.labels, source.factors
+        self.identity = source.identity
         self.count, self.stream, self.at = source.count, source.stream, source.at  # a step blends by itself
 
     def test(self, n: int, seed: int) -> np.ndarray:

@@ -83,8 +83,8 @@ def between(a: jax.Array, b: jax.Array, t: jax.Array, path: Interpolation) -> ja
 class Model:
     """A trained encoder and decoder. Arrays in, arrays out; x is float32 [N, *shape], N above 0, images in [0, 1].
 
-    Decoded images are not clipped: those of most models overshoot [0, 1] a little. BatchNorm uses the averages of the
-    checkpoint: those of prior samples in `sample`, those of posterior samples in all operations that start from images.
+    Decoded images are not clipped: those of most models overshoot [0, 1] a little. BatchNorm uses averages: those of
+    prior samples in `sample`, those of posterior samples in all operations that start from images.
 
     Long inputs are processed in chunks of `config.eval.batch_size`; every call compiles once per shape.
     """
@@ -95,6 +95,7 @@ class Model:
     decoder: nn.Module
     variables: dict[str, Variables]  # {'encoder': ..., 'decoder': ...}
     stage: Stage | None = None  # how far it has grown, if it grows
+    batch_norm: str = "running"  # BatchNorm's averages, where there is one: 'running' or 'standing'
 
     paths: ClassVar[Mapping[str, Interpolation]] = MappingProxyType({"linear": line, "spherical": great_circle})
 

@@ -156,7 +156,7 @@ def to_torch(path: str | Path, target: Path) -> int:
     if target.exists():
         raise UserError(f"{target} exists already; choose another place")
     workdir, step = inference.locate(path)
-    config = inference.config_of(workdir, path)
+    config = inference.config_of(workdir)
     layouts.table(config)  # raises if the release has no such networks
     abstract = jax.eval_shape(train_step.from_config(config)[2])
     copies = [name for name in ("target", "ema") if getattr(abstract, name) is not None]
@@ -218,12 +218,12 @@ def main(argv: list[str]) -> None:
     if args.to_torch:
         if args.config or args.workdir or args.step is not None or overrides:
             raise UserError("--to-torch takes WORKDIR OUT.pth alone: the config is the workdir's")
-        step = to_torch(args.paths[0], files.expanded(args.paths[1]))
+        step = to_torch(args.paths[0], files.place(args.paths[1]))
         print(f"{args.paths[1]}: step {step} of {args.paths[0]}")
         return
     config = cli.read_config(args.config, overrides)
-    workdir = files.workdir(args.workdir or cli.default_workdir(args.config))
-    step = from_torch(files.expanded(args.paths[0]), config, workdir, args.step)
+    workdir = files.place(args.workdir or cli.default_workdir(args.config))
+    step = from_torch(files.place(args.paths[0]), config, workdir, args.step)
     print(f"{workdir}: {args.paths[0]}, at step {step} of {config.train.steps}")
 
 

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse(argv[1:])
     columns = {}
     for workdir in args.workdirs:
-        place = files.workdir(workdir)
+        place = files.place(workdir)
         if not (place / workdirs.RESULTS).exists():
             raise UserError(f"{workdir} has no {workdirs.RESULTS}: train there, or run --mode eval, first")
         columns[workdir] = workdirs.read_results(place)

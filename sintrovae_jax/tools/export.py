@@ -1,15 +1,15 @@
 """Exports a workdir's model: one checkpoint, without the optimisers. It loads as any other, but cannot be trained on.
 
-    python -m sintrovae_jax.tools.export WORKDIR OUT [--step STEP | --step best]
+    python -m sintrovae_jax.tools.export WORKDIR OUT [--step STEP]
 
-OUT has config.json, the networks to sample from (the averaged ones where the run has them), and results.json if its
-metrics are of this step.
+OUT has config.json, the networks to sample from (the averaged ones where the run has them) with the BatchNorm averages
+that they were scored with, and results.json if its metrics are of this step.
 """
 
 import contextlib
 from pathlib import Path
 
-from sintrovae_jax import checkpoint, cli, files, inference, parallel, train_state, workdirs
+from sintrovae_jax import checkpoint, cli, files, inference, parallel, standing, train_state, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 
@@ -20,7 +20,8 @@ def export(path: str | Path, target: str | Path, at: int | str | None = None) ->
     path, at: as `inference.load` takes them. Raises `UserError` for what `load` raises, and if the target exists or
     cannot be written.
     """
-    model = inference.load(path, at)
+    model = inference.load(path, at, batch_norm="running")
+    workdir = inference.locate(path)[0]
     with files.new_folder(target) as folder:
         try:
             with contextlib.closing(checkpoint.Checkpoints(folder)) as checkpoints:
@@ -28,7 +29,8 @@ def export(path: str | Path, target: str | Path, at: int | str | None = None) ->
         except Exception as error:  # whatever Orbax and its storage layers raise where they cannot write
             raise UserError(f"cannot write to {target}: {parallel.first_line(error)}") from error
         configs.write(model.config, folder)
-        metrics = workdirs.read_results(inference.locate(path)[0])
+        standing.copy(workdir, model.step, folder)
+        metrics = workdirs.read_results(workdir)
         if metrics.get("step") == model.step:
             workdirs.write_results(folder, metrics)
     return model.step
@@ -43,10 +45,10 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("workdir", metavar="WORKDIR", help="or one checkpoint of it, WORKDIR/checkpoints/STEP")
     parser.add_argument("out", metavar="OUT", help="a new folder")
-    parser.add_argument("--step", help="a step, or 'best' (default: the newest)")
+    parser.add_argument("--step", default="latest", help="a step, best or latest (the default)")
     args = parser.parse(argv[1:])
-    step = int(args.step) if args.step and args.step.isdecimal() else args.step
-    print(f"{args.out}: step {export(args.workdir, args.out, step)} of {args.workdir}")
+    step = export(args.workdir, args.out, workdirs.step_of(args.step))
+    print(f"{args.out}: step {step} of {args.workdir}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""What data are, wherever they lie: kept in a workdir, so that a run does not go on with others unnoticed."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sintrovae_jax import files, workdirs
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.parallel import first_line
+
+Mark = list[int | str]  # of a part: its size or shape; then, if it is known, a checksum
+
+
+class Identity(NamedTuple):
+    """The parts that a set has. what: they are 'files', 'arrays' or 'splits'."""
+
+    what: str
+    parts: Mapping[str, Mark]
+
+
+def of_file(content: bytes) -> Mark:
+    """The mark of a file that is read anyway."""
+    return [len(content), zlib.crc32(content)]
+
+
+def of_arrays(arrays: Mapping[str, np.ndarray]) -> Identity:
+    """The identity of a set of arrays by their content."""
+
+    def mark(x: np.ndarray) -> Mark:
+        content = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        return [f"{x.dtype} {list(x.shape)}", hashlib.sha256(content.data).hexdigest()]
+
+    return Identity("arrays", {name: mark(x) for name, x in arrays.items()})
+
+
+def difference(old: Identity, new: Identity) -> str:
+    """How many parts are new, gone and changed; '' if none is. Checksums that only one of them has are not compared."""
+    both = old.parts.keys() & new.parts.keys()
+    counts = {
+        "new": len(new.parts.keys() - both),
+        "gone": len(old.parts.keys() - both),
+        "changed": sum(any(a != b for a, b in zip(old.parts[name], new.parts[name], strict=False)) for name in both),
+    }
+    listed = ", ".join(f"{count} {how}" for how, count in counts.items() if count)
+    return f"{new.what}: {listed}" if listed else ""
+
+
+def read(workdir: Path) -> Identity | None:
+    """What a workdir is trained on; None where it does not say. Raises `UserError` if its file cannot be read."""
+    path = workdir / workdirs.DATA
+    try:
+        stored = Identity(**json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): restore it, or move it away") from None
+    if not isinstance(stored.parts, dict):
+        raise UserError(f"{path} does not say what the data are: restore it, or move it away")
+    return stored
+
+
+def write(identity: Identity | None, workdir: Path) -> None:
+    """Keeps in a workdir what it is trained on; nothing for data that need no place."""
+    if identity is not None and identity != read(workdir):
+        files.write_text(workdir / workdirs.DATA, json.dumps(identity._asdict()) + "\n")
