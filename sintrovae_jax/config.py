@@ -15,6 +15,7 @@ from sintrovae_jax.data import examples
 from sintrovae_jax.data import identity as identities
 from sintrovae_jax.data.identity import Identity
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators import features
 from sintrovae_jax.keys import Optional
 from sintrovae_jax.parallel import first_line
 
@@ -57,7 +58,7 @@ def flatten(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
 
 
 def read_recipe(name: str) -> ConfigDict:
-    """The config of a recipe (`recipe_files.find`).
+    """The config of a recipe (`recipe_files.find`), whose code and that which it names are trusted.
 
     Raises `UserError` if there is no such recipe, it cannot be run, or it returns no config of exactly the known keys.
     """
@@ -73,6 +74,7 @@ def read_recipe(name: str) -> ConfigDict:
         raise UserError(
             f"{recipe.file} lacks {', '.join(sorted(missing))}: let it start from sintrovae_jax.config.default()"
         )
+    features.trust(config.eval.features)
     return config
 
 
@@ -88,7 +90,8 @@ def override(config: ConfigDict, values: Mapping[str, str | None]) -> ConfigDict
     """The config with values given as text, {key: text}, and its keys locked.
 
     A text is read as the type of the key's value; None is that of a bool alone, True. 'None' is the default of a key
-    that has a type only. Raises `UserError` for a key that does not exist, and for a text that does not fit.
+    that has a type only. Code that a text names is trusted. Raises `UserError` for a key that does not exist, and for a
+    text that does not fit.
     """
     check_keys(values)
     known, texts = schema.keys(), {}
@@ -105,6 +108,8 @@ def override(config: ConfigDict, values: Mapping[str, str | None]) -> ConfigDict
         given(argv)
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(" ".join(str(error).split())) from None
+    if "eval.features" in texts:
+        features.trust(texts["eval.features"])
     return holder.value
 
 

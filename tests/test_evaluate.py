@@ -106,6 +106,7 @@ def small_model():
 
 def scoring(tmp_path, **changed):
     config = settings(**changed)
+    features.trust(config.eval.features)
     return Scoring(dataclasses.replace(small_model(), config=config), pipeline.build(config.data), tmp_path, KEPT)
 
 
@@ -300,8 +301,8 @@ def test_scores_rise_with_what_the_model_finds_likely(tmp_path):
             "needs at least 46 samples: eval.num_samples=40",
         ),
         ({"evaluators": ("fid",), "features": "moments"}, "eval.features='moments' is none of inception, classifier"),
-        ({"evaluators": ("fid",), "features": "nowhere:build"}, "nor a MODULE:FUNCTION: No module named 'nowhere'"),
-        ({"evaluators": ("fid",), "features": "./mine.py:build"}, "eval.features='./mine.py:build' is none of"),
+        ({"evaluators": ("fid",), "features": "nowhere:build"}, "cannot be imported: No module named 'nowhere'"),
+        ({"evaluators": ("fid",), "features": "./mine.py:build"}, "eval.features='./mine.py:build' cannot be"),
         ({"evaluators": ("ood",), "ood.source": "rings"}, "eval.ood.source: data.source=rings is a density"),
         (
             {"evaluators": ("ood",), "ood.source": "npz:x.npz"},

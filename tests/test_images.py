@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,13 +70,13 @@ def palette_png():
     return by_pillow(picture, transparency=1)
 
 
-def turned_jpeg():
+def turned(**options):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it rotated by 90° clockwise
-    return by_pillow(quadrants(), exif=exif, quality=95, subsampling=0)
+    return by_pillow(quadrants(), exif=exif, **options)
 
 
-def moving_gif():
+def red_then_blue():
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
     return lambda path: frames[0].save(path, save_all=True, append_images=frames[1:])
 
@@ -90,8 +92,18 @@ GOOD = {
     "deep.png": (by_pillow((RAMP * 257).astype(np.uint16)), grey(RAMP), 0),
     "deep_rgb.png": (deep_png(32768, 65535, 0), solid((128, 255, 0)), 1),
     "deep_rgba.png": (deep_png(65535, 0, 0, 32768), solid((255, 127, 127)), 1),
-    "turned.jpg": (turned_jpeg(), np.rot90(quadrants(), -1), 30),
-    "moving.gif": (moving_gif(), solid(RED), 0),
+    "turned.jpg": (turned(quality=95, subsampling=0), np.rot90(quadrants(), -1), 30),
+    "moving.gif": (red_then_blue(), solid(RED), 0),
+    "pages.tif": (red_then_blue(), solid(RED), 0),
+    "turned.tiff": (turned(compression="tiff_lzw"), np.rot90(quadrants(), -1), 0),
+    "deep.tif": (by_pillow((RAMP * 257).astype(np.uint16)), grey(RAMP), 0),
+    "floats.tif": (by_pillow((RAMP / 255).astype(np.float32)), grey(RAMP), 0),
+    "cmyk.tif": (by_pillow(Image.new("RGB", (16, 16), (200, 100, 50)).convert("CMYK")), solid((200, 100, 50)), 1),
+    "rgba.tif": (by_pillow(solid((200, 100, 0, 102))), solid((233, 193, 153)), 1),
+    "plain.jfif": (by_pillow(solid((90, 80, 70)), format="JPEG"), solid((90, 80, 70)), 1),
+    "plain.jpe": (by_pillow(solid((90, 80, 70)), format="JPEG"), solid((90, 80, 70)), 1),
+    "pixels.ppm": (by_pillow(quadrants()), quadrants(), 0),
+    "deep.pgm": (by_pillow((RAMP * 257).astype(np.uint16)), grey(RAMP), 0),
     "web.webp": (by_pillow(quadrants(), lossless=True), quadrants(), 0),
     "bits.bmp": (by_pillow(quadrants()), quadrants(), 0),
     "one_bit.png": (by_pillow(halves([0], [255])[:, :, 0] > 0), halves((0, 0, 0), WHITE), 0),
@@ -101,8 +113,15 @@ GOOD = {
     "日本 é.png": (by_pillow(solid((4, 5, 6))), solid((4, 5, 6)), 0),
     "UPPER.JPG": (by_pillow(solid((90, 90, 90))), solid((90, 90, 90)), 1),
 }
-CUT = {"cut.jpg", "cut.png"}  # they begin as pictures do
-BAD = CUT | {"text.png", "empty.png", "bomb.png", "loop.png", "broken.jpg"}
+if images.features.check("avif"):
+    GOOD["new.avif"] = (by_pillow(solid((200, 100, 50)), quality=100), solid((200, 100, 50)), 4)
+    GOOD["turned.avif"] = (turned(quality=100, subsampling="4:4:4"), np.rot90(quadrants(), -1), 40)
+CUT = {"cut.jpg", "cut.png", "dark.tif", "wide.tif"}  # they begin as pictures do
+BAD = CUT | {"text.png", "empty.png", "bomb.png", "loop.png", "broken.jpg", "script.png", "pipe.png"}
+UNREAD = {".heic": 2, ".svg": 1, "without a suffix": 1}
+NO_PICTURES = ["._grey.png", ".DS_Store", "Thumbs.db", "notes.txt", "LICENSE"]
+# PostScript, which Pillow would have Ghostscript run.
+SCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
 
 def write(path, writer):
@@ -125,13 +144,20 @@ def hostile(tmp_path_factory):
         write(place / name, writer)
     for name in CUT:
         write_cut(place / name)
+    by_pillow((RAMP * 1000).astype(np.float32))(place / "dark.tif")
+    by_pillow((RAMP * 2**20).astype(np.int32))(place / "wide.tif")
+    (place / "script.png").write_bytes(SCRIPT)
+    os.mkfifo(place / "pipe.png")
+    for name in (*NO_PICTURES, "a.heic", "below/B.HEIC", "c.svg"):
+        (place / name).write_text("no picture that can be read")
+    by_pillow(quadrants())(place / "d.png")
+    (place / "d.png").rename(place / "d")
     (place / "text.png").write_text("not a picture")
     (place / "empty.png").touch()
     (place / "bomb.png").write_bytes(raw_png(8, 2, 60_000, 60_000))
     (place / "loop.png").symlink_to("loop.png")
     (place / "broken.jpg").symlink_to("nowhere.jpg")
     (place / "below" / "up").symlink_to("..")  # a folder in itself
-    (place / "notes.txt").write_text("no picture, and not called one")
     return place
 
 
@@ -285,7 +311,7 @@ def test_a_large_jpeg_becomes_what_its_pixels_average_to():
     np.testing.assert_allclose(small[1:-1, 1:-1].astype(float), means[1:-1, 1:-1], atol=3)
 
 
-@pytest.mark.parametrize("name", sorted(BAD - {"loop.png", "broken.jpg"}))
+@pytest.mark.parametrize("name", sorted(BAD - {"loop.png", "broken.jpg", "pipe.png"}))
 def test_what_is_no_whole_picture_is_a_value_error(hostile, name):
     with pytest.raises(ValueError, match=r"."):
         images.decode((hostile / name).read_bytes(), FORM)
@@ -457,6 +483,72 @@ def test_truncated_files_never_leave_training_or_testing_without_a_picture(tmp_p
         assert (stream(source, stop=2) == sound).all()
 
 
+def test_pictures_that_are_not_read_are_counted_by_their_kinds_in_one_line(hostile, caplog):
+    folder.listing(str(hostile))
+    (line,) = caplog.messages
+    for kind, count in UNREAD.items():
+        assert f"{count} {kind}" in line
+    assert not [name for name in NO_PICTURES if name in line or name.rpartition(".")[2] in line.partition("(")[0]]
+
+
+def test_a_folder_of_kinds_that_are_not_read_alone_says_so(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.HEIC").write_bytes(b"new")
+    assert "has no pictures (.png, " in one_line(folder.listing, str(tmp_path))
+    assert one_line(folder.listing, str(tmp_path)).endswith("; not read: 3 .heic")
+
+
+@pytest.mark.parametrize("room", [UNTOLD, 1])
+def test_the_largest_picture_is_a_key(tmp_path, caplog, room):
+    place = numbered_folder(tmp_path, 3)
+    by_pillow(np.zeros((20, 10), np.uint8))(place / "large.png")
+    assert not folder.build(str(place), Format(4, 1), 0.1, room).skipped
+    source = folder.build(str(place), Format(4, 1, max_pixels=199), 0.1, room)
+    assert source.skipped == {"large.png": "10 × 20 pixels, more than data.max_pixels=199"}
+    assert "skipped 1 of 4 pictures: large.png (10 × 20 pixels, more than data.max_pixels=199)" in caplog.text
+    assert images.read_format(settings("folder:", image_size=4)).max_pixels == Format(4, 1).max_pixels
+
+
+def test_reasons_say_what_is_wrong(hostile):
+    skipped = folder.build(str(hostile), FORM, 0.2, UNTOLD).skipped
+    assert skipped["bomb.png"] == "60000 × 60000 pixels, more than data.max_pixels=178956970"
+    assert skipped["script.png"] == "not a picture"
+    assert skipped["dark.tif"] == "its numbers are from 0.0 to 255000.0, not from 0 to 1"
+    assert skipped["wide.tif"] == "its numbers are from 0 to 267386880, not from 0 to 65535"
+    assert skipped["pipe.png"] == "not a file"
+
+
+@pytest.fixture
+def latin1(tmp_path):
+    """A folder whose name is in Latin-1."""
+    place = os.path.join(tmp_path, os.fsdecode(b"caf\xe9"))
+    try:
+        os.mkdir(place)
+    except OSError:
+        pytest.skip("this file system has UTF-8 alone")
+    return place
+
+
+@pytest.mark.parametrize("room", [UNTOLD, 1])
+def test_a_folder_whose_name_is_not_utf_8(latin1, room):
+    numbered_folder(Path(latin1), 6)
+    source = folder.build(latin1, Format(4, 1), 0.2, room)
+    assert source.count == 6 - len(source.test(6, 0))
+    assert len(stream(source, stop=2)) == 2
+    assert source.fingerprint
+
+
+def test_classes_and_arrays_in_a_folder_whose_name_is_not_utf_8(latin1):
+    numbered_folder(Path(latin1) / "a", 2)
+    np.savez(f"{latin1}/x.npz", x=numbers(4))
+    data = settings("", image_size=4, image_channels=1)
+    for source in (f"kth:{latin1}", f"npz:{latin1}/x.npz"):
+        data.source = source
+        assert pipeline.build(data).count
+    data.source = f"cars3d:{latin1}"
+    assert "has no .mat files" in one_line(pipeline.build, data)
+
+
 def test_no_folder_and_no_pictures_are_one_line(tmp_path):
     assert "is no folder" in one_line(folder.build, str(tmp_path / "nowhere"), FORM, 0.1, 1)
     assert "has no pictures" in one_line(folder.build, str(tmp_path), FORM, 0.1, 1)
@@ -561,6 +653,70 @@ def test_npz_of_thin_pictures(tmp_path, shape):
     np.testing.assert_array_equal(source.test(1, 0), np.tile(x[:1, :1, :1], (1, 4, 4, 1)).astype(np.float32) / 255)
 
 
+def test_an_npy_is_an_npz_of_one_array(tmp_path):
+    np.save(tmp_path / "x.npy", numbers(20))
+    np.savez(tmp_path / "x.npz", numbers(20))
+    values = {"image_size": 4, "image_channels": 1, "test_fraction": 0.25}
+    one, other = (pipeline.build(settings(f"npz:{tmp_path}/x.{kind}", **values)) for kind in ("npy", "npz"))
+    assert one.fingerprint == other.fingerprint
+    assert one.count == 15
+
+
+def medmnist(parts, labels=1):
+    arrays = {f"{part}_images": numbers(5, first=10 * i) for i, part in enumerate(parts)}
+    return arrays | {f"{part}_labels": np.arange(5 * labels, dtype=np.uint8).reshape(5, labels) for part in parts}
+
+
+def test_medmnist_s_names(tmp_path, caplog):
+    source = npz(tmp_path / "x.npz", **medmnist(["train", "val", "test"]))
+    assert (255 * source.test(9, 0)[:, 0, 0, 0]).round().tolist() == [20, 21, 22, 23, 24]
+    assert sorted(source.labels[0]) == source.labels[1].tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(np.concatenate(list(source.train(9)))[:, 0, 0, 0], source.labels[0])
+    assert "x.npz: val_images, val_labels" in caplog.text
+    source = npz(tmp_path / "y.npz", **medmnist(["train", "val"]))
+    assert (255 * source.test(9, 0)[:, 0, 0, 0]).round().tolist() == [10, 11, 12, 13, 14]
+
+
+def test_several_labels_an_image_are_no_classes(tmp_path, caplog):
+    assert npz(tmp_path / "x.npz", **medmnist(["train", "test"], labels=3)).labels is None
+    assert "train_labels and test_labels of" in caplog.text
+
+
+def test_arrays_that_are_not_used_are_named(tmp_path, caplog):
+    npz(tmp_path / "x.npz", x=numbers(8), y=np.arange(8), extra=np.zeros(2))
+    assert "not used of" in caplog.text
+    assert "x.npz: y, extra" in caplog.text
+
+
+def test_npz_of_more_than_the_memory_for_it_is_refused_before_it_is_read(tmp_path):
+    """A megabyte of zeros takes a kilobyte of the file."""
+    for kind, arrays in (("bomb", {"x": np.zeros((2**14, 8, 8), np.uint8)}), ("small", {"x": numbers(2**12, 1)})):
+        np.savez_compressed(tmp_path / f"{kind}.npz", **arrays)
+        values = {"image_size": 16, "image_channels": 1, "memory_gib": 2**-12}
+        says = one_line(pipeline.build, settings(f"npz:{tmp_path}/{kind}.npz", **values))
+        what = "arrays" if kind == "bomb" else "images"
+        assert f"its {what} take 0.000977 GiB, more than data.memory_gib=0.000244141: raise it" in says
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_a_header_asks_for_no_memory(tmp_path, kind):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 4, 4)})
+    (tmp_path / "x.npy").write_bytes(file.getvalue() + bytes(16))
+    if kind == "npz":
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.write(tmp_path / "x.npy", "x.npy")
+    says = one_line(pipeline.build, settings(f"npz:{tmp_path}/x.{kind}", image_size=4))
+    assert "x is said to be uint8 (1000000000000, 4, 4), but there are 144 bytes of it" in says
+
+
+def test_no_pickle_is_read(tmp_path):
+    for kind, save in (("npy", np.save), ("npz", np.savez)):
+        save(tmp_path / f"x.{kind}", np.array([print], object), allow_pickle=True)
+        says = one_line(pipeline.build, settings(f"npz:{tmp_path}/x.{kind}", image_size=4))
+        assert "holds Python objects" in says
+
+
 def test_npz_of_one_image(tmp_path):
     source = npz(tmp_path / "x.npz", x=numbers(1, first=9))
     assert source.test(5, 0).shape == stream(source, batch_size=1, stop=1)[0].shape == (1, 4, 4, 1)
@@ -593,11 +749,11 @@ def damaged(content: bytes) -> bytes:
     return content[:middle] + bytes(255 - b for b in content[middle : middle + 20]) + content[middle + 20 :]
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "npy", "truncated", "damaged", "other zip"])
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "truncated", "damaged", "other zip"])
 def test_what_is_no_npz_is_one_line(tmp_path, kind):
     path = tmp_path / "x.npz"
     noise = np.random.default_rng(0).integers(0, 256, (50, 4, 4), np.uint8)
-    if kind in ("truncated", "damaged", "npy"):
+    if kind in ("truncated", "damaged"):
         np.savez_compressed(path, x=noise)
     if kind == "folder":
         path.mkdir()
@@ -605,9 +761,6 @@ def test_what_is_no_npz_is_one_line(tmp_path, kind):
         path.touch()
     if kind == "text":
         path.write_text("not arrays")
-    if kind == "npy":
-        np.save(tmp_path / "x.npy", noise)
-        (tmp_path / "x.npy").rename(path)
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:400])
     if kind == "damaged":

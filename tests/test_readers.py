@@ -121,6 +121,49 @@ def test_a_picture_that_ends_the_process_that_reads_it_is_damaged(reader):
     assert reader.read([encoded(0)], x[:1]) == {}
 
 
+class Endless:
+    """An item that takes more time than is allowed, for the process that looks at it."""
+
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGXCPU,)
+
+
+def test_a_picture_that_takes_too_long_is_damaged_and_is_not_tried_again(reader, started):
+    items, x = [encoded(0), Endless()], nothing(2)
+    assert Readers(FORM, 1).read(items, x) == {1: "decoding it does not end"}
+    assert len(started) == 2  # for both, and for one after the other
+
+
+_LIMITED = """
+import sys
+import numpy as np
+from sintrovae_jax.data import readers
+readers._BYTES = readers._SECONDS = 1
+form = readers.Format(8, 3, max_pixels=1)
+readers._limit_memory(form)
+try:
+    np.ones(2**28, np.uint8)
+except MemoryError:
+    print("no memory", flush=True)
+readers._limit_time(form)
+while True:
+    pass
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")
+def test_memory_and_time_of_one_are_limited():
+    done = subprocess.run([sys.executable, "-c", _LIMITED], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("no memory\n", -signal.SIGXCPU)
+
+
+@pytest.mark.parametrize("what", ["beginning", "whole"])
+def test_a_look_at_how_pictures_begin(reader, what):
+    items = [encoded(0), encoded(1)[:-60], b"none"]
+    x = nothing(3) if what == "whole" else None
+    assert sorted(reader.read(items, x)) == ([1, 2] if what == "whole" else [2])
+
+
 def test_a_notice_to_stop_is_not_for_them(reader):
     reader.read([encoded(i) for i in range(2)], nothing(2))
     before = running(reader)
