@@ -81,7 +81,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
         listed = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         log.warning("skipped %d of %d pictures: %s%s", len(skipped), len(names), printable(listed), more)
-    identity = _identity(path, names)
+    identity = _identity(path, names, contents=in_memory)
     if x is not None:
         x_train, x_test = (x[[found[name] for name in part]] for part in (train, test))
         return Arrays(x_train, x_test, skipped, identity=identity)
@@ -119,19 +119,25 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
         if len(mine) < 2:
             raise UserError(f"{path}/{folder} has one picture alone: there is none to hold out")
         test[mine[-max(1, round(test_fraction * len(mine))) :]] = True
-    return labelled(x, test, classes, identity=_identity(path, names))
+    return labelled(x, test, classes, identity=_identity(path, names, contents=True))
 
 
-def _identity(path: str, names: list[str]) -> Identity:
-    """Names and sizes of files, skipped ones included: those of another run may be readable."""
+def _identity(path: str, names: list[str], contents: bool) -> Identity:
+    """Names and sizes of files, skipped ones included: in another run they may be readable.
+
+    contents: also checksums of local files, which have been read anyway. Remote ones would be fetched twice.
+    """
 
     def mark(name: str) -> Mark:
         try:
+            if contents and not is_remote(path):
+                with open(os.path.join(path, name), "rb") as file:
+                    return of_file(file.read())
             return [_size_and_time(path, name)[0]]
         except (OSError, tf.errors.OpError):  # it was removed just now
             return []
 
-    with ThreadPoolExecutor(_REMOTE_THREADS if is_remote(path) else 1) as pool:
+    with ThreadPoolExecutor(_REMOTE_THREADS if is_remote(path) else cores()) as pool:
         return Identity("files", dict(zip(names, pool.map(mark, names), strict=True)))
 
 
