@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from sintrovae_jax import progress
 from sintrovae_jax.data import images
-from sintrovae_jax.data.identity import Identity, Mark
+from sintrovae_jax.data.identity import Identity, Mark, of_file
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers, cores
 from sintrovae_jax.data.source import Images
