@@ -6,7 +6,6 @@ Two layouts are published, and either will do:
     an .npz with `imgs`, uint8 [4 · 24 · models, height, width, 3], models fastest, then azimuths, then elevations
 """
 
-import io
 import math
 import os
 import struct
@@ -19,7 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 from sintrovae_jax import progress
-from sintrovae_jax.data import images
+from sintrovae_jax.data import images, mat
 from sintrovae_jax.data.folder import is_folder
 from sintrovae_jax.data.identity import Identity, Mark, of_arrays, of_file
 from sintrovae_jax.data.images import Format
@@ -31,8 +30,6 @@ from sintrovae_jax.parallel import first_line
 AZIMUTHS, ELEVATIONS = 24, 4
 _VIEWS = AZIMUTHS * ELEVATIONS
 _HELD_OUT = 0.11  # of the models: 20 of 183, as many as LORD's split holds out
-_MOST = 2**28  # bytes of the arrays of a .mat file, which are 5 MB each
-_COMPRESSED = 15  # MATLAB's number of a compressed element
 
 
 def build(path: str, form: Format, memory_bytes: float) -> Arrays:
@@ -72,29 +69,16 @@ def _refuse_many(path: str, count: int, form: Format, memory_bytes: float) -> No
 
 
 def _one_model(path: str, form: Format) -> tuple[np.ndarray, Mark]:
-    from scipy.io import loadmat
-
     try:
         with opened(path) as file:
             data = file.read()
-        _refuse_bomb(data)
-        x = loadmat(io.BytesIO(data), variable_names=["im"]).get("im")
-    except Exception as error:  # scipy raises all kinds of errors for other files
+        x = mat.array(data, "im")
+    except (ValueError, OSError, struct.error, zlib.error, tf.errors.OpError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
-    if x is None or x.dtype != np.uint8 or x.ndim != 5 or x.shape[2:] != (3, AZIMUTHS, ELEVATIONS) or not x.size:
-        content = "no `im`" if x is None else f"`im` of {x.dtype} {x.shape}"
+    if x is None or x.ndim != 5 or x.shape[2:] != (3, AZIMUTHS, ELEVATIONS) or not x.size:
+        content = "no `im`" if x is None else f"`im` of shape {x.shape}"
         raise UserError(f"{path} has {content}: Cars3D's is uint8 [height, width, 3, {AZIMUTHS}, {ELEVATIONS}]")
     return _resized(x.transpose(4, 3, 0, 1, 2).reshape(_VIEWS, *x.shape[:3]), form), of_file(data)
-
-
-def _refuse_bomb(data: bytes) -> None:
-    """Raises `ValueError` if an element of MATLAB's format 5 decompresses to more than `_MOST` bytes."""
-    order, place = ">" if data[126:128] == b"MI" else "<", 128
-    while place + 8 <= len(data):
-        kind, size = struct.unpack_from(f"{order}II", data, place)
-        if kind == _COMPRESSED and len(zlib.decompressobj().decompress(data[place + 8 :][:size], _MOST)) == _MOST:
-            raise ValueError("its arrays are too large")
-        place += 8 + size
 
 
 def _from_npz(path: str, form: Format, memory_bytes: float) -> tuple[np.ndarray, Identity]:
