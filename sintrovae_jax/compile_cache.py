@@ -17,7 +17,7 @@ _LOCK = 10  # seconds to wait for another process, as jax does
 
 
 def default_folder() -> Path:
-    """Where programs are kept unless the user names another place."""
+    """Where programs are kept unless the user names another place. Raises `UserError` without a home folder."""
     return files.place(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sintrovae_jax" / "xla"
 
 
@@ -32,7 +32,13 @@ def enable(place: str = "") -> None:
         return
     if not place and jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
-    folder = files.place(place) if place else default_folder()
+    try:
+        folder = files.place(place) if place else default_folder()
+    except UserError as error:
+        if place:
+            raise
+        log.warning("no compilation cache: %s", error)
+        return
     if not files.is_remote(folder):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import plan
 
-_USAGE = "--config RECIPE [--workdir DIR] [--mode MODE] [--config.KEY=VALUE ...]"
+_USAGE = "[--config RECIPE] [--workdir DIR] [--mode MODE] [--config.KEY=VALUE ...]"
 MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "plan")
 
 
@@ -111,9 +111,7 @@ def _check_ends(mode: str, config: ConfigDict, options: Options) -> None:
 def _parser() -> cli.Parser:
     parser = cli.Parser("main", _USAGE, "Trains a recipe, or uses a model that it has trained.", recipe=True)
     parser.add_argument(
-        "--workdir",
-        metavar="DIR",
-        help="the folder of the run (default: runs/NAME of the recipe), which knows its config",
+        "--workdir", metavar="DIR", help="the folder of the run (default: runs/NAME), which knows its config"
     )
     own = sorted({mode for family in models.FAMILIES.values() for mode in family.modes} - set(MODES))
     parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; of some families {', '.join(own)}")
@@ -122,7 +120,7 @@ def _parser() -> cli.Parser:
         "--compilation-cache",
         metavar="DIR",
         default="",
-        help=f"keeps compiled programs (default: {compile_cache.default_folder()}); {compile_cache.OFF}: keeps none",
+        help=f"keeps compiled programs (default: below ~/.cache); {compile_cache.OFF}: keeps none",
     )
     parser.add_argument("--a", default="", help="interpolate, translate: an image's file, or a test example's index")
     parser.add_argument("--b", default="", help="the other one")
@@ -139,9 +137,9 @@ def main(argv: list[str]) -> None:
     args = _parser().parse(arguments)
     workdir = files.place(args.workdir) if args.workdir else None
     config = cli.read_config(args.config, overrides, workdir)
+    step = None if args.step is None else workdirs.step_of(args.step)
     if args.mode != "plan":  # which reads what only a fresh program tells
         compile_cache.enable(args.compilation_cache)
-    step = None if args.step is None else workdirs.step_of(args.step)
     options = Options(args.a, args.b, args.interpolation, args.topology, args.level, args.explain, step)
     run(args.mode, config, workdir or files.place(cli.default_workdir(args.config)), options)
 

@@ -137,9 +137,9 @@ def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:
         return x[int(end)]
     if examples.of(model.config.data).kind != "images":
         raise UserError(f"--a and --b of a model of points are indices of test points, not {end!r}")
-    form, place = images.read_format(model.config.data), str(files.place(end))
+    form = images.read_format(model.config.data)
     x = np.empty((1, *form.shape), np.uint8)
-    for problem in readers.Readers(form, 1).read([place], x).values():
+    for problem in readers.Readers(form, 1).read([files.resolved(end)], x).values():
         raise UserError(f"{end!r} is no image that can be read, and no index of a test image: {problem}")
     return sources.as_float(np.asarray(sources.shrink(x[0], model.shape[0])))  # it may not have grown fully
 

@@ -7,7 +7,6 @@ samples of the prior. They take training data, so they are kept in the workdir, 
 
 import dataclasses
 import functools
-import io
 import logging
 import zlib
 from collections.abc import Container, Iterable
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from sintrovae_jax import cancellation, files, parallel, progress, workdirs
+from sintrovae_jax import cancellation, files, npy, parallel, progress, workdirs
 from sintrovae_jax.arrays import Tree
 from sintrovae_jax.models import Model
 from sintrovae_jax.models.layers import MOMENTUM, ROLES
@@ -84,6 +83,10 @@ def _with(model: Model, stats: dict[str, Tree]) -> Model:
     return dataclasses.replace(model, variables=model.variables | variables, batch_norm="standing")
 
 
+def _stats(model: Model) -> dict[str, Tree]:
+    return {name: model.variables[name]["batch_stats"] for name in ("encoder", "decoder")}
+
+
 def _checksum(model: Model) -> int:
     """Of the parameters, so that statistics are not used with others."""
     checksum = 0
@@ -100,10 +103,9 @@ def write(model: Model, workdir: Path, keep: Container[int] | None = None) -> No
     """
     folder = workdir / workdirs.STANDING
     if model.batch_norm == "standing":
-        stats = {name: model.variables[name]["batch_stats"] for name in ("encoder", "decoder")}
         about = {_BATCHES: model.config.eval.standing_batches, _CHECKSUM: _checksum(model)}
         with files.replacing(folder / f"{model.step}.npz") as beside:
-            np.savez(beside, **about, **traverse_util.flatten_dict(stats, sep="/"))
+            np.savez(beside, **about, **traverse_util.flatten_dict(_stats(model), sep="/"))
     if keep is not None and folder.is_dir():
         for path in folder.iterdir():
             if path.stem.isdecimal() and int(path.stem) not in keep:
@@ -125,14 +127,14 @@ def read(model: Model, workdir: Path, batches: int | None = None) -> Model | Non
     """
     path = workdir / workdirs.STANDING / f"{model.step}.npz"
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as stored:
-            arrays = dict(stored)
+        arrays = npy.load_npz(path.read_bytes())
+        checksum, count = (arrays.pop(name, np.zeros(0)) for name in (_CHECKSUM, _BATCHES))
+        stats = traverse_util.unflatten_dict(arrays, sep="/")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # numpy and zipfile raise all kinds of errors for damaged files
         log.warning("%s cannot be read (%s)", path, parallel.first_line(error))
         return None
-    about = {name: int(arrays.pop(name, -1)) for name in (_BATCHES, _CHECKSUM)}
-    if about[_CHECKSUM] != _checksum(model) or batches not in (None, about[_BATCHES]):
-        return None
-    return _with(model, traverse_util.unflatten_dict(arrays, sep="/"))
+    as_asked = batches is None or np.array_equal(count, batches)
+    fits = jax.tree.map(np.shape, stats) == jax.tree.map(np.shape, _stats(model))
+    return _with(model, stats) if as_asked and fits and np.array_equal(checksum, _checksum(model)) else None

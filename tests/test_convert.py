@@ -460,7 +460,7 @@ def test_other_files_are_refused_and_run_nothing(tmp_path):
         (["--to-torch", "nowhere", "out.pth", "--step", "3"], "the config is the workdir's"),
         (["in.pth"], "no recipe given"),
         (["in.pth", "--step", "three"], "invalid int value: 'three'"),
-        (["in.pth", "--config", "configs/gaussians8.py"], "cannot read in.pth"),
+        (["in.pth", "--config", "configs/gaussians8.py"], "in.pth: No such file"),
         (["in.pth", "--config", "configs/gaussians8.py", "--config.model.z_dims=3"], "unknown config key model.z_dims"),
     ],
 )

@@ -19,8 +19,8 @@ from PIL import Image
 
 from sintrovae_jax import progress
 from sintrovae_jax.data import images, mat
-from sintrovae_jax.data.folder import is_folder
-from sintrovae_jax.data.identity import Identity, Mark, of_arrays, of_file
+from sintrovae_jax.data.folder import is_folder, marked
+from sintrovae_jax.data.identity import Identity, of_arrays
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.sources import Arrays, labelled, opened, read_arrays, refuse_large
 from sintrovae_jax.errors import UserError
@@ -55,9 +55,7 @@ def _from_folder(path: str, form: Format, memory_bytes: float) -> tuple[np.ndarr
     _refuse_many(path, len(names) * _VIEWS, form, memory_bytes)
     with ThreadPoolExecutor() as pool:
         models = pool.map(lambda name: _one_model(f"{path}/{name}", form), names)
-        read = list(progress.counted(models, "car models", len(names)))
-    views, marks = zip(*read, strict=True)
-    return np.stack(views), Identity("files", dict(zip(names, marks, strict=True)))
+        return np.stack(list(progress.counted(models, "car models", len(names)))), marked(path, names)
 
 
 def _listed(path: str) -> list[str]:
@@ -68,17 +66,16 @@ def _refuse_many(path: str, count: int, form: Format, memory_bytes: float) -> No
     refuse_large(f"data.source=cars3d:{path}: its images take", count * math.prod(form.shape), memory_bytes)
 
 
-def _one_model(path: str, form: Format) -> tuple[np.ndarray, Mark]:
+def _one_model(path: str, form: Format) -> np.ndarray:
     try:
         with opened(path) as file:
-            data = file.read()
-        x = mat.array(data, "im")
+            x = mat.array(file.read(), "im")
     except (ValueError, OSError, struct.error, zlib.error, tf.errors.OpError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
     if x is None or x.ndim != 5 or x.shape[2:] != (3, AZIMUTHS, ELEVATIONS) or not x.size:
         content = "no `im`" if x is None else f"`im` of shape {x.shape}"
         raise UserError(f"{path} has {content}: Cars3D's is uint8 [height, width, 3, {AZIMUTHS}, {ELEVATIONS}]")
-    return _resized(x.transpose(4, 3, 0, 1, 2).reshape(_VIEWS, *x.shape[:3]), form), of_file(data)
+    return _resized(x.transpose(4, 3, 0, 1, 2).reshape(_VIEWS, *x.shape[:3]), form)
 
 
 def _from_npz(path: str, form: Format, memory_bytes: float) -> tuple[np.ndarray, Identity]:

@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import tensorflow as tf
 
 from sintrovae_jax import progress
 from sintrovae_jax.data import images
-from sintrovae_jax.data.identity import Identity, Mark, of_file
+from sintrovae_jax.data.identity import Identity, Mark
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers, cores
 from sintrovae_jax.data.source import Images
@@ -41,6 +42,7 @@ Read = Callable[[list[str], np.ndarray | None], dict[int, str]]  # (names, array
 log = logging.getLogger(__name__)
 _NAMED = 20  # skipped files that the warning names; results.json has them all
 _REMOTE_THREADS = 64  # reading remote files is mostly waiting
+_CHECKED = 2**28  # bytes: local files that are no more together are also compared by content
 _A_PART = 4096  # pictures between two looks at the clock
 _A_PROCESS = 64  # pictures that are worth starting a process for
 
@@ -81,12 +83,11 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
         listed = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
         more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
         log.warning("skipped %d of %d pictures: %s%s", len(skipped), len(names), printable(listed), more)
-    identity = _identity(path, names, contents=in_memory)
     if x is not None:
         x_train, x_test = (x[[found[name] for name in part]] for part in (train, test))
-        return Arrays(x_train, x_test, skipped, identity=identity)
+        return Arrays(x_train, x_test, skipped, identity=marked(path, names))
     look = functools.partial(_size_and_time, path)
-    return Files(read, train, test, form, skipped, at_once, look, memory_bytes, identity)
+    return Files(read, train, test, form, skipped, at_once, look, memory_bytes, marked(path, names))
 
 
 def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
@@ -119,26 +120,7 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
         if len(mine) < 2:
             raise UserError(f"{path}/{folder} has one picture alone: there is none to hold out")
         test[mine[-max(1, round(test_fraction * len(mine))) :]] = True
-    return labelled(x, test, classes, identity=_identity(path, names, contents=True))
-
-
-def _identity(path: str, names: list[str], contents: bool) -> Identity:
-    """Names and sizes of files, skipped ones included: in another run they may be readable.
-
-    contents: also checksums of local files, which have been read anyway. Remote ones would be fetched twice.
-    """
-
-    def mark(name: str) -> Mark:
-        try:
-            if contents and not is_remote(path):
-                with open(os.path.join(path, name), "rb") as file:
-                    return of_file(file.read())
-            return [_size_and_time(path, name)[0]]
-        except (OSError, tf.errors.OpError):  # it was removed just now
-            return []
-
-    with ThreadPoolExecutor(_REMOTE_THREADS if is_remote(path) else cores()) as pool:
-        return Identity("files", dict(zip(names, pool.map(mark, names), strict=True)))
+    return labelled(x, test, classes, identity=marked(path, names))
 
 
 def _read_all(read: Read, names: list[str], x: np.ndarray | None) -> dict[int, str]:
@@ -214,6 +196,30 @@ def _size_and_time(path: str, name: str) -> tuple[int, int]:
         return status.length, status.mtime_nsec
     status = os.stat(place)
     return status.st_size, status.st_mtime_ns
+
+
+def marked(path: str, names: list[str]) -> Identity:
+    """What these files of a folder are: their sizes, and checksums where they are few and small enough (`_CHECKED`).
+
+    Files that are gone are left out.
+    """
+
+    def size(name: str) -> int | None:
+        try:
+            return _size_and_time(path, name)[0]
+        except (OSError, tf.errors.OpError):
+            return None
+
+    with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+        found = list(pool.map(size, names) if is_remote(path) else map(size, names))
+    sizes = {name: size for name, size in zip(names, found, strict=True) if size is not None}
+    parts: dict[str, Mark] = {name: [size] for name, size in sizes.items()}
+    if not is_remote(path) and sum(sizes.values()) <= _CHECKED:
+        for name, mark in parts.items():
+            place = Path(path, name)
+            with contextlib.suppress(OSError):
+                mark.extend([zlib.crc32(place.read_bytes())] if place.is_file() else [])
+    return Identity("files", parts)
 
 
 def reader(path: str, form: Format, once: int = 0) -> tuple[Read, int]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +20,6 @@ class Identity(NamedTuple):
 
     what: str
     parts: Mapping[str, Mark]
-
-
-def of_file(content: bytes) -> Mark:
-    """The mark of a file that is read anyway."""
-    return [len(content), zlib.crc32(content)]
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray]) -> Identity:

@@ -37,7 +37,7 @@ def array(data: bytes, name: str) -> np.ndarray | None:
         if inside.kind == _MATRIX:
             parts = list(_elements(inside.content, order))
             if len(parts) > 3 and bytes(parts[2].content) == name.encode():
-                return _of_bytes(name, order, *parts[:2], parts[3:])
+                return _of_bytes(name, order, parts[0], parts[1], parts[3:])
     return None
 
 

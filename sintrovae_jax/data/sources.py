@@ -321,8 +321,7 @@ def npz(path: str, form: Format, test_fraction: float, memory_bytes: float) -> A
     parts = [_images(arrays[name], f"{name} of {path}", form) for name in of_images]
     if names:
         x, x_test = parts
-        classes = _classes(arrays, (x, x_test), names[2:], path)
-        return Arrays(x, x_test, classes=classes, identity=of_arrays(arrays))
+        return Arrays(x, x_test, classes=_classes(arrays, (x, x_test), names[2:], path), identity=of_arrays(arrays))
     (x,) = parts
     train, test = _split(x, len(x) - max(1, round(test_fraction * len(x))))
     return Arrays(train, test, identity=of_arrays(arrays))
