@@ -4,6 +4,7 @@ Needs neither TensorFlow nor a config file: the workdir's config.json says what 
 """
 
 import contextlib
+import logging
 import numbers
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features
 from sintrovae_jax.models import Model
 
+log = logging.getLogger(__name__)
 PRETRAINED = Path(__file__).with_name("pretrained")  # models that come with the package
 
 
@@ -175,6 +177,7 @@ def described(config: ConfigDict, workdir: Path) -> tuple[train_state.Networks, 
 def _read(config: ConfigDict, workdir: Path, step: int | str | None, ema: bool) -> Model:
     networks, abstract = described(config, workdir)
     with opened(config, workdir, step) as (checkpoints, resolved):
+        log.info("reading checkpoint %d of %s", resolved, workdir)
         try:
             variables = checkpoints.read(resolved, abstract, ema)
         except UserError:

@@ -63,7 +63,6 @@ def run(
     `inference.load` takes it. Raises `UserError` if there is no such checkpoint, or the mode needs data that are not
     there, or not those of training (`config.refuse_other_data`).
     """
-    log.info("loading the model of %s", workdir)
     model = dataclasses.replace(inference.load(workdir, step, batch_norm="running"), config=config)
     if parallel.is_main():
         build = functools.partial(_source, config, workdir)

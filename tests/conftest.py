@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from absl.testing import flagsaver
 from forks import COMPILE_FAST, ROOT, Process
 
 from sintrovae_jax.data import readers
@@ -73,37 +72,26 @@ def run(recipe: str, workdir: Path | None, *args: str, devices: int = 1, code: i
     return out
 
 
-def program(argv: list[str]) -> None:
-    """`python -m sintrovae_jax.main`, without what only a process has."""
-    from sintrovae_jax import cli, main
-
-    cli.parse(argv)
-    main.main(argv[:1])
-
-
-def here(args: list[str], program: Callable = program, log_compiles: bool = False) -> tuple[str, int]:
+def here(args: list[str], program: Callable | None = None, log_compiles: bool = False) -> tuple[str, int]:
     """Runs a command line in this process. Returns what it printed, and its exit code. A traceback is the test's.
 
-    log_compiles: jax tells what it compiles, as by JAX_LOG_COMPILES=1.
+    program: `main.main` if not given. log_compiles: jax tells what it compiles, as by JAX_LOG_COMPILES=1.
     """
     import jax
 
-    from sintrovae_jax import cli, main  # before the flags are saved: importing it defines some
+    from sintrovae_jax import cli, main
 
-    assert main
     out, argv = io.StringIO(), ["sintrovae_jax.main", *args]
     loggers = [logging.getLogger(name) for name in ("sintrovae_jax", "asyncio", "jax")]
     before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     with contextlib.ExitStack() as stack:
         for manager in (contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.chdir(ROOT)):
             stack.enter_context(manager)
-        stack.enter_context(flagsaver.flagsaver())  # which also forgets the flags that a recipe has defined
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "argv", argv)  # where overrides are read from
         if log_compiles:
             stack.enter_context(jax.log_compiles())
             loggers[-1].addHandler(logging.StreamHandler(out))
         try:
-            cli.reporting(program)(argv)
+            cli.reporting(program or main.main)(argv)
         except SystemExit as error:
             return out.getvalue(), error.code
         finally:

@@ -13,7 +13,7 @@ from conftest import FULL, ROOT, TINY, environment, metrics, run
 from PIL import Image
 
 import sintrovae_jax
-from sintrovae_jax import checkpoint, cli, config, inference, modes, parallel, schedule, train_step
+from sintrovae_jax import checkpoint, config, inference, modes, parallel, schedule, train_step
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation
@@ -215,7 +215,7 @@ def test_interpolation_between_a_file_and_a_test_image(five_steps, tmp_path):
 
 def test_the_bench_times_the_pipeline_alone(tmp_path):
     args = ["--data", "--config.train.batch_size=8", "--config.train.substeps=50", "--dispatches=5"]
-    out = run("digits", None, *args, program=lambda argv: bench.main(cli.parse(argv)))
+    out = run("digits", None, *args, program=bench.main)
     figures = json.loads(out.strip().splitlines()[-1])
     assert figures["examples"] == 5 * 50 * 8
     assert figures["examples_per_second"] > 0
