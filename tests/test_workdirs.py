@@ -232,10 +232,13 @@ def test_data_may_move(run):
         main.run("train", moved(run, **{"data.source": f"kth:{there}"}), run)
 
 
-@pytest.mark.parametrize(("memory_gib", "checked"), [(2.0, 10**9), (1e-9, 10**9), (2.0, 0)])
-def test_changed_data_are_counted(tmp_path, monkeypatch, memory_gib, checked):
+@pytest.mark.parametrize(
+    ("memory_gib", "checked", "checked_bytes"), [(2.0, 99, 9999), (1e-9, 99, 9999), (2.0, 11, 9999), (2.0, 99, 2951)]
+)
+def test_changed_data_are_counted(tmp_path, monkeypatch, memory_gib, checked, checked_bytes):
     """Also where they are read during training. Of many large files, a change that keeps the size is not seen."""
     monkeypatch.setattr(folder_source, "_CHECKED", checked)
+    monkeypatch.setattr(folder_source, "_CHECKED_BYTES", checked_bytes)
     folder = pictures(tmp_path / "pictures")
     settings = tiny(f"folder:{folder}", **{"data.memory_gib": memory_gib})
     (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
@@ -247,7 +250,7 @@ def test_changed_data_are_counted(tmp_path, monkeypatch, memory_gib, checked):
     pictures(folder, [1], seed=1)
     with (folder / "2.bmp").open("ab") as file:
         file.write(b"0")
-    changed = 2 if checked else 1
+    changed = 2 if (checked, checked_bytes) == (99, 9999) else 1
     with pytest.raises(UserError) as error:
         config.refuse_other_data(settings, pipeline.build(settings.data).identity, tmp_path / "run")
     assert f"trained on (files: 3 new, 1 gone, {changed} changed): restore the data" in str(error.value)

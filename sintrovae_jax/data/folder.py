@@ -42,7 +42,7 @@ Read = Callable[[list[str], np.ndarray | None], dict[int, str]]  # (names, array
 log = logging.getLogger(__name__)
 _NAMED = 20  # skipped files that the warning names; results.json has them all
 _REMOTE_THREADS = 64  # reading remote files is mostly waiting
-_CHECKED = 2**28  # bytes: local files that are no more together are also compared by content
+_CHECKED, _CHECKED_BYTES = 20_000, 2**28  # local files, of so many bytes together, that are also compared by content
 _A_PART = 4096  # pictures between two looks at the clock
 _A_PROCESS = 64  # pictures that are worth starting a process for
 
@@ -214,7 +214,7 @@ def marked(path: str, names: list[str]) -> Identity:
         found = list(pool.map(size, names) if is_remote(path) else map(size, names))
     sizes = {name: size for name, size in zip(names, found, strict=True) if size is not None}
     parts: dict[str, Mark] = {name: [size] for name, size in sizes.items()}
-    if not is_remote(path) and sum(sizes.values()) <= _CHECKED:
+    if not is_remote(path) and len(sizes) <= _CHECKED and sum(sizes.values()) <= _CHECKED_BYTES:
         for name, mark in parts.items():
             place = Path(path, name)
             with contextlib.suppress(OSError):
