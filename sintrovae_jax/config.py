@@ -206,10 +206,10 @@ def read(workdir: Path) -> ConfigDict | None:
     """
     path = workdir / workdirs.CONFIG
     try:
-        stored = flatten(json.loads(path.read_text()))
+        stored = flatten(files.read_json(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({first_line(error)}); restore it, or use another --workdir") from None
     if "data.source" not in stored:
         raise UserError(f"{path} is no config of this project (it has no data.source)")
@@ -225,7 +225,7 @@ def read(workdir: Path) -> ConfigDict | None:
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items() if name in defaults}
     try:
         config.update_from_flattened_dict(values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is no config of this project ({first_line(error)})") from None
     return config
 

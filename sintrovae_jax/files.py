@@ -5,12 +5,14 @@ complete; what a library writes to a path is written to a local file first.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -46,7 +48,7 @@ def refuse_other_encodings(path: str | os.PathLike[str]) -> None:
     try:
         os.path.abspath(os.fspath(path)).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{os.fspath(path)!r} is not in UTF-8, as the paths of workdirs must be: rename it") from None
+        raise UserError(f"{os.fspath(path)} is not in UTF-8, as the paths of workdirs must be: rename it") from None
 
 
 @contextlib.contextmanager
@@ -115,6 +117,18 @@ def _without_listings(kind: str) -> None:
         from fsspec import config
 
         config.conf.setdefault(kind, {}).setdefault("use_listings_cache", False)
+
+
+def read_json(path: Path, most: int = 2**22) -> Any:
+    """What a JSON file says. Raises OSError; ValueError if it is none, too deep, or has more than `most` characters."""
+    with path.open() as file:
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise ValueError(f"it has more than {most} characters")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is too deep") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -31,7 +31,7 @@ def read_results(workdir: Path) -> dict[str, Any]:
     """The workdir's results.json, {} where there is none. Raises `UserError` if it is no object that can be read."""
     path = workdir / RESULTS
     try:
-        results = json.loads(path.read_text())
+        results = files.read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
