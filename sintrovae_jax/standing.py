@@ -120,6 +120,10 @@ def copy(workdir: Path, step: int, to: Path) -> None:
             beside.write_bytes((workdir / name).read_bytes())
 
 
+def _kind(x: np.ndarray | jax.Array) -> str:
+    return f"{x.dtype} {x.shape}"
+
+
 def read(model: Model, workdir: Path, batches: int | None = None) -> Model | None:
     """The model with the standing statistics that its workdir keeps; None if it keeps none of these parameters.
 
@@ -128,13 +132,13 @@ def read(model: Model, workdir: Path, batches: int | None = None) -> Model | Non
     path = workdir / workdirs.STANDING / f"{model.step}.npz"
     try:
         arrays = npy.load_npz(path.read_bytes())
-        checksum, count = (arrays.pop(name, np.zeros(0)) for name in (_CHECKSUM, _BATCHES))
+        checksum, count = (int(arrays.pop(name)) for name in (_CHECKSUM, _BATCHES))
         stats = traverse_util.unflatten_dict(arrays, sep="/")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # numpy and zipfile raise all kinds of errors for damaged files
         log.warning("%s cannot be read (%s)", path, parallel.first_line(error))
         return None
-    as_asked = batches is None or np.array_equal(count, batches)
-    fits = jax.tree.map(np.shape, stats) == jax.tree.map(np.shape, _stats(model))
-    return _with(model, stats) if as_asked and fits and np.array_equal(checksum, _checksum(model)) else None
+    as_asked = batches is None or count == batches
+    fits = jax.tree.map(_kind, stats) == jax.tree.map(_kind, _stats(model))
+    return _with(model, stats) if as_asked and fits and checksum == _checksum(model) else None

@@ -38,12 +38,13 @@ import numpy as np
 import tensorstore
 from PIL import Image
 
-from sintrovae_jax import checkpoint, inference, logs, perceptual, train_step, workdirs
+from sintrovae_jax import checkpoint, inference, logs, perceptual, standing, train_step, workdirs
 from sintrovae_jax import config as configs
-from sintrovae_jax.data import images, pipeline, readers
+from sintrovae_jax.data import identity, images, pipeline, readers
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features
+from sintrovae_jax.models import Model
 from sintrovae_jax.official import convert, layouts, pth
 from sintrovae_jax.tools import compare
 
@@ -362,6 +363,7 @@ def _workdir() -> Files:
         with contextlib.closing(checkpoint.Checkpoints(folder)) as checkpoints:
             checkpoints.save(jax.tree.map(np.asarray, train_step.from_config(config)[2]()))
         workdirs.write_results(folder, {"step": 0, "jsd": 0.1})
+        identity.write(_DATA, folder)
         (folder / workdirs.METRICS).write_text("step,seconds,examples_per_second,loss\r\n5,1,2,3\r\n10,2,2,3\r\n")
         return _read_files(folder)
 
@@ -419,8 +421,11 @@ def _abstract() -> Any:
     return jax.eval_shape(train_step.from_config(_tiny())[2])
 
 
+_DATA = identity.of_arrays({"x_train": np.zeros(3, np.uint8), "x_test": np.zeros((2, 2))})
+
+
 def _result_files() -> list[Files]:
-    names = (workdirs.RESULTS, workdirs.METRICS)
+    names = (workdirs.RESULTS, workdirs.METRICS, workdirs.DATA)
     return [{name: _workdir()[name]} for name in names] + [{name: _workdir()[name] for name in names}]
 
 
@@ -429,10 +434,31 @@ def _open_results(folder: Path) -> None:
         metrics = logs.Metrics(folder, 7)
         metrics.seconds(), metrics.rate()
         metrics.close()
+    stored = identity.read(folder)
+    if stored is not None:
+        identity.difference(stored, _DATA)
     with contextlib.redirect_stdout(io.StringIO()) as out:
         compare.main(["", str(folder), str(folder)])
     if any(not (c.isprintable() or c == "\n") for c in out.getvalue()):
         raise Finding("a table that moves the cursor")
+
+
+def _standing_files() -> list[Files]:
+    (path,) = (inference.PRETRAINED / "digits" / workdirs.STANDING).iterdir()
+    return [{f"{workdirs.STANDING}/{path.name}": path.read_bytes()}]
+
+
+@functools.cache
+def _model() -> Model:
+    return inference.load("pretrained:digits", batch_norm="running")
+
+
+def _open_standing(folder: Path) -> None:
+    model = standing.read(_model(), folder)
+    if model is None:
+        raise UserError("other averages, or none")
+    for x in jax.tree.leaves(model.variables):
+        np.isfinite(x)
 
 
 # PyTorch's files
@@ -485,6 +511,7 @@ KINDS = {
     "configs": Kind(_config_files, _open_config),
     "checkpoints": Kind(_checkpoint_files, _open_checkpoint),
     "results": Kind(_result_files, _open_results),
+    "standing": Kind(_standing_files, _open_standing),
     "torch": Kind(_torch_files, _open_torch),
     "weights": Kind(_weight_files, _open_weights),
 }

@@ -25,8 +25,16 @@ from sintrovae_jax.tools import compare, export
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
-        *(("pictures", 200), ("arrays", 150), ("cars", 60), ("results", 100), ("weights", 60), ("torch", 60)),
-        *(("configs", 60), ("checkpoints", 10)),
+        *(
+            ("pictures", 200),
+            ("arrays", 150),
+            ("cars", 60),
+            ("results", 100),
+            ("standing", 60),
+            ("weights", 60),
+            ("torch", 60),
+        ),
+        *(("configs", 60), ("checkpoints", 10), ("standing", 60)),
     ],
 )
 def test_mutated_files_are_opened_or_refused_in_one_line(kind, count):

@@ -12,6 +12,7 @@ from sintrovae_jax import files, workdirs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import first_line
 
+_MOST = 2**28  # characters of what is kept, with a line for each file
 Mark = list[int | str]  # of a part: its size or shape; then, if it is known, a checksum
 
 
@@ -48,12 +49,12 @@ def read(workdir: Path) -> Identity | None:
     """What a workdir is trained on; None where it does not say. Raises `UserError` if its file cannot be read."""
     path = workdir / workdirs.DATA
     try:
-        stored = Identity(**json.loads(path.read_text()))
+        stored = Identity(**files.read_json(path, _MOST))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({first_line(error)}): restore it, or move it away") from None
-    if not isinstance(stored.parts, dict):
+    if not isinstance(stored.parts, dict) or not all(isinstance(mark, list) for mark in stored.parts.values()):
         raise UserError(f"{path} does not say what the data are: restore it, or move it away")
     return stored
 
