@@ -207,12 +207,18 @@ def test_what_moves_the_cursor_is_escaped():
     assert errors.printable(os.fsdecode(b"caf\xe9")) == r"caf\udce9"
 
 
-def test_results_that_are_none(tmp_path, capsys):
-    for name, text in (("a", '{"x\\u001b[2J": "\\n", "y": 1}'), ("b", "[1]"), ("c", "[" * 10**5)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / workdirs.RESULTS).write_text(text)
-        assert workdirs.read_results(tmp_path / name) == (json.loads(text) if name == "a" else {})
-    compare.main(["", str(tmp_path / "a"), str(tmp_path / "b")])
+@pytest.mark.parametrize(
+    ("text", "says"), [("[1]", "no object of metrics"), ("[" * 10**5, "it is too deep"), ("{", "cannot be read")]
+)
+def test_results_that_are_none(tmp_path, text, says):
+    (tmp_path / workdirs.RESULTS).write_text(text)
+    with pytest.raises(UserError, match=says):
+        workdirs.read_results(tmp_path)
+
+
+def test_names_of_results_do_not_move_the_cursor(tmp_path, capsys):
+    (tmp_path / workdirs.RESULTS).write_text(json.dumps({"x\x1b[2J": "\n", "y": 1}))
+    compare.main(["", str(tmp_path)])
     assert r"x\x1b[2J" in capsys.readouterr().out
 
 
