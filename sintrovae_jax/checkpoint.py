@@ -95,7 +95,8 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of a workdir: the newest `keep`, and the best one by a metric of the evaluators.
 
-    Saving is asynchronous; `close` waits for pending saves and raises their errors.
+    Raises `UserError` if there are some whose metadata cannot be read. Saving is asynchronous; `close` waits for pending
+    saves and raises their errors.
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
@@ -114,12 +115,18 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
-        self._manager = _Manager(self.folder, options=options, item_handlers=handlers)
+        try:
+            self._manager = _Manager(self.folder, options=options, item_handlers=handlers)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # of the metadata of a checkpoint
+            reason = parallel.first_line(error)
+            raise UserError(
+                f"the checkpoints of {workdir} cannot be read ({reason}): move the damaged one away"
+            ) from error
 
     def _rank(self, metrics: dict[str, float | None]) -> float:
         """Larger is better; a checkpoint that was not evaluated comes last."""
         value = metrics.get(self._best)
-        return -math.inf if value is None else self._sign * value
+        return self._sign * value if isinstance(value, int | float) else -math.inf
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, ascending."""

@@ -223,6 +223,9 @@ def read(workdir: Path) -> ConfigDict | None:
     if unknown:
         log.warning("%s has %s, which nothing here knows: ignored", path, _listed(unknown))
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items() if name in defaults}
+    known = schema.keys()
+    if missing := [name for name, v in values.items() if v is None and not isinstance(known[name].default, Optional)]:
+        raise UserError(f"{path} is no config of this project ({missing[0]} has no value)")
     try:
         config.update_from_flattened_dict(values)
     except (TypeError, ValueError, OverflowError) as error:

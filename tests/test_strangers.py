@@ -12,7 +12,7 @@ import pytest
 import tensorstore
 
 import sintrovae_jax
-from sintrovae_jax import cli, errors, files, inference, logs, main, workdirs
+from sintrovae_jax import checkpoint, cli, errors, files, inference, logs, main, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
@@ -155,6 +155,16 @@ def test_a_checkpoint_asks_for_no_memory(stranger, fields, says):
         sintrovae_jax.load(stranger)
 
 
+def test_damaged_metadata_of_a_checkpoint_are_one_line(stranger):
+    place = stranger / "checkpoints" / "2000" / "_CHECKPOINT_METADATA"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"init_timestamp_nsecs": {}}))
+    for read_only in (True, False):
+        with pytest.raises(UserError, match=r"the checkpoints of .* cannot be read \(Object must be of type"):
+            checkpoint.Checkpoints(stranger, read_only=read_only)
+    with pytest.raises(UserError, match="the checkpoints of"):
+        sintrovae_jax.load(stranger)
+
+
 def test_arrays_that_are_too_large_for_their_files_are_refused(stranger, monkeypatch):
     monkeypatch.setattr("sintrovae_jax.checkpoint._COMPRESSED", 0.5)
     with pytest.raises(UserError, match=r"\d+ bytes of files are too few for \d+ bytes of ema"):
@@ -168,7 +178,8 @@ def test_arrays_that_are_too_large_for_their_files_are_refused(stranger, monkeyp
         (lambda v: v["model"].update(z_dim=10**30), "model.z_dim is a number of more than 64 bits"),
         (lambda v: v["model"].update(z_dim=2**62), "config.json"),
         (lambda v: v["train"].update(dtype={"a": 1}), "config.json"),
-        (lambda v: v["model"].update(z_dim="8"), "config.json"),
+        (lambda v: v["model"].update(z_dim="8"), r"config\.json is no config of this project"),
+        (lambda v: v["model"].update(z_dim=None), r"model\.z_dim has no value"),
     ],
 )
 def test_a_config_that_asks_for_too_much_is_one_line(stranger, change, says):
