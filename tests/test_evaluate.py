@@ -306,7 +306,7 @@ def test_scores_rise_with_what_the_model_finds_likely(tmp_path):
         ({"evaluators": ("ood",), "ood.source": "rings"}, "eval.ood.source: data.source=rings is a density"),
         (
             {"evaluators": ("ood",), "ood.source": "npz:x.npz"},
-            "eval.ood.source: x of x.npz has images of shape (5, 5, 1)",
+            "x.npz has images of shape (5, 5, 1)",
         ),
     ],
 )
