@@ -327,7 +327,7 @@ HYPER = dict.fromkeys(objectives.Hyper._fields, 1.0) | {"learning_rate": 1e-3, "
 @functools.cache
 def three_steps(dtype=None, remat=False, **objective):
     """The state and terms after three adversarial steps of a tiny network, and its state before them."""
-    nets = conv.Encoder((8, 8), Z, dtype, remat), conv.Decoder((8, 8), SHAPE, "linear", dtype, remat)
+    nets = conv.Encoder((8,), Z, dtype, remat), conv.Decoder((8,), SHAPE, "linear", dtype, remat)
     networks = train_state.Networks(*nets, optax.scale_by_adam(), optax.scale_by_adam())
     first = jax.jit(lambda: train_state.create(networks, 0, SHAPE, Z))()
     x = np.random.default_rng(0).integers(0, 256, (1, 3, BATCH, *SHAPE)).astype(np.uint8)

@@ -360,7 +360,7 @@ def test_the_average_of_styles_moves_by_a_200th(networks):
         return decoder.apply(d, z, train=True, mutable=["averages"], keys=keys)
 
     keys = jax.random.split(jax.random.key(0), BATCH)
-    _, kept = jax.vmap(train, axis_name=parallel.AXIS)(LATENTS[None], keys[None])
+    _, kept = jax.jit(jax.vmap(train, axis_name=parallel.AXIS))(LATENTS[None], keys[None])
     w = decoder.apply(d, LATENTS, method="style")
     before = d["averages"]["style"]
     wanted = before + 0.005 * (w.mean(0) - before)
