@@ -91,7 +91,7 @@ class Broken:
         self.count, self.folder = count, folder
 
     def start(self, name="broken", steps=100_000):
-        where = ["--workdir", str(self.folder / name), f"--config.train.steps={steps}"]
+        where = ["--workdir", str(self.folder / name), f"--config.train.steps={steps}", "--config.train.batch_size=12"]
         return processes(self.count, "gaussians8", *RUN, *where)
 
     def rows(self, name="broken"):
