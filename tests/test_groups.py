@@ -54,20 +54,21 @@ def in_one_step(networks, static, state, x, noise, hyper):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["mlp", "conv"])
 def test_a_step_is_the_same_with_its_passes_apart(family):
-    """Terms and gradients; `optax.identity` hands back the gradient itself, so that it is what parameters move by."""
+    """Terms and gradients, without BatchNorm and with it; `optax.identity` hands back the gradient itself, so that it
+    is what parameters move by.
+    """
     with jax.enable_x64(True):
         encoder, decoder = FAMILIES[family]
         nets = train_state.Networks(encoder, decoder, optax.identity(), optax.identity())
         apart = nets._replace(encoder=Apart(encoder), decoder=Apart(decoder))
         state = widened(train_state.create(nets, 1, SHAPE, Z))
-        side = 4 if family == "style" else SIZE  # of its first level
-        x = jnp.asarray(np.random.default_rng(0).random((BATCH, side, side, 3)))
+        x = jnp.asarray(np.random.default_rng(0).random((BATCH, *SHAPE)))
         keys = parallel.example_keys(parallel.seed_key(0), jnp.int32(0), jnp.arange(BATCH))
         noise, hyper = train_step.draw_noise(keys, Z), objectives.Hyper(**HYPER)
         noise = noise._replace(**{name: widened(getattr(noise, name)) for name in noise._fields if name != "keys"})
-        static = train_step.Static(use_gamma_r=True, level=0 if family == "style" else None)
+        static = train_step.Static(use_gamma_r=True)
 
         def inner(network):
             return network.replace(
@@ -86,15 +87,50 @@ def test_a_step_is_the_same_with_its_passes_apart(family):
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("family", ["style", "two_encoder"])
+def test_a_pass_is_the_same_with_its_batches_apart(family):
+    """Outputs and gradients of families whose passes are like others' in a step, in training."""
+    rng, of_both = np.random.default_rng(0), ({}, {})
+    with jax.enable_x64(True):
+        if family == "style":
+            keys = parallel.example_keys(parallel.seed_key(0), jnp.int32(0), jnp.arange(2 * BATCH))
+            of_both = {"stage": Stage(1, 0.3)}, {"stage": Stage(1, 0.3), "keys": keys, "mix": True}
+        inputs = rng.random((2 * BATCH, *SHAPE)), rng.normal(size=(2 * BATCH, Z))
+        for network, x, options in zip(FAMILIES[family], inputs, of_both, strict=True):
+            first = widened(jax.jit(network.init)(jax.random.key(0), x[:1].astype(np.float32)))
+            wanted = outputs_and_gradients(network, first, x, options)
+            wrapped = {name: {"inner": tree} for name, tree in first.items()}
+            *got, of_params = outputs_and_gradients(Apart(network), wrapped, x, options)
+            got = *got, of_params["inner"]
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), got, wanted)
+            assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted[-1])) > 1e-3
+
+
+def outputs_and_gradients(network, variables, x, options):
+    """Of a pass of two batches: what it gives, and the gradients of its input and parameters."""
+    params, rest = variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
+
+    @functools.partial(jax.vmap, axis_name=parallel.AXIS)
+    def run(x):
+        def apply(x, params):
+            return network.apply({"params": params, **rest}, x, train=True, groups=2, mutable=[], **options)[0]
+
+        y, pull = jax.vjp(apply, x, params)
+        return y, *pull(jax.tree.map(jnp.cos, y))
+
+    return jax.tree.map(lambda a: a[0], jax.jit(run)(jnp.asarray(x)[None]))
+
+
+@pytest.mark.soak
 def test_the_averages_of_each_role_are_those_of_its_own_group():
     decoder = FAMILIES["conv"][1]
     rng = np.random.default_rng(0)
     halves = [jnp.asarray(rng.normal(size=(BATCH, Z), loc=loc), jnp.float32) for loc in (0.0, 2.0)]
-    variables = decoder.init(jax.random.key(0), halves[0])
+    variables = jax.jit(decoder.init)(jax.random.key(0), halves[0])
 
     def averages(z, groups):
         run = functools.partial(decoder.apply, variables, train=True, groups=groups, mutable=["batch_stats"])
-        return jax.tree.map(lambda a: a[0], jax.vmap(run, axis_name=parallel.AXIS)(z[None])[1]["batch_stats"])
+        return jax.tree.map(lambda a: a[0], jax.jit(jax.vmap(run, axis_name=parallel.AXIS))(z[None])[1]["batch_stats"])
 
     both, *own = averages(jnp.concatenate(halves), 2), averages(halves[0], 1), averages(halves[1], 1)
     for role in range(2):
@@ -119,8 +155,9 @@ def test_a_pass_whose_averages_are_not_kept_moves_none():
 def test_only_the_last_group_is_mixed():
     decoder = FAMILIES["style"][1]
     z = jax.random.normal(jax.random.key(1), (2 * BATCH, Z))
-    variables = decoder.init(jax.random.key(0), z)
+    variables = jax.jit(decoder.init)(jax.random.key(0), z)
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(2)))(jnp.arange(2 * BATCH))
-    plain, mixed = (decoder.apply(variables, z, groups=2, stage=Stage(1), keys=keys, mix=m) for m in (False, True))
+    decode = functools.partial(decoder.apply, variables, groups=2, stage=Stage(1))
+    plain, mixed = (jax.jit(functools.partial(decode, mix=mix))(z, keys=keys) for mix in (False, True))
     np.testing.assert_allclose(plain[:BATCH], mixed[:BATCH], rtol=1e-6)
     assert np.abs(plain[BATCH:] - mixed[BATCH:]).max() > 1e-3
