@@ -95,8 +95,8 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of a workdir: the newest `keep`, and the best one by a metric of the evaluators.
 
-    Raises `UserError` if the metadata of one cannot be read. Saving is asynchronous; `close` waits for pending saves and
-    raises their errors.
+    Raises `UserError` if the metadata of one cannot be read. Saving is asynchronous; `close` waits for pending saves
+    and raises their errors.
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
