@@ -86,7 +86,9 @@ def test_the_processes_do_not_change_the_run_and_another_loads_it(whole, tmp_pat
 def test_what_does_not_fit_is_refused_and_kept(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
-    (workdir / "config.json").unlink()
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["class_dim"] = 3
+    (workdir / "config.json").write_text(json.dumps(config))
     assert "holds another model" in run("sprites", workdir, *TINY, "--config.model.class_dim=3", code=2)
     assert (workdir / "checkpoints" / "60").is_dir()
     with pytest.raises(UserError, match=r"the official release has no networks of model\.family=two_encoder"):
