@@ -47,7 +47,7 @@ CASES = {
         assert 0 <= results["ood_auroc_elbo"] <= 1
         assert np.asarray(model.reconstruct(x[likely])).shape == (10, 8, 8, 1)
         """,
-        5,
+        4,
     ),
 }
 
