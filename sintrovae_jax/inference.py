@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from sintrovae_jax import checkpoint, files, models, parallel, schedule, standing, train_state, train_step, workdirs
 from sintrovae_jax import config as configs
+from sintrovae_jax.arrays import Variables
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import features
 from sintrovae_jax.models import Model
@@ -58,9 +59,11 @@ def load(
     config = config_of(workdir)
     if trust:
         features.trust(config.eval.features)
+    networks, abstract = described(config, workdir)
     for last in (False, False, True):
         try:
-            return _averaged(_read(config, workdir, step, ema), workdir, batch_norm)
+            resolved, variables = _read(config, workdir, step, abstract, ema)
+            return _averaged(_model(config, resolved, networks, variables), workdir, batch_norm)
         except UserError:
             # A run that is still training may remove an old checkpoint while it is being read.
             if last or isinstance(step, int):
@@ -174,8 +177,10 @@ def described(config: ConfigDict, workdir: Path) -> tuple[train_state.Networks, 
         raise UserError(f"{workdir / workdirs.CONFIG} describes no networks that can be built ({reason})") from error
 
 
-def _read(config: ConfigDict, workdir: Path, step: int | str | None, ema: bool) -> Model:
-    networks, abstract = described(config, workdir)
+def _read(
+    config: ConfigDict, workdir: Path, step: int | str | None, abstract: train_state.TrainState, ema: bool
+) -> tuple[int, Variables]:
+    """The step to load, and its variables as numpy arrays."""
     with opened(config, workdir, step) as (checkpoints, resolved):
         log.info("reading checkpoint %d of %s", resolved, workdir)
         try:
@@ -187,4 +192,4 @@ def _read(config: ConfigDict, workdir: Path, step: int | str | None, ema: bool) 
             hint = f"; there is also step {', '.join(map(str, others))}" if others else ""
             reason = parallel.first_line(error)
             raise UserError(f"checkpoint {resolved} of {workdir} cannot be read ({reason}){hint}") from error
-    return _model(config, resolved, networks, jax.tree.map(np.asarray, variables))
+    return resolved, jax.tree.map(np.asarray, variables)

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -158,7 +157,7 @@ def to_torch(path: str | Path, target: Path) -> int:
     workdir, step = inference.locate(path)
     config = inference.config_of(workdir)
     layouts.table(config)  # raises if the release has no such networks
-    abstract = jax.eval_shape(train_step.from_config(config)[2])
+    _, abstract = inference.described(config, workdir)
     copies = [name for name in ("target", "ema") if getattr(abstract, name) is not None]
     with inference.opened(config, workdir, step) as (checkpoints, step):
         try:
