@@ -192,15 +192,14 @@ class Checkpoints:
     def read_all(self, step: int, abstract: TrainState, names: list[str]) -> list[Tree]:
         """The named items of one step: 'networks', 'target' or 'ema'. Raises as `read` does."""
         items, folder = _items(abstract), self.folder / str(step)
-        out: list[Tree] = []
+        kept, out = _size(folder), list[Tree]()
         for name in names:
             if not (folder / name).exists() and any((folder / other).exists() for other in _ITEMS):
                 stored = " and ".join(other for other in _ITEMS if (folder / other).exists())
                 raise UserError(f"{folder} has no {name}: {stored} alone, as an export has")
-            if self._difference(step, name, items[name]):
+            if self._difference(step, name, items[name], kept):
                 raise UserError(f"{folder} holds another model than the config.json beside it says")
-            tree = self._read(step, name, items[name])
-            out.append(tree)
+            out.append(self._read(step, name, items[name]))
         return out
 
     def close(self) -> None:
@@ -220,14 +219,16 @@ class Checkpoints:
             return checkpointer.restore(self.folder / str(step) / item, args=args)
 
     def _refuse_other(self, step, abstract):
+        kept = _size(self.folder / str(step))
         for item, tree in _items(abstract).items():
-            if differ := self._difference(step, item, tree):
+            if differ := self._difference(step, item, tree, kept):
                 raise UserError(f"{self.folder / str(step)} holds another model: {differ}; use another --workdir")
 
-    def _difference(self, step: int, item: str, tree: Tree) -> str:
+    def _difference(self, step: int, item: str, tree: Tree, kept: int) -> str:
         """How the stored arrays of an item differ from a tree; '' if they do not. Allocates none of them.
 
-        Raises what Orbax raises for damaged metadata, and `ValueError` for those that make it allocate without measure.
+        kept: the bytes of the step's files. Raises what Orbax raises for damaged metadata, and `ValueError` for those
+        that make it allocate without measure.
         """
         metadata = self._manager.item_metadata(step)[item]
         if metadata is None:
@@ -242,7 +243,6 @@ class Checkpoints:
         differ = sorted(k for k in stored.keys() | expected.keys() if stored.get(k) != expected.get(k))
         if not differ:
             size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-            kept = _size(self.folder / str(step))
             if size > _COMPRESSED * kept:
                 raise ValueError(f"{kept} bytes of files are too few for {size} bytes of {item}")
             return ""
