@@ -18,7 +18,7 @@ _LOCK = 10  # seconds to wait for another process, as jax does
 
 def default_folder() -> Path:
     """Where programs are kept unless the user names another place. Raises `UserError` without a home folder."""
-    return files.place(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sintrovae_jax" / "xla"
+    return files.user_cache() / "sintrovae_jax" / "xla"
 
 
 def enable(place: str = "") -> None:

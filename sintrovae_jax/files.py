@@ -111,6 +111,11 @@ def place(path: str | os.PathLike[str]) -> Path:
         raise UserError(f"there are no paths of the kind {kind.args[0]}: {path}") from None
 
 
+def user_cache() -> Path:
+    """The folder in which programs keep what can be made again. Raises `UserError` without a home folder."""
+    return place(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+
+
 def _without_listings(kind: str) -> None:
     """Turns off fsspec's cache of folder listings, which would hide the changes of other processes."""
     with contextlib.suppress(ImportError):

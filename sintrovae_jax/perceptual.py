@@ -80,10 +80,8 @@ def find(configured: str) -> Path:
         if not path.is_file():
             raise UserError(f"{source}={value}: there is no such file of VGG-16's weights")
         return path
-    cache = files.place(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    hub = files.place(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
-    ours = cache / "sintrovae_jax" / FILE
-    found = next((place for place in (ours.with_suffix(".npz"), ours, hub / FILE) if place.is_file()), None)
+    ours = files.user_cache() / "sintrovae_jax" / FILE
+    found = next((place for place in (ours.with_suffix(".npz"), ours, pth.hub() / FILE) if place.is_file()), None)
     if found is None:
         raise UserError(
             f"objective.reconstruction=perceptual needs VGG-16's weights, torchvision's {FILE}: put its path in "
@@ -94,7 +92,7 @@ def find(configured: str) -> Path:
 
 def read(path: Path) -> Layers:
     """The layers of a file. Raises `UserError` if it cannot be read, is damaged, or holds something else."""
-    load = npy.load_npz if path.suffix.lower() == ".npz" else _pth
+    load = npy.load_npz if path.suffix.lower() == ".npz" else pth.arrays
     try:
         arrays = load(path.read_bytes())
     except UserError as error:
@@ -110,7 +108,3 @@ def read(path: Path) -> Layers:
         for name, array in floats.items()
         if name.endswith("weight")
     ]
-
-
-def _pth(data: bytes) -> dict[str, np.ndarray]:
-    return {name: pth.array(tensor) for name, tensor in pth.load(data).items()}

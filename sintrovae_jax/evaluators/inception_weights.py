@@ -68,10 +68,9 @@ def _places() -> list[Path]:
     """The usual places of the weights: this project's cache, and those of pytorch-fid and torch-fidelity (the same
     file).
     """
-    cache = files.place(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    hub = files.place(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
+    hub = pth.hub()
     name = URL.rsplit("/", 1)[1]
-    ours = cache / "sintrovae_jax" / name
+    ours = files.user_cache() / "sintrovae_jax" / name
     return [ours.with_suffix(".npz"), ours, hub / name, hub / name.replace("pt_", "weights-")]
 
 
@@ -110,17 +109,13 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """All arrays of a file, unchecked, and its sha256. Raises `UserError` if they cannot be read."""
     data, digest = _bytes(path)
     is_npz = path.suffix.lower() == ".npz"
-    load, kind = (npy.load_npz, "an .npz of arrays") if is_npz else (_pth, "a .pth of named tensors")
+    load, kind = (npy.load_npz, "an .npz of arrays") if is_npz else (pth.arrays, "a .pth of named tensors")
     try:
         return load(data), digest
     except UserError as error:
         raise UserError(f"{path}: {error}, or make an .npz once, where torch is, with {_COMMAND}") from None
     except Exception as error:  # whatever numpy, zipfile, pickle and torch raise where a file is not one of theirs
         raise UserError(f"{path} is not {kind}, or is damaged ({type(error).__name__}); get it from {URL}") from None
-
-
-def _pth(data: bytes) -> dict[str, np.ndarray]:
-    return {name: pth.array(tensor) for name, tensor in pth.load(data).items()}
 
 
 def convert(source: Path, target: Path) -> None:

@@ -1,13 +1,16 @@
 """PyTorch's files, read as tensors alone. Needs torch (the extra `convert`), which is imported only here."""
 
 import io
+import os
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from sintrovae_jax import files
 from sintrovae_jax.errors import UserError
 
 # Before this, a file could run code or corrupt memory although it was read as tensors alone (CVE-2025-32434,
@@ -37,6 +40,16 @@ def load(data: bytes, ignored: Sequence[type] = ()) -> Any:
     _refuse_compressed(data)
     with module.serialization.safe_globals(list(ignored)):
         return module.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def arrays(data: bytes) -> dict[str, np.ndarray]:
+    """The tensors of a file that has nothing else, by their names. Raises as `load` and `array` do."""
+    return {name: array(tensor) for name, tensor in load(data).items()}
+
+
+def hub() -> Path:
+    """Where torch puts the files that it downloads. Raises `UserError` without a home folder."""
+    return files.place(os.environ.get("TORCH_HOME") or files.user_cache() / "torch") / "hub" / "checkpoints"
 
 
 def _refuse_compressed(data: bytes) -> None:
