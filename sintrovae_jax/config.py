@@ -14,7 +14,7 @@ from sintrovae_jax import files, keys, models, perceptual, recipe_files, schema,
 from sintrovae_jax.data import examples
 from sintrovae_jax.data import identity as identities
 from sintrovae_jax.data.identity import Identity
-from sintrovae_jax.errors import UserError
+from sintrovae_jax.errors import UserError, listed
 from sintrovae_jax.evaluators import features
 from sintrovae_jax.keys import Optional
 from sintrovae_jax.parallel import first_line
@@ -217,11 +217,11 @@ def read(workdir: Path) -> ConfigDict | None:
     unknown = sorted(stored.keys() - defaults.keys())
     if strange := [name for name in unknown if not name.startswith(FREE)]:
         raise UserError(
-            f"{path} has {_listed(strange)}, which nothing here knows: it needs a later version, or the module that "
-            "adds this"
+            f"{path} has {listed(strange, _NAMED)}, which nothing here knows: it needs a later version, or the module "
+            "that adds this"
         )
     if unknown:
-        log.warning("%s has %s, which nothing here knows: ignored", path, _listed(unknown))
+        log.warning("%s has %s, which nothing here knows: ignored", path, listed(unknown, _NAMED))
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items() if name in defaults}
     known = schema.keys()
     if missing := [name for name, v in values.items() if v is None and not isinstance(known[name].default, Optional)]:
@@ -259,12 +259,6 @@ def _without_config(workdir: Path) -> str:
     return f"no checkpoint in {workdir}: it is no workdir (it has no {workdirs.CONFIG}); train first, with --config"
 
 
-def _listed(names: list[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
 def refuse_other(config: ConfigDict, workdir: Path) -> None:
     """Raises `UserError` if the workdir was made by another config, naming keys that differ, or has checkpoints alone.
 
@@ -280,7 +274,7 @@ def refuse_other(config: ConfigDict, workdir: Path) -> None:
     if "data.source" in differ and examples.same_kind(there["data.source"], here["data.source"]):
         differ.remove("data.source")
     if differ:
-        changes = _listed([f"{k} ({there.get(k)} there, {here.get(k)} here)" for k in differ])
+        changes = listed([f"{k} ({there.get(k)} there, {here.get(k)} here)" for k in differ], _NAMED)
         raise UserError(
             f"{workdir} was made by another config: {changes}; give the same values, or --workdir without --config "
             "for its own, or another --workdir"

@@ -3,10 +3,18 @@
 `main` turns them into one line and an exit code; everything else is a bug and keeps its traceback.
 """
 
+from collections.abc import Sequence
+
 
 def printable(text: str) -> str:
     """A text on one line, with what moves a terminal's cursor escaped: names of files may hold anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class UserError(ValueError):

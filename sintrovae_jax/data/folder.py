@@ -34,7 +34,7 @@ from sintrovae_jax.data.sources import (
     labelled,
     shrink,
 )
-from sintrovae_jax.errors import UserError, printable
+from sintrovae_jax.errors import UserError, listed, printable
 from sintrovae_jax.files import is_remote
 from sintrovae_jax.parallel import Shard
 
@@ -80,9 +80,8 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
         name, reason = next(iter(skipped.items()))
         raise UserError(f"not one of {len(names)} files in {path} can be read as a picture: {name}: {reason}")
     if skipped:
-        listed = ", ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:_NAMED])
-        more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-        log.warning("skipped %d of %d pictures: %s%s", len(skipped), len(names), printable(listed), more)
+        reasons = listed([f"{name} ({reason})" for name, reason in skipped.items()], _NAMED)
+        log.warning("skipped %d of %d pictures: %s", len(skipped), len(names), printable(reasons))
     if x is not None:
         x_train, x_test = (x[[found[name] for name in part]] for part in (train, test))
         return Arrays(x_train, x_test, skipped, identity=marked(path, names))
