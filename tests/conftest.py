@@ -186,6 +186,17 @@ FULL = [
 
 
 @pytest.fixture
+def latin1(tmp_path) -> str:
+    """A folder whose name is in Latin-1."""
+    place = os.path.join(tmp_path, os.fsdecode(b"caf\xe9"))
+    try:
+        os.mkdir(place)
+    except OSError:
+        pytest.skip("this file system has UTF-8 alone")
+    return place
+
+
+@pytest.fixture
 def started(monkeypatch) -> list[subprocess.Popen]:
     """The processes that read pictures, as they are started."""
     processes, start = [], readers._start

@@ -518,17 +518,6 @@ def test_reasons_say_what_is_wrong(hostile):
     assert skipped["pipe.png"] == "not a file"
 
 
-@pytest.fixture
-def latin1(tmp_path):
-    """A folder whose name is in Latin-1."""
-    place = os.path.join(tmp_path, os.fsdecode(b"caf\xe9"))
-    try:
-        os.mkdir(place)
-    except OSError:
-        pytest.skip("this file system has UTF-8 alone")
-    return place
-
-
 @pytest.mark.parametrize("room", [UNTOLD, 1])
 def test_a_folder_whose_name_is_not_utf_8(latin1, room):
     numbered_folder(Path(latin1), 6)

@@ -255,17 +255,6 @@ def test_metrics_that_are_none(tmp_path, content, says):
 # Paths
 
 
-@pytest.fixture
-def latin1(tmp_path) -> str:
-    """A folder whose name is in Latin-1."""
-    place = os.path.join(tmp_path, os.fsdecode(b"caf\xe9"))
-    try:
-        os.mkdir(place)
-    except OSError:
-        pytest.skip("this file system has UTF-8 alone")
-    return place
-
-
 def test_a_workdir_whose_path_is_not_utf_8_is_one_line_and_nothing_is_written(latin1, monkeypatch):
     config = configs.read_recipe("gaussians8")
     for mode in ("train", "eval", "sample"):
