@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import keys, recipe_files, schema
+from sintrovae_jax import keys, recipe_files, schema, seeds
 from sintrovae_jax.errors import Diverged, Interrupted, UserError
 
 _OVERRIDE = re.compile(r"--(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
@@ -123,7 +123,8 @@ def reporting(function: Callable[[list[str]], None]) -> Callable[[list[str]], No
         if isinstance(sys.stdout, io.TextIOWrapper):  # it may be replaced
             sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold any bytes, as on stderr
         try:
-            function(argv)
+            with seeds.pinned():
+                function(argv)
         except (UserError, Diverged, Interrupted) as error:
             kind = "stopped" if isinstance(error, Interrupted) else "error"
             print(f"{kind}: {error}", file=sys.stderr, flush=True)

@@ -13,7 +13,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, files, models, parallel, schedule, standing, train_state, train_step, workdirs
+from sintrovae_jax import (
+    checkpoint,
+    files,
+    models,
+    parallel,
+    schedule,
+    seeds,
+    standing,
+    train_state,
+    train_step,
+    workdirs,
+)
 from sintrovae_jax import config as configs
 from sintrovae_jax.arrays import Variables
 from sintrovae_jax.errors import UserError
@@ -34,6 +45,7 @@ def _model(config, step, networks, variables):
     return kind(config, step, networks.encoder, networks.decoder, variables, schedule.stage_at(config, step))
 
 
+@seeds.pinned()
 def load(
     path: str | Path,
     step: int | str | None = None,

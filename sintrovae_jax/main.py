@@ -20,6 +20,7 @@ from sintrovae_jax import (
     parallel,
     reconstruction,
     schedule,
+    seeds,
     train_step,
     workdirs,
 )
@@ -43,6 +44,7 @@ class Options(NamedTuple):
     step: int | str | None = None
 
 
+@seeds.pinned()
 def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options()) -> None:  # noqa: B008
     """Runs one mode on one workdir, after as many checks as possible without importing TensorFlow or writing anything.
 

@@ -155,11 +155,6 @@ def pmean(tree: T) -> T:
     return lax.pmean(tree, AXIS)
 
 
-def seed_key(seed: int) -> jax.Array:
-    """The key of a run's noise and initialisation: always threefry, so that all backends draw the same numbers."""
-    return jax.random.key(seed, impl="threefry2x32")
-
-
 def example_keys(key: jax.Array, step: Array, index: jax.Array) -> jax.Array:
     """One key per example, from (seed, step, index in the global batch) and nothing else. index: [B]. Returns keys [B].
 

@@ -5,12 +5,14 @@ A recipe overrides these defaults, and the command line overrides both.
 
 from typing import Any
 
-from sintrovae_jax import evaluators, models, objectives
+from sintrovae_jax import evaluators, models, objectives, seeds
 from sintrovae_jax.data import examples
 from sintrovae_jax.keys import ABOVE_0, COLOUR, Check, Key, Optional, at_least, between, each_at_least, one_of, widths
 
 _RUN = {
-    "seed": Key(0, "of the parameters, the noise and the order of the data", at_least(0)),
+    "seed": Key(
+        0, "of the parameters, the noise and the order of the data", Check(seeds.fits, f"must be {seeds.RANGE}")
+    ),
     "distributed": Key("auto", "several processes: 'auto' asks Slurm or a TPU pod; 'on', 'off', HOST:PORT,COUNT,INDEX"),
     "distributed_heartbeat": Key(60, "seconds without a sign of life of one process after which all end", at_least(10)),
 }

@@ -20,6 +20,7 @@ from sintrovae_jax import (
     parallel,
     reconstruction,
     schedule,
+    seeds,
     standing,
     train_state,
     train_step,
@@ -184,7 +185,7 @@ def _level(run, host, level, first):
     static = dataclasses.replace(run.static, level=level.number)
     num_vae = config.objective.num_vae if static.objective.encoder else 0
     vae_step = train_step.on_devices(run.networks, dataclasses.replace(static, vae=True))
-    step, key = train_step.on_devices(run.networks, static), parallel.seed_key(config.seed)
+    step, key = train_step.on_devices(run.networks, static), seeds.key(config.seed)
     weights = parallel.replicate(run.weights)
     steps = {"start": first, "stop": level.stop, "substeps": substeps, "shard": parallel.shard(level.batch_size)}
     source = run.source if level.size is None else run.source.at(level.size)

@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from sintrovae_jax import parallel
+from sintrovae_jax import seeds
 from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
 
 
@@ -104,11 +104,11 @@ def create(
 
     target, ema: whether it has a target decoder and averaged networks; both start as copies.
     """
-    encoder_key, decoder_key = jax.random.split(parallel.seed_key(seed))
+    encoder_key, decoder_key = jax.random.split(seeds.key(seed))
 
     def network(module, tx, key, example):
         params_key, noise_key = jax.random.split(key)
-        variables = dict(module.init({"params": params_key, "noise": noise_key}, example, train=False))
+        variables = seeds.init(module, {"params": params_key, "noise": noise_key}, example, train=False)
         params = variables.pop("params")
         return NetworkState(params=params, stats=variables, opt_state=tx.init(params))
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from scipy.signal import correlate
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import models, objectives, parallel, schedule, train_state, train_step
+from sintrovae_jax import models, objectives, parallel, schedule, seeds, train_state, train_step
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, convolution, style
@@ -275,7 +275,7 @@ def arguments(settings, level=None):
     x = jax.ShapeDtypeStruct((substeps, batch, *shape), jnp.uint8)
     index = jax.ShapeDtypeStruct((substeps, batch), jnp.int32)
     hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, schedule.hypers_at(settings, np.arange(substeps))))
-    return networks, static, (jax.eval_shape(create), {"x": x, "index": index}, hypers, parallel.seed_key(0))
+    return networks, static, (jax.eval_shape(create), {"x": x, "index": index}, hypers, seeds.key(0))
 
 
 def traced(settings, level=None) -> str:

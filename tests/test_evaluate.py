@@ -208,7 +208,7 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     source = source_of(model, pipeline.build(config.data))
     got = evaluation.numbers(evaluation.metrics_of(model, source, tmp_path))
     assert all(np.isfinite(v) for v in got.values())
-    assert not (tmp_path / "cache").exists()  # the next step's blend is another
+    assert not list((tmp_path / "cache").glob("reference-*"))  # the next step's blend is another
     # Both sides of the detection are blended, and what is compared with samples is too.
     whole = pipeline.build(config.data).at(8)
     wanted = style.blended_images(whole.test(20, 0), model.stage)
@@ -346,7 +346,25 @@ def test_a_table_of_workdirs_side_by_side(tmp_path, capsys):
     assert lines == [[a, b], ["kl_gap", "0.12346", "-"], ["ood_auroc_kl", "0.5", "-"]]
     compare.main(["compare", a])
     assert "skipped_files" not in capsys.readouterr().out
+    assert "warning" not in capsys.readouterr().err
     with pytest.raises(UserError, match="no metric begins with nothing"):
         compare.main(["compare", a, "--metrics", "nothing"])
     with pytest.raises(UserError, match=r"has no results\.json"):
         compare.main(["compare", empty])
+
+
+def test_scores_by_different_classifiers_are_not_compared_silently(tmp_path, capsys):
+    a, b, c, d = (str(tmp_path / name) for name in "abcd")
+    for workdir, features_of in (
+        (a, "classifier 12ab"),
+        (b, "classifier 34cd"),
+        (c, "classifier 12ab"),
+        (d, "moments"),
+    ):
+        results = {"frechet_classifier": 1.5, "ood_auroc": 0.9, "features": used}
+        workdirs.write_results(tmp_path / workdir, results)
+    compare.main(["compare", a, b, "--metrics", "frechet"])
+    assert f"({a}: classifier 12ab; {b}: classifier 34cd)" in capsys.readouterr().err
+    for others in ([a, c], [a, c, d], [a, b, "--metrics", "ood"]):
+        compare.main(["compare", *others])
+        assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from sintrovae_jax import objectives, parallel, train_state, train_step
+from sintrovae_jax import objectives, parallel, seeds, train_state, train_step
 from sintrovae_jax.models import Posterior, Stage, conv, mlp, style, two_encoder
 
 SIZE, Z, BATCH = 8, 4, 3
@@ -65,7 +65,7 @@ def test_a_step_is_the_same_with_its_passes_apart(family):
         apart = nets._replace(encoder=Apart(encoder), decoder=Apart(decoder))
         state = widened(train_state.create(nets, 1, SHAPE, Z))
         x = jnp.asarray(np.random.default_rng(0).random((BATCH, *SHAPE)))
-        keys = parallel.example_keys(parallel.seed_key(0), jnp.int32(0), jnp.arange(BATCH))
+        keys = parallel.example_keys(seeds.key(0), jnp.int32(0), jnp.arange(BATCH))
         noise, hyper = train_step.draw_noise(keys, Z), objectives.Hyper(**HYPER)
         noise = noise._replace(**{name: widened(getattr(noise, name)) for name in noise._fields if name != "keys"})
         static = train_step.Static(use_gamma_r=True)
@@ -93,7 +93,7 @@ def test_a_pass_is_the_same_with_its_batches_apart(family):
     rng, of_both = np.random.default_rng(0), ({}, {})
     with jax.enable_x64(True):
         if family == "style":
-            keys = parallel.example_keys(parallel.seed_key(0), jnp.int32(0), jnp.arange(2 * BATCH))
+            keys = parallel.example_keys(seeds.key(0), jnp.int32(0), jnp.arange(2 * BATCH))
             of_both = {"stage": Stage(1, 0.3)}, {"stage": Stage(1, 0.3), "keys": keys, "mix": True}
         inputs = rng.random((2 * BATCH, *SHAPE)), rng.normal(size=(2 * BATCH, Z))
         for network, x, options in zip(FAMILIES[family], inputs, of_both, strict=True):

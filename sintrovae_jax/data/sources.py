@@ -124,8 +124,8 @@ def chosen(seed: int, steps: tf.Tensor, count: int, shard: Shard) -> tf.Tensor:
     first = tf.reshape(steps, [-1, 1]) * shard.batch_size
     position = tf.reshape(first + tf.range(shard.start, shard.stop, dtype=tf.int64), [-1])
     epoch, place = position // count, position % count
-    seeds = tf.stack([tf.fill(tf.shape(epoch), tf.cast(seed, tf.int64)), epoch, tf.zeros_like(epoch)], 1)
-    seeds = tf.cast(tf.math.floormod(seeds, 2**31), tf.int32)
+    high, low = (tf.fill(tf.shape(epoch), tf.constant(part, tf.int64)) for part in divmod(seed, 2**31))  # int32 each
+    seeds = tf.cast(tf.stack([low, tf.math.floormod(epoch, 2**31), high], 1), tf.int32)
     return tf.random_index_shuffle(place, seeds, tf.fill(tf.shape(place), tf.constant(count - 1, tf.int64)))
 
 

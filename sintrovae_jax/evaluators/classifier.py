@@ -1,28 +1,33 @@
 """Features without weights to download, from a small classifier trained on the labels of the training set.
 
-For small images with classes, such as digits. Its seed is fixed and it sees only the training set, so that all models
-of one set are compared with the same features.
+For small images with classes, such as digits. Its seed is fixed and it sees only the training set. It is trained once
+for each training set and then kept, so that all models of one set are compared with the same features.
 """
 
 import functools
 import hashlib
 import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from flax import traverse_util
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cancellation, parallel, progress
+from sintrovae_jax import cancellation, progress, seeds
 from sintrovae_jax.arrays import Variables
-from sintrovae_jax.data.source import Images
+from sintrovae_jax.data.source import Images, Labels
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.evaluators.features import Extractor, as_stored
+from sintrovae_jax.evaluators.features import Extractor, as_stored, stored
 
 log = logging.getLogger(__name__)
 _BATCH, _EPOCHS, _LEARNING_RATE = 64, 20, 2e-3
 DIMENSIONS = 64
+_VERSION = 1  # part of the name of a stored classifier: to be raised when a change of this code changes what is learnt
+_SHIPPED = Path(__file__).with_name("classifiers")  # those that come with the package: of digits at 8×8 and 16×16
 
 
 class Classifier(nn.Module):
@@ -63,55 +68,92 @@ def _step(network, params, moments, x, y):
 def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, Variables]:
     """Trains on images [N, H, W, C], bytes or in [0, 1], and labels [N] below `classes`.
 
-    Returns the network and its variables.
+    Returns the network and its variables. They depend on the devices and on the number of cores: sums in another order
+    round differently, and training magnifies that.
     """
     network = Classifier(classes)
-    params = network.init(parallel.seed_key(0), as_stored(x[:1]))["params"]
-    moments, order = optax.adam(_LEARNING_RATE).init(params), np.random.default_rng(0)
-    batch = min(_BATCH, len(x))
-    for _ in progress.counted(range(_EPOCHS), "epochs of the classifier"):
+    params = seeds.init(network, seeds.key(0), as_stored(x[:1]))["params"]
+    moments = optax.adam(_LEARNING_RATE).init(params)
+    steps = list(_batches(len(x)))
+    for indices in progress.counted(steps, "steps of the classifier"):
         cancellation.check()
-        shuffled = order.permutation(len(x))
-        for start in range(0, len(x) - batch + 1, batch):
-            indices = shuffled[start : start + batch]
-            params, moments = _step(network, params, moments, as_stored(x[indices]), y[indices])
+        params, moments = _step(network, params, moments, as_stored(x[indices]), y[indices])
     return network, {"params": params}
+
+
+def _batches(count: int) -> Iterator[np.ndarray]:
+    """The indices of every step's images."""
+    order, batch = np.random.default_rng(0), min(_BATCH, count)
+    for _ in range(_EPOCHS):
+        shuffled = order.permutation(count)
+        yield from (shuffled[start : start + batch] for start in range(0, count - batch + 1, batch))
 
 
 def check(config: ConfigDict, source: Images) -> None:
     """Raises `UserError` if the source has no labels to learn from."""
+    _labels(config, source)
+
+
+def _labels(config: ConfigDict, source: Images) -> Labels:
     if source.labels is None:
         raise UserError(f"eval.features=classifier needs labels to learn: data.source={config.data.source} has none")
+    return source.labels
 
 
 def build(config: ConfigDict, source: Images) -> Extractor:
-    """Trains the classifier of a source that has labels. Raises `UserError` for one that has none.
+    """The classifier of a source that has labels. Raises `UserError` for one that has none.
 
+    It comes with the package, or from the folder `eval.cache`, or it is trained and kept there, by what it learns from.
     Its metrics: classifier_accuracy, on the test images.
     """
-    check(config, source)
-    return _train(np.concatenate(list(source.train(1024))), source, config.eval.batch_size)
+    y_train, y_test = _labels(config, source)
+    x = np.concatenate(list(source.train(1024)))
+    names, y = np.unique(y_train, return_inverse=True)
+    network, size = Classifier(len(names)), config.eval.batch_size
 
+    def train() -> dict[str, np.ndarray]:
+        log.info("training a classifier of %d classes on %d images, for its features", len(names), len(x))
+        return traverse_util.flatten_dict(_scaled(x, y, len(names), size), sep="/")
 
-def _train(x, source, size):
-    y_train, y_test = source.labels
-    names = np.unique(y_train)
-    log.info("training a classifier of %d classes, for features", len(names))
-    network, variables = fit(x, np.searchsorted(names, y_train), len(names))
-    # One scale for all features, so that their variances in the training set are 1 on average.
-    features, _ = _in_chunks(network, variables, x, size)
-    variables["scale"] = 1 / np.sqrt(features.var(0).mean())
+    name = f"classifier-{_digest(x, y)}"
+    folder = _SHIPPED if (_SHIPPED / f"{name}.npz").exists() else config.eval.cache
+    variables = stored(str(folder), name, train, functools.partial(_checked, network, x[:1]))
     _, logits = _in_chunks(network, variables, source.test(len(y_test), 0), size)
     accuracy = float((names[logits.argmax(1)] == y_test).mean())
     log.info("features: a classifier of %d classes, right on %.1f %% of test images", len(names), 100 * accuracy)
-
-    variables = jax.tree.map(np.asarray, variables)
-    digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(variables)))
-    apply, metrics = functools.partial(_features, network), {"classifier_accuracy": accuracy}
-    return Extractor("classifier", digest.hexdigest(), apply, variables, metrics)
+    fingerprint = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(variables))).hexdigest()
+    metrics = {"classifier_accuracy": accuracy}
+    return Extractor("classifier", fingerprint, functools.partial(_features, network), variables, metrics)
 
 
-def _in_chunks(network, variables, x, size):
+def _digest(x: np.ndarray, y: np.ndarray) -> str:
+    """Of all that a classifier is a function of, but for rounding: what it learns from, in this order, and how."""
+    how = (_VERSION, _BATCH, _EPOCHS, _LEARNING_RATE, DIMENSIONS, x.shape, x.dtype)
+    digest = hashlib.sha256("\n".join(map(str, how)).encode())
+    digest.update(np.ascontiguousarray(x).data)
+    digest.update(y.astype("<i8").data)
+    return digest.hexdigest()[:32]
+
+
+def _scaled(x: np.ndarray, y: np.ndarray, classes: int, size: int) -> Variables:
+    """The variables of `fit`, with one scale for all features: their variances in the training set are 1 on average."""
+    network, variables = fit(x, y, classes)
+    features, _ = _in_chunks(network, variables, x, size)
+    return variables | {"scale": 1 / np.sqrt(features.var(0).mean())}
+
+
+def _checked(network: Classifier, x: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Variables:
+    """Stored arrays as variables. Raises `ValueError` if they are not those of this network, or not finite."""
+    variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
+    params = jax.eval_shape(lambda: seeds.init(network, seeds.key(0), as_stored(x)))["params"]
+    wanted = {"params": params, "scale": jax.ShapeDtypeStruct((), np.float32)}
+    described = jax.tree.map(lambda a: (a.shape, a.dtype), (variables, wanted))
+    if described[0] != described[1] or not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("not the variables of this classifier")
+    return variables
+
+
+def _in_chunks(network: Classifier, variables: Variables, x: np.ndarray, size: int) -> list[np.ndarray]:
     """Features [N, 64] and logits [N, classes] of images of any number, as numpy arrays."""
     both = [
         _apply(network, variables["params"], as_stored(x[start : start + size])) for start in range(0, len(x), size)

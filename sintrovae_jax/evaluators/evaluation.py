@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from sintrovae_jax import cancellation, evaluators, parallel, standing, workdirs
+from sintrovae_jax import cancellation, evaluators, seeds, standing, workdirs
 from sintrovae_jax.data.source import Source
 from sintrovae_jax.evaluators.scoring import Scoring
 from sintrovae_jax.inference import Model
@@ -50,7 +50,7 @@ def prepared(model: Model, source: Source, workdir: Path | None = None) -> Model
     batch = config.train.batch_size
     steps = {"start": 0, "stop": config.eval.standing_batches, "substeps": 1, "shard": Shard(batch, 0, 1, batch)}
     real = (b["x"][0, 0] for b in pipeline.batches(source, config.data, seed=config.seed, **steps))
-    model = standing.estimate(model, real, parallel.seed_key(config.seed))
+    model = standing.estimate(model, real, seeds.key(config.seed))
     if workdir:
         standing.write(model, workdir)
     return model

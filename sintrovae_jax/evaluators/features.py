@@ -8,8 +8,9 @@ import collections
 import hashlib
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from sintrovae_jax.data.source import Images, Source, of_images
 from sintrovae_jax.errors import UserError
 
 log = logging.getLogger(__name__)
+_Used = TypeVar("_Used")
 _VERSION = 1  # part of the key of `cached`: to be raised when a change of this code changes features
 # The extractors: functions `build(config, source) -> Extractor`. A function `check(config, source)` in the same module,
 # if there is one, raises those errors of `build` that are cheap to detect. Nothing else is imported (see `trust`).
@@ -189,29 +191,61 @@ def limited(pieces: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
 
 
 def cached(folder: str, what: Iterable[object], compute: Callable[[], Summary]) -> Summary:
-    """A summary from the cache folder, or computed and stored there; '' stores nothing.
+    """A summary from the cache folder, or computed and stored there (`stored`).
 
-    what: everything that it depends on besides this code. An unreadable file is computed again.
+    what: everything that it depends on besides this code.
+    """
+    name = hashlib.sha256("\n".join(map(str, (_VERSION, *what))).encode()).hexdigest()[:32]
+
+    def summary(arrays: Mapping[str, np.ndarray]) -> Summary:
+        return Summary(int(arrays["count"]), *(arrays[key] for key in Summary._fields[1:]))
+
+    return stored(folder, f"reference-{name}", lambda: compute()._asdict(), summary)
+
+
+def stored(
+    folder: str,
+    name: str,
+    compute: Callable[[], Mapping[str, Any]],
+    use: Callable[[Mapping[str, np.ndarray]], _Used],
+) -> _Used:
+    """use(arrays), of arrays from NAME.npz of the cache folder, or computed and stored there; '' stores nothing.
+
+    An unreadable file, or one on which `use` fails, is computed again. If another process has stored the arrays
+    meanwhile, its are used, so that all processes use the same.
     """
     if not folder:
-        return compute()
-    name = hashlib.sha256("\n".join(map(str, (_VERSION, *what))).encode()).hexdigest()[:32]
+        return use(_arrays(compute()))
     try:
-        path = files.place(folder) / f"reference-{name}.npz"
+        path = files.place(folder) / f"{name}.npz"
     except UserError as error:
-        log.warning("cannot keep the reference statistics in %s (%s)", folder, error)
-        return compute()
-    try:
-        with path.open("rb") as file, np.load(file) as stored:
-            return Summary(int(stored["count"]), *(stored[key] for key in Summary._fields[1:]))
-    except FileNotFoundError:
-        pass
-    except Exception as error:  # numpy and zipfile raise all kinds of errors for damaged files
-        log.warning("%s cannot be read (%s); computing it again", path, parallel.first_line(error))
-    summary = compute()
+        log.warning("cannot keep %s in %s (%s)", name, folder, error)
+        return use(_arrays(compute()))
+    damaged = path.exists()
+    kept = _read(path, use)
+    if kept is not None:
+        return kept
+    arrays = _arrays(compute())
+    if not damaged and (kept := _read(path, use)) is not None:
+        return kept
     try:
         with files.replacing(path) as beside:
-            np.savez(beside, **summary._asdict())
+            np.savez(beside, **arrays)
     except OSError as error:
-        log.warning("cannot keep the reference statistics in %s (%s)", path, error.strerror)
-    return summary
+        log.warning("cannot keep %s (%s)", path, error.strerror)
+    return use(arrays)
+
+
+def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
+def _read(path: Path, use: Callable[[Mapping[str, np.ndarray]], _Used]) -> _Used | None:
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return use(dict(arrays))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # numpy and zipfile raise all kinds of errors for damaged files
+        log.warning("%s cannot be read (%s); computing it again", path, parallel.first_line(error))
+        return None

@@ -24,16 +24,16 @@ class _Blended:
     fingerprint = None  # the images change at every step, so nothing is cached
 
     def __init__(self, source: Images, shown: Callable[[jax.Array, Stage], jax.Array], stage: Stage):
-        self._source, self._shown, self._stage = source, shown, stage
+        self.whole, self._shown, self._stage = source, shown, stage
         self.skipped, self.labels, self.factors = source.skipped, source.labels, source.factors
         self.identity = source.identity
         self.count, self.stream, self.at = source.count, source.stream, source.at  # a step blends by itself
 
     def test(self, n: int, seed: int) -> np.ndarray:
-        return np.asarray(self._shown(jnp.asarray(self._source.test(n, seed)), self._stage))
+        return np.asarray(self._shown(jnp.asarray(self.whole.test(n, seed)), self._stage))
 
     def train(self, size: int) -> Iterator[np.ndarray]:
-        floats = (train_step.as_float(jnp.asarray(x)) for x in self._source.train(size))
+        floats = (train_step.as_float(jnp.asarray(x)) for x in self.whole.train(size))
         return (np.asarray(self._shown(x, self._stage)) for x in floats)
 
 
@@ -71,11 +71,13 @@ class Scoring:
 
     @functools.cached_property
     def extractor(self) -> features.Extractor:
-        e, fingerprint = self.model.config.eval, self.images.fingerprint
-        key = ("extractor", e.features, e.inception, fingerprint)
-        kept = {} if fingerprint is None else self.kept  # None: the images change at every step
+        # One extractor for a level of networks that grow: images that are blended in change at every step.
+        images = self.source.whole if isinstance(self.source, _Blended) else self.images
+        e = self.model.config.eval
+        key = ("extractor", e.features, e.inception, images.fingerprint)
+        kept = {} if images.fingerprint is None else self.kept
         if key not in kept:
-            kept[key] = features.build(self.model.config, self.images)
+            kept[key] = features.build(self.model.config, images)
         return kept[key]
 
     @property

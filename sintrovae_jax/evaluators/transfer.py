@@ -14,7 +14,7 @@ import optax
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from sintrovae_jax import models, objectives, parallel
+from sintrovae_jax import models, objectives, seeds
 from sintrovae_jax.data.source import Factors, Images, of_images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.evaluator import Evaluator
@@ -110,7 +110,7 @@ class _Classifier(nn.Module):
 def _fit(network, z, y):
     """The parameters after `_STEPS` steps on all of z [N, Z] and y [N], whatever the run's seed."""
     tx = optax.adamw(_LEARNING_RATE, weight_decay=1e-2)
-    params = network.init(parallel.seed_key(0), z[:1])
+    params = seeds.init(network, seeds.key(0), z[:1])
 
     def loss(params):
         return optax.softmax_cross_entropy_with_integer_labels(network.apply(params, z), y).mean()

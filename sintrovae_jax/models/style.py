@@ -25,7 +25,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from sintrovae_jax import parallel
+from sintrovae_jax import parallel, seeds
 from sintrovae_jax.arrays import Scalar, Tree
 from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import UserError
@@ -365,6 +365,7 @@ class StyleModel(Model):
         side = resolution(self.stage.level)
         return (side, side, super().shape[-1])
 
+    @seeds.pinned()
     def styles(self, z: ArrayLike, truncation: float = 1.0) -> jax.Array:
         """z [N, Z] -> the styles of every layer [N, layers, Z], to be mixed and synthesised.
 
@@ -377,6 +378,7 @@ class StyleModel(Model):
         average = self.variables["decoder"]["averages"]["style"]
         return truncated(jnp.repeat(w[:, None], self._layers, 1), average, truncation)
 
+    @seeds.pinned()
     def synthesize(self, styles: ArrayLike, noise: Noise = True) -> jax.Array:
         """Styles [N, layers, Z] -> x̂ [N, *shape], as `decode`. Raises `UserError` for other shapes."""
         styles, shape = jnp.asarray(styles, jnp.float32), (self._layers, self.config.model.z_dim)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cancellation, importance, parallel, progress
+from sintrovae_jax import cancellation, importance, parallel, progress, seeds
 from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
@@ -104,10 +104,12 @@ class Model:
         """The shape of one example, of the level that the model has reached if it grows."""
         return examples.of(self.config.data).shape
 
+    @seeds.pinned()
     def encode(self, x: ArrayLike) -> Posterior:
         """x [N, *shape] -> the posterior's mean and logvar, [N, Z] each. Raises `UserError` for another shape."""
         return self._in_chunks("encoder", self._examples(x))
 
+    @seeds.pinned()
     def decode(self, z: ArrayLike, noise: Noise = True, role: str = "posterior") -> jax.Array:
         """z [N, Z] -> x̂ [N, *shape]. Not clipped. Raises `UserError` for another number of latent dimensions.
 
@@ -136,7 +138,7 @@ class Model:
         if self.stage is None or noise is False:
             return None
         numbers = jnp.arange(n) if noise is True else jnp.asarray(noise)
-        return parallel.example_keys(parallel.seed_key(self.config.seed), jnp.zeros((), jnp.int32), numbers)
+        return parallel.example_keys(seeds.key(self.config.seed), jnp.zeros((), jnp.int32), numbers)
 
     @functools.cached_property
     def _on_devices(self):
@@ -155,12 +157,12 @@ class Model:
 
         return parallel.in_chunks(apply, self.config.eval.batch_size, inputs, keys)
 
+    @seeds.pinned()
     def prior(self, key: Seed, n: int) -> jax.Array:
         """n latents from the prior N(0, prior_std²). key: a jax key or an int seed. Returns [n, Z]."""
-        key = jax.random.key(key) if isinstance(key, int | np.integer) else key
         if n < 0:
             raise UserError(f"the number of latents cannot be negative: {n}")
-        return self.config.objective.prior_std * jax.random.normal(key, (n, self.config.model.z_dim))
+        return self.config.objective.prior_std * jax.random.normal(seeds.as_key(key), (n, self.config.model.z_dim))
 
     def sample(self, key: Seed, n: int, truncation: float = 1.0) -> jax.Array:
         """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
@@ -171,6 +173,7 @@ class Model:
             raise UserError(f"a model of model.family={self.config.model.family} has no truncation: set it to 1")
         return self.decode(self.prior(key, n), role="prior")
 
+    @seeds.pinned()
     def importance_weighted(
         self, x: ArrayLike, samples: int = 1000, std: float | None = None, key: Seed = 0
     ) -> importance.Estimate:
@@ -184,7 +187,7 @@ class Model:
             raise UserError(f"log p(x) needs at least one importance sample, not {samples}")
         if not std > 0:
             raise UserError("p(x|z) has no standard deviation: set eval.likelihood.observation_std")
-        key = parallel.seed_key(int(key)) if isinstance(key, int | np.integer) else key
+        key = seeds.as_key(key)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(x)))
         level, blend = self.stage or (None, 1.0)
         static, prior_std = (self.encoder, self.decoder, level), self.config.objective.prior_std
@@ -215,6 +218,7 @@ class Model:
         """Decodes the posterior's mean. [N, *shape] in and out."""
         return self.decode(self.encode(x).mean)
 
+    @seeds.pinned()
     def interpolate(self, a: ArrayLike, b: ArrayLike, steps: int = 8, path: str = "linear") -> jax.Array:
         """Decodes points between the latents (posterior means) of a and b, both ends included.
 

@@ -19,7 +19,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cli, extras, logs, parallel, recipe_files, reconstruction, schedule, train_state, train_step
+from sintrovae_jax import (
+    cli,
+    extras,
+    logs,
+    parallel,
+    recipe_files,
+    reconstruction,
+    schedule,
+    seeds,
+    train_state,
+    train_step,
+)
 from sintrovae_jax import config as configs
 from sintrovae_jax.arrays import Tree
 from sintrovae_jax.data import examples
@@ -57,7 +68,7 @@ def prepare(config: ConfigDict, alter: Callable[[Networks], Networks] = lambda n
     batches = parallel.split(synthetic(config, shard))
     hypers = parallel.replicate(schedule.hypers_at(config, np.arange(config.train.substeps)))
     weights = parallel.replicate(reconstruction.weights(config.objective))
-    arguments = (on_devices, batches, hypers, parallel.seed_key(config.seed), weights)
+    arguments = (on_devices, batches, hypers, seeds.key(config.seed), weights)
     step = train_step.on_devices(alter(networks), static)
     return Step(step, step.lower(*arguments), arguments)
 

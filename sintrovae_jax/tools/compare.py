@@ -3,24 +3,33 @@
 python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--metrics ood_auroc fid]
 """
 
+import sys
 from typing import Any
 
 from sintrovae_jax import cli, files, workdirs
 from sintrovae_jax.errors import UserError, printable
 from sintrovae_jax.tools import text
 
+# The beginnings of the metrics that only results with the same features have in common.
+_OF_FEATURES = ("fid", "frechet", "kid", "precision", "recall", "classifier")
 
-def table(columns: dict[str, dict[str, Any]], beginnings: list[str]) -> str:
-    """{column: {metric: value}} as aligned text. Raises `UserError` if no metric has such a beginning."""
+
+def selected(columns: dict[str, dict[str, Any]], beginnings: list[str]) -> list[str]:
+    """The metrics of {column: {metric: value}} with such a beginning. Raises `UserError` if there is none."""
     names = dict.fromkeys(
         n for column in columns.values() for n, value in column.items() if not isinstance(value, list)
     )
-    selected = [name for name in names if not beginnings or name.startswith(tuple(beginnings))]
-    if not selected:
+    found = [name for name in names if not beginnings or name.startswith(tuple(beginnings))]
+    if not found:
         raise UserError(f"no metric begins with {' or '.join(beginnings)}; there are {', '.join(names) or 'none'}")
+    return found
+
+
+def table(columns: dict[str, dict[str, Any]], names: list[str]) -> str:
+    """The metrics of these names, of {column: {metric: value}}, as aligned text."""
     rows = [
         ["", *columns],
-        *([printable(name), *(_shown(column.get(name)) for column in columns.values())] for name in selected),
+        *([printable(name), *(_shown(column.get(name)) for column in columns.values())] for name in names),
     ]
     return text.aligned(rows)
 
@@ -29,6 +38,16 @@ def _shown(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.5g}" if isinstance(value, float) else printable(str(value))
+
+
+def other_features(columns: dict[str, dict[str, Any]], names: list[str]) -> str:
+    """A warning if metrics of these names are of different features, such as those of two classifiers; else ''."""
+    used = {column: str(results["features"]) for column, results in columns.items() if "features" in results}
+    extractors = {text.split(" ")[0] for text in used.values()}
+    if len(set(used.values())) == len(extractors) or not any(name.startswith(_OF_FEATURES) for name in names):
+        return ""
+    beginnings = "; ".join(f"{column}: {printable(text[:24])}" for column, text in used.items())
+    return f"warning: metrics of different features cannot be compared ({beginnings}); run --mode eval on one machine"
 
 
 def main(argv: list[str]) -> None:
@@ -46,7 +65,10 @@ def main(argv: list[str]) -> None:
         if not (place / workdirs.RESULTS).exists():
             raise UserError(f"{workdir} has no {workdirs.RESULTS}: train there, or run --mode eval, first")
         columns[workdir] = workdirs.read_results(place)
-    print(table(columns, args.metrics))
+    names = selected(columns, args.metrics)
+    print(table(columns, names))
+    if warning := other_features(columns, names):
+        print(warning, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import parallel, reconstruction, schedule, train_step
+from sintrovae_jax import parallel, reconstruction, schedule, seeds, train_step
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import bench, explain, hlo, text
@@ -187,7 +187,7 @@ def _step(config, networks, static, create, level, devices_count, per_device, de
     hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, schedule.hypers_at(config, np.arange(substeps))))
     weights = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, reconstruction.weights(config.objective)))
     step = train_step.on_devices(networks, static, devices)
-    key = jax.eval_shape(lambda: parallel.seed_key(config.seed))
+    key = jax.eval_shape(lambda: seeds.key(config.seed))
     return step, (on_each(jax.eval_shape(create)), on_each(batch), on_each(hypers), key, on_each(weights))
 
 
