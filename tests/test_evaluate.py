@@ -355,13 +355,9 @@ def test_a_table_of_workdirs_side_by_side(tmp_path, capsys):
 
 def test_scores_by_different_classifiers_are_not_compared_silently(tmp_path, capsys):
     a, b, c, d = (str(tmp_path / name) for name in "abcd")
-    for workdir, features_of in (
-        (a, "classifier 12ab"),
-        (b, "classifier 34cd"),
-        (c, "classifier 12ab"),
-        (d, "moments"),
-    ):
-        results = {"frechet_classifier": 1.5, "ood_auroc": 0.9, "features": used}
+    used = {a: "classifier 12ab", b: "classifier 34cd", c: "classifier 12ab", d: "moments"}
+    for workdir, extractor in used.items():
+        results = {"frechet_classifier": 1.5, "ood_auroc": 0.9, "features": extractor}
         workdirs.write_results(tmp_path / workdir, results)
     compare.main(["compare", a, b, "--metrics", "frechet"])
     assert f"({a}: classifier 12ab; {b}: classifier 34cd)" in capsys.readouterr().err
