@@ -95,8 +95,8 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of a workdir: the newest `keep`, and the best one by a metric of the evaluators.
 
-    Raises `UserError` if the metadata of one cannot be read. Saving is asynchronous; `close` waits for pending saves
-    and raises their errors.
+    Raises `UserError` if the metadata of one cannot be read. Saving is asynchronous: its errors are raised by the next
+    save, or by `close`.
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
@@ -150,7 +150,9 @@ class Checkpoints:
 
     def _save(self, step, items, metrics):
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
-        if not self._manager.save(step, args=args, metrics=metrics, force=True):
+        with files.storing(self.folder):
+            saved = self._manager.save(step, args=args, metrics=metrics, force=True)
+        if not saved:
             raise RuntimeError(f"Orbax did not save step {step} to {self.folder}")
 
     def restore(self, abstract: TrainState) -> TrainState | None:
@@ -202,10 +204,18 @@ class Checkpoints:
             out.append(self._read(step, name, items[name]))
         return out
 
+    def wait(self) -> None:
+        """Waits for pending saves. Raises `Unavailable` if one failed for its storage."""
+        with files.storing(self.folder):
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
-        """Waits for pending saves. Raises if one failed."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits as `wait` does, and ends what saves."""
+        with files.storing(self.folder):
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
 
     def _read(self, step, item, abstract):
         # Each process reads by itself, without Orbax's barriers: one that fails must not leave the others waiting.

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import faulthandler
 import io
 import os
@@ -18,8 +19,8 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import keys, recipe_files, schema, seeds
-from sintrovae_jax.errors import Diverged, Interrupted, UserError
+from sintrovae_jax import keys, recipe_files, schema, seeds, streams
+from sintrovae_jax.errors import Diverged, Interrupted, Unavailable, UserError
 
 _OVERRIDE = re.compile(r"--(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _SYNTAX = """\
@@ -116,6 +117,9 @@ def default_workdir(recipe: str) -> Path:
     return Path("runs") / recipe_files.find(recipe).file.stem
 
 
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+
+
 def reporting(function: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     """Ends the program with one line and an exit code after an error that is not a bug."""
 
@@ -123,27 +127,51 @@ def reporting(function: Callable[[list[str]], None]) -> Callable[[list[str]], No
         if isinstance(sys.stdout, io.TextIOWrapper):  # it may be replaced
             sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold any bytes, as on stderr
         try:
-            with seeds.pinned():
+            with seeds.pinned(), streams.printing():
                 function(argv)
-        except (UserError, Diverged, Interrupted) as error:
-            kind = "stopped" if isinstance(error, Interrupted) else "error"
-            print(f"{kind}: {error}", file=sys.stderr, flush=True)
-            if isinstance(error, UserError) and jax.distributed.is_initialized():
-                os._exit(error.exit_code)  # as below: the error may be on this process only
+        except KeyboardInterrupt:
+            streams.say("stopped: Ctrl-C")
+            sys.exit(128 + signal.SIGINT)
+        except (UserError, Diverged, Interrupted, Unavailable) as error:
+            streams.say(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}")
             sys.exit(error.exit_code)
-        except (Exception, KeyboardInterrupt) as error:
-            if not jax.distributed.is_initialized():
+        except OSError as error:
+            if error.errno not in _OF_DISKS:
                 raise
-            # A normal exit would wait for the other processes, which are waiting for this one.
-            traceback.print_exc()
-            os._exit(128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1)
+            streams.say(f"error: cannot read or write {error.filename or 'an open file'}: {error.strerror}")
+            sys.exit(Unavailable.exit_code)
 
     return wrapped
 
 
 def start(main: Callable[[list[str]], None]) -> None:
     """Runs `main(argv)` as a program."""
+    streams.open_closed()
+    streams.quiet_libraries()
     faulthandler.enable()
     absl_logging.set_verbosity(absl_logging.WARNING)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    reporting(main)(sys.argv)
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # set by jax; TensorFlow prints the errors that it raises
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    try:
+        reporting(main)(sys.argv)
+    except SystemExit as end:
+        # All processes diverge at the same step, and save at one after a signal: they end together.
+        together = {Diverged.exit_code, 128 + signal.SIGTERM} if jax.distributed.is_initialized() else set()
+        if isinstance(end.code, int) and end.code not in {0, *together}:
+            _end(end.code)
+        raise
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        _end(1)
+    finally:
+        streams.flush()
+
+
+def _end(code: int) -> NoReturn:
+    """Ends the program at once: neither other processes, which are waiting for this one, are waited for, nor what a
+    library still tries in its threads.
+    """
+    streams.flush()
+    os._exit(code)

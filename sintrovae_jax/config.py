@@ -14,7 +14,7 @@ from sintrovae_jax import files, keys, models, perceptual, recipe_files, schema,
 from sintrovae_jax.data import examples
 from sintrovae_jax.data import identity as identities
 from sintrovae_jax.data.identity import Identity
-from sintrovae_jax.errors import UserError, listed
+from sintrovae_jax.errors import Unavailable, UserError, listed
 from sintrovae_jax.evaluators import features
 from sintrovae_jax.keys import Optional
 from sintrovae_jax.parallel import first_line
@@ -202,14 +202,16 @@ def read(workdir: Path) -> ConfigDict | None:
 
     Keys that config.json does not have (of a later version, or of an evaluator that was added since) have their
     defaults. Keys that nothing here knows are ignored, with a warning, if they are `FREE`. Raises `UserError` for
-    others, and where config.json cannot be read.
+    others, and where config.json cannot be read; `Unavailable` where remote storage does not answer.
     """
     path = workdir / workdirs.CONFIG
     try:
         stored = flatten(files.read_json(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except Exception as error:  # the libraries for remote files raise all kinds
+        if files.is_remote(path) and not isinstance(error, ValueError | AttributeError | RecursionError):
+            raise Unavailable(f"{path} cannot be read: {first_line(error)}") from error
         raise UserError(f"{path} cannot be read ({first_line(error)}); restore it, or use another --workdir") from None
     if "data.source" not in stored:
         raise UserError(f"{path} is no config of this project (it has no data.source)")

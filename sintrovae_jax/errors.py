@@ -26,6 +26,15 @@ class UserError(ValueError):
         super().__init__(printable(message))
 
 
+class Unavailable(Exception):
+    """Data, storage or a device outside of this program cannot be used any more, or not yet.
+
+    The message is one line. Running the same command again may succeed, so launchers do.
+    """
+
+    exit_code = 74  # EX_IOERR of sysexits.h
+
+
 class Diverged(ArithmeticError):
     """Training reached NaN or infinity. The message names the term and the hyper-parameter to move."""
 

@@ -5,6 +5,7 @@ complete; what a library writes to a path is written to a local file first.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -16,13 +17,50 @@ from typing import Any
 
 from etils import epath
 
-from sintrovae_jax.errors import UserError
+from sintrovae_jax.errors import Diverged, Interrupted, Unavailable, UserError
 from sintrovae_jax.parallel import first_line
+
+# What disks and networks do to a run. Libraries raise their own errors, which have the text of these.
+_ERRNOS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO),
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE, errno.ENOTCONN),
+    *(errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET),
+)
+_REASONS = [os.strerror(number) for number in _ERRNOS]
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is outside of the local file systems."""
     return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """For what writes to a path. Raises `Unavailable` instead of the errors of its disk or its bucket, whatever library
+    raises them; others pass.
+    """
+    try:
+        yield
+    except (UserError, Diverged, Interrupted, Unavailable):
+        raise
+    except Exception as error:  # the libraries for remote files raise all kinds
+        reason = storage_reason(error) or (is_remote(path) and first_line(error))
+        if not reason:
+            raise
+        raise Unavailable(f"cannot write {path}: {reason}") from error
+
+
+def storage_reason(error: BaseException) -> str:
+    """What the system says about a file in an error or in one that caused it; '' if it says nothing."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        text = str(seen)
+        if found := [reason for reason in _REASONS if reason in text]:
+            return found[0]
+        seen = seen.__cause__ or seen.__context__
+    return ""
 
 
 @contextlib.contextmanager
@@ -137,8 +175,8 @@ def read_json(path: Path, most: int = 2**22) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
-    with replacing(path) as beside:
+    """Writes a text file atomically. Raises `Unavailable` if it cannot be written."""
+    with storing(path), replacing(path) as beside:
         beside.write_text(text)
 
 

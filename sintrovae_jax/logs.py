@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 
 from sintrovae_jax import files, progress, workdirs
 from sintrovae_jax.arrays import Array
-from sintrovae_jax.errors import UserError
+from sintrovae_jax.errors import Unavailable, UserError
 from sintrovae_jax.objectives import kl_gap
 from sintrovae_jax.parallel import first_line
 
@@ -82,7 +82,7 @@ class Clock:
 
 
 class Metrics:
-    """Writes one row per log step to metrics.csv and TensorBoard.
+    """Writes one row per log step to metrics.csv and TensorBoard. Raises `Unavailable` where that fails.
 
     Rows past `step` are from a run that was killed, and are dropped. A remote file cannot be appended to: metrics.csv
     is then rewritten every half minute, and by `flush`.
@@ -92,7 +92,9 @@ class Metrics:
         self._path, self._remote = workdir / workdirs.METRICS, files.is_remote(workdir)
         self._waiting, self._next = False, 0.0  # whether rows are pending; the earliest time to write them
         self._rows = [row for row in read(workdir) if int(row["step"]) <= step]
-        self._writer = _tensorboard(workdir)
+        self._events = workdir / "events.out.tfevents"
+        with files.storing(self._events):
+            self._writer = _tensorboard(workdir)
         if self._path.exists():
             self._rewrite()
 
@@ -115,7 +117,7 @@ class Metrics:
         elif not same_columns:
             self._rewrite()
         else:
-            with self._path.open("a", newline="") as file:
+            with files.storing(self._path), self._path.open("a", newline="") as file:
                 csv.DictWriter(file, self._rows[0]).writerow(cells)
         self.scalars(step, {k: float(v) for k, v in cells.items() if v and k != "step"})
 
@@ -130,23 +132,26 @@ class Metrics:
         try:
             self._rewrite()
             self._waiting = False
-        except Exception as error:  # the libraries for remote files raise all kinds
-            log.warning("cannot write %s: %s; trying again later", self._path, first_line(error))
+        except Unavailable as error:
+            log.warning("%s; trying again later", first_line(error))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes values to TensorBoard only."""
         if self._writer:
-            self._writer.write_scalars(step, values)
+            with files.storing(self._events):
+                self._writer.write_scalars(step, values)
 
     def figures(self, step: int, paths: dict[str, Path]) -> None:
         """Writes PNG files to TensorBoard, by name."""
         if self._writer:
-            self._writer.write_images(step, {name: _pixels(path)[None] for name, path in paths.items()})
+            with files.storing(self._events):
+                self._writer.write_images(step, {name: _pixels(path)[None] for name, path in paths.items()})
 
     def close(self) -> None:
         self.flush()
         if self._writer:
-            self._writer.close()
+            with files.storing(self._events):
+                self._writer.close()
 
     def _rewrite(self):
         if not self._rows:

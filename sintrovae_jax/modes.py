@@ -107,7 +107,8 @@ def _sample(model, source, workdir):
     config = model.config
     z = np.asarray(model.prior(config.seed, config.eval.num_samples))
     x = model.sample(config.seed, len(z), config.eval.truncation)
-    with files.replacing(workdir / workdirs.SAMPLES) as beside:
+    path = workdir / workdirs.SAMPLES
+    with files.storing(path), files.replacing(path) as beside:
         np.savez(beside, x=np.asarray(x), z=z)
     return figures.samples(model, source, workdir / workdirs.FIGURES, truncation=config.eval.truncation)
 

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sintrovae_jax import cancellation, progress
 from sintrovae_jax.arrays import Array, Tree
-from sintrovae_jax.errors import UserError
+from sintrovae_jax.errors import Unavailable, UserError
 
 AXIS = "devices"
 T = TypeVar("T")  # a tree that keeps its structure
@@ -45,9 +45,11 @@ def initialize(distributed: str, heartbeat: int = HEARTBEAT, notices: bool = Fal
     distributed: 'off'; 'auto' (when Slurm or a TPU pod's environment says there are several processes); 'on' (always,
     with jax's own detection); or 'HOST:PORT,COUNT,INDEX'. heartbeat: seconds without a sign of life after which a
     process counts as lost, and all others abort. notices: whether SIGTERM notifies `preempted` instead of ending this
-    process. Raises `UserError` for any other value, and if jax cannot find its peers.
+    process. Raises `UserError` for any other value, if jax cannot find its peers, and if it does not know the devices
+    of JAX_PLATFORMS; `Unavailable` if devices cannot be used.
     """
     if distributed == "off" or (distributed == "auto" and not _asked_by_environment()):
+        _find_devices()
         return
     if distributed in ("auto", "on"):
         try:
@@ -58,6 +60,20 @@ def initialize(distributed: str, heartbeat: int = HEARTBEAT, notices: bool = Fal
         jax.distributed.initialize(*_address(distributed), heartbeat_timeout_seconds=heartbeat)
     if not notices:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax's own handler only records the signal
+    _find_devices()
+
+
+def _find_devices() -> None:
+    """Raises `UserError` if what JAX_PLATFORMS asks for is not installed, and `Unavailable` if it does not start."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = f"JAX_PLATFORMS={jax.config.values['jax_platforms']}"
+        if isinstance(error, AssertionError):  # jax looks for no device of a kind that has no plugin
+            raise UserError(f"{wanted}: jax is installed without support for it") from None
+        if "known backends" in str(error):
+            raise UserError(f"{wanted}: {first_line(error)}") from None
+        raise Unavailable(f"no device: {first_line(error)}") from error
 
 
 def _address(distributed: str) -> tuple[str, int, int]:

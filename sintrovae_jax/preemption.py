@@ -9,36 +9,41 @@ from collections.abc import Iterator
 
 import jax
 
-from sintrovae_jax import cancellation, parallel
+from sintrovae_jax import cancellation, parallel, streams
 
 log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between two polls for a signal during cancellable work
 
 
 class Stop:
-    """SIGTERM and SIGINT request a stop after the dispatch in flight; a second signal has its default effect.
+    """SIGTERM, SIGINT and a hangup request a stop after the dispatch in flight; a second SIGTERM or SIGINT has its
+    default effect.
+
+    A hangup is SIGHUP, or the end of whoever read stderr through a pipe, which counts as SIGPIPE. Neither stops a run
+    that was started with SIGHUP ignored, as nohup does.
 
     Several processes must stop at the same step: jax's own SIGTERM handler notifies all of them (`parallel.preempted`),
-    and SIGINT is forwarded to it.
+    and the others are forwarded to it.
     """
 
     def __init__(self) -> None:
         self.signum = 0  # the signal that requested the stop; after `asked` the same on all processes
         self._polls = 0
+        self._until_hangup = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
         several = jax.process_count() > 1
-        signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+        signals = [signal.SIGINT] if several else [signal.SIGTERM, signal.SIGINT]
+        self._until_hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        if self._until_hangup:
+            signals.append(signal.SIGHUP)
         before = {s: signal.getsignal(s) for s in signals}
 
         def handle(signum, _):
-            if several:
-                os.kill(os.getpid(), signal.SIGTERM)
-            else:
-                self.signum = signum
-            signal.signal(signum, before[signum])
-            log.info("%s: stopping after what is under way", signal.Signals(signum).name)
+            # A terminal that is closed and its shell send a SIGHUP each.
+            signal.signal(signum, signal.SIG_IGN if signum == signal.SIGHUP else before[signum])
+            self._request(signum)
 
         for s in signals:
             signal.signal(s, handle)
@@ -48,10 +53,20 @@ class Stop:
             for s, handler in before.items():
                 signal.signal(s, handler)
 
+    def _request(self, signum: int) -> None:
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.signum = self.signum or signum
+        log.info("%s: stopping after what is under way", signal.Signals(signum).name)
+
     def asked(self) -> int:
         """The signal that requests a stop, or 0. All processes must call it equally often; only within `cancelling` may
         the main process call it alone.
         """
+        if self._until_hangup and streams.unread(2):
+            self._until_hangup = False
+            self._request(signal.SIGPIPE)
         if not self.signum and jax.process_count() > 1:
             self._polls += 1
             self.signum = signal.SIGTERM if parallel.preempted(self._polls) else 0

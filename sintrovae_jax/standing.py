@@ -104,7 +104,7 @@ def write(model: Model, workdir: Path, keep: Container[int] | None = None) -> No
     folder = workdir / workdirs.STANDING
     if model.batch_norm == "standing":
         about = {_BATCHES: model.config.eval.standing_batches, _CHECKSUM: _checksum(model)}
-        with files.replacing(folder / f"{model.step}.npz") as beside:
+        with files.storing(folder), files.replacing(folder / f"{model.step}.npz") as beside:
             np.savez(beside, **about, **traverse_util.flatten_dict(_stats(model), sep="/"))
     if keep is not None and folder.is_dir():
         for path in folder.iterdir():

@@ -1,10 +1,11 @@
 """The training loop: restore, step, log, draw, evaluate, save."""
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from ml_collections import ConfigDict
 from sintrovae_jax import (
     checkpoint,
     evaluators,
+    files,
     inference,
     logs,
+    ownership,
     parallel,
     reconstruction,
     schedule,
@@ -30,7 +33,7 @@ from sintrovae_jax import config as configs
 from sintrovae_jax.arrays import Array, Tree
 from sintrovae_jax.data import identity, pipeline
 from sintrovae_jax.data.source import Source
-from sintrovae_jax.errors import Diverged, Interrupted, UserError
+from sintrovae_jax.errors import Diverged, Interrupted, Unavailable, UserError
 from sintrovae_jax.evaluators import evaluation, scoring
 from sintrovae_jax.objectives import Hyper
 from sintrovae_jax.plots import figures
@@ -59,10 +62,13 @@ class Hypers:
 
 
 class Run:
-    """What the functions of the loop share: the config, the static parts, the data and the checkpoints."""
+    """What the functions of the loop share: the config, the static parts, the data and the checkpoints.
 
-    def __init__(self, config: ConfigDict, workdir: Path):
-        self.config, self.workdir = config, workdir
+    check_owner: raises `UserError` if the workdir is another run's by now.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, check_owner: Callable[[], None]):
+        self.config, self.workdir, self.check_owner = config, workdir, check_owner
         self.networks, self.static, self.create = train_step.from_config(config)
         self.weights = reconstruction.weights(config.objective)
         self.source = pipeline.build(config.data)
@@ -72,7 +78,8 @@ class Run:
             evaluators.check_source(config, self.source, self.kept)
         parallel.refuse_different("the examples", (self.source.count, sorted(self.source.skipped)))
         c = config.checkpoint
-        self.checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.best, c.best_mode)
+        with files.storing(workdir):
+            self.checkpoints = checkpoint.Checkpoints(workdir, c.keep, c.best, c.best_mode)
 
     def restore_or_create(self) -> train_state.TrainState:
         """The newest readable checkpoint, or a fresh state."""
@@ -123,15 +130,30 @@ def refuse_bad_state(config: ConfigDict, host: train_state.TrainState) -> None:
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains to `config.train.steps`, resuming if the workdir has a checkpoint; ends with an evaluation.
 
-    Raises `UserError`, `Diverged` (the last good checkpoint stays) or `Interrupted` (a checkpoint was saved).
+    Raises `UserError`, also if another run is training in the workdir; `Diverged` (the last good checkpoint stays);
+    `Interrupted` (a checkpoint was saved); or `Unavailable` (one was saved if that was possible).
     """
     schedule.shards(config)  # raises if a batch does not divide
-    run = Run(config, workdir)
-    try:
-        with Stop().listening() as stop:
+    with ownership.owned(workdir) as check_owner:
+        configs.refuse_other(config, workdir)
+        run = Run(config, workdir, check_owner)
+        with Stop().listening() as stop, _closing(run.checkpoints.close):
             _train(run, stop)
-    finally:
-        run.checkpoints.close()
+
+
+@contextlib.contextmanager
+def _closing(close: Callable[[], None]) -> Iterator[None]:
+    """Closes at the end of the block, whose error comes before one of closing, unless it says that all is saved."""
+    try:
+        yield
+    except Interrupted:
+        close()
+        raise
+    except BaseException:
+        with contextlib.suppress(Exception):
+            close()
+        raise
+    close()
 
 
 def _train(run, stop):
@@ -142,6 +164,7 @@ def _train(run, stop):
         raise UserError(f"{workdir} is already at step {first}: train.steps={last} is behind it")
     results = workdirs.read_results(workdir)
     if parallel.is_main():
+        run.check_owner()
         identity.write(run.source.identity, workdir)
         configs.write(config, workdir)
     done = first == last and results.get("step") == first
@@ -149,19 +172,22 @@ def _train(run, stop):
         log.info("already trained to step %d: see %s", first, workdir / workdirs.RESULTS)
         return
     writer = logs.Metrics(workdir, first) if parallel.is_main() else None
+    with _closing(writer.close if writer else lambda: None):
+        _to_the_end(run, stop, host, writer)
+
+
+def _to_the_end(run, stop, host, writer):
+    """Trains from the host state to the last step, and finishes."""
+    first, last = int(host.step), run.config.train.steps
     clock = logs.Clock(writer.seconds() if writer else 0.0)
     if first == 0 and parallel.is_main():
         _describe(run, host)
-    try:
-        host, metrics, model = _loop(run, host, writer, clock, stop)
-        if writer:
-            with stop.cancelling():
-                _finish(run, model or run.model(host), metrics, writer, clock)
-        if stop.agree():  # the others wait: at exit they would give up on the main process after five minutes
-            raise Interrupted(f"saved step {last} of {last}; run the same command again for its results", stop.signum)
-    finally:
-        if writer:
-            writer.close()
+    host, metrics, model = _loop(run, host, writer, clock, stop)
+    if writer:
+        with stop.cancelling():
+            _finish(run, model or run.model(host), metrics, writer, clock)
+    if stop.agree():  # the others wait: at exit they would give up on the main process after five minutes
+        raise Interrupted(f"saved step {last} of {last}; run the same command again for its results", stop.signum)
 
 
 def _dispatches(run: Run, host: train_state.TrainState) -> Iterator[Dispatch]:
@@ -177,6 +203,36 @@ def _dispatches(run: Run, host: train_state.TrainState) -> Iterator[Dispatch]:
             if level.start and first == level.start:
                 host = train_state.reset_optimizers(run.networks, host)
             host = yield from _level(run, host, level, first)
+
+
+def _saving(run: Run, dispatches: Iterator[Dispatch]) -> Iterator[Dispatch]:
+    """The same dispatches. If the next one fails for its data, the state before it is saved.
+
+    One of several processes cannot save alone: the others wait for it in the step.
+    """
+    reached = None
+    try:
+        for reached in dispatches:
+            yield reached
+    except (Unavailable, UserError) as error:
+        if reached is None or jax.process_count() > 1:
+            raise
+        _, step, devices_state, _ = reached
+        raise type(error)(f"{error}; {_saved(run, step, devices_state)}") from error
+
+
+def _saved(run: Run, step: int, devices_state: train_state.TrainState) -> str:
+    """Saves a state on the devices, if it is not saved yet. Says what became of it."""
+    host = parallel.unreplicate(devices_state)
+    refuse_bad_state(run.config, host)
+    try:
+        run.check_owner()
+        if step not in run.checkpoints.steps():
+            run.checkpoints.save(host)
+        run.checkpoints.wait()
+    except Unavailable as error:
+        return f"step {step} could not be saved: {error}"
+    return f"saved step {step} of {run.config.train.steps}; run the same command again to go on"
 
 
 def _level(run, host, level, first):
@@ -228,7 +284,7 @@ def _loop(run, host, writer, clock, stop):
     if stop.asked():  # a signal while the data was read: nothing to save
         raise Interrupted(f"still at step {first} of {last}; run the same command again to go on", stop.signum)
     progress = logs.Progress(first, last)
-    for level, step, devices_state, terms in _dispatches(run, host):
+    for level, step, devices_state, terms in _saving(run, _dispatches(run, host)):
         pending.append((step - substeps, terms))
         if step - substeps in (first, level.start, config.objective.num_vae):  # compilation is not training
             jax.block_until_ready(terms)
@@ -286,6 +342,7 @@ def _keep(run, host, due, writer, stop):
         if due["evaluate"] or due["draw"]:
             signum = stop.agree()
         if due["evaluate"] or due["save"] or signum:
+            run.check_owner()
             if writer:
                 writer.flush()
                 if model:
@@ -307,6 +364,7 @@ def _learning_rate(config: ConfigDict, step: int) -> dict[str, float]:
 
 def _finish(run, model, metrics, writer, clock):
     """Writes figures and results.json. Evaluates first if a run that was killed after its last step lacks metrics."""
+    run.check_owner()
     if not metrics:
         metrics = evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
         standing.write(model, run.workdir)

@@ -18,6 +18,7 @@ FIGURES = "figures"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
 STANDING = "standing"  # BatchNorm's statistics estimated again, of checkpoints (`standing`)
+OWNER = "owner.json"  # the process that trains in it, while it does (`ownership`)
 
 
 def write_results(workdir: Path, results: dict[str, Any]) -> Path:

@@ -4,6 +4,7 @@ import importlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from test_train import SMALL, final_state
 
 from sintrovae_jax.data import pipeline, sources
 from sintrovae_jax.data import tfds as ours
-from sintrovae_jax.errors import Interrupted, UserError
+from sintrovae_jax.errors import Interrupted, Unavailable, UserError
 from sintrovae_jax.parallel import Shard
 
 MODULE = '''
@@ -59,6 +60,14 @@ class Numbered(tfds.core.GeneratorBasedBuilder):
         for i in numbers:
             on_example(i)
             yield i, {"image": np.full((SIDE, SIDE, 3), i, np.uint8), "label": i}
+
+
+class Unreachable(Numbered):
+    """Its files are on a server that does not answer."""
+
+    def _split_generators(self, dl_manager):
+        address = os.environ.get("SERVER", "127.0.0.1:1")
+        return {"train": self._generate_examples(dl_manager.download(f"http://{address}/pictures"))}
 
 
 class OnlyTrain(Numbered):
@@ -361,26 +370,52 @@ def test_a_signal_while_a_picture_is_encoded_is_one_line_too(module, tmp_path, m
     assert rests(tmp_path) == []
 
 
+@pytest.mark.soak
+def test_without_a_network_it_takes_seconds_to_say_so(module, tmp_path, caplog):
+    since = time.monotonic()
+    says = r"^the TFDS set unreachable cannot be prepared in .*Connection refused"
+    with pytest.raises(Unavailable, match=says) as caught:
+        pipeline.build(asks(tmp_path, "unreachable", download=True))
+    assert time.monotonic() - since < 30
+    assert len(str(caught.value).splitlines()) == 1
+    assert "Retrying" not in caplog.text
+
+
 @pytest.mark.parametrize("room", [0, 2000])
 def test_a_full_disk_is_one_line_and_the_next_run_prepares(module, tmp_path, room):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
-        says = one_line(asks(tmp_path, download=True))
+        with pytest.raises(Unavailable, match=r"^the TFDS set numbered cannot be prepared in .*File too large"):
+            pipeline.build(asks(tmp_path, download=True))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "numbered cannot be prepared" in says
     assert rests(tmp_path) == []
     assert held_out(pipeline.build(asks(tmp_path, download=True))) == list(range(200, 212))
 
 
-def child(module, place, **env):
+def child(module, place, *args, **env):
     path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.path.dirname(module.__file__)}"}
     where = [f"--config.data.dir={place}", "--workdir", str(place / "run")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, *COMMAND, *where], cwd=ROOT, env=environment(**path | env), **pipes
+        [sys.executable, "-c", RUN, *COMMAND, *where, *args], cwd=ROOT, env=environment(**path | env), **pipes
     )
+
+
+@pytest.mark.soak
+def test_a_signal_does_not_wait_for_a_server_that_does_not_answer(module, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(200)
+        address = "{}:{}".format(*server.getsockname())
+        process = child(module, tmp_path, "--config.data.source=tfds:unreachable", SERVER=address)
+        with server.accept()[0]:
+            time.sleep(1)  # it asks, and waits
+            process.send_signal(signal.SIGTERM)
+            error = process.communicate(timeout=30)[1]
+    assert process.returncode == 143
+    assert error.strip().splitlines()[-1] == "stopped: preparing the TFDS set unreachable; nothing of it is kept"
+    assert "Traceback" not in error
 
 
 def test_a_signal_ends_the_command_line_with_one_line(module, tmp_path, monkeypatch):

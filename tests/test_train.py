@@ -174,7 +174,7 @@ def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path, rng):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_says_how_to_resume(tmp_path, signum):
     process = start_and_wait("digits", tmp_path, MLP, until=30)
     process.send_signal(signum)

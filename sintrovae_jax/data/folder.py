@@ -34,13 +34,14 @@ from sintrovae_jax.data.sources import (
     labelled,
     shrink,
 )
-from sintrovae_jax.errors import UserError, listed, printable
+from sintrovae_jax.errors import Unavailable, UserError, listed, printable
 from sintrovae_jax.files import is_remote
-from sintrovae_jax.parallel import Shard
+from sintrovae_jax.parallel import Shard, first_line
 
 Read = Callable[[list[str], np.ndarray | None], dict[int, str]]  # (names, array to fill) -> {index: error}
 log = logging.getLogger(__name__)
 _NAMED = 20  # skipped files that the warning names; results.json has them all
+_SAMPLED = 8  # pictures that are looked for before the whole folder counts as gone
 _REMOTE_THREADS = 64  # reading remote files is mostly waiting
 _CHECKED, _CHECKED_BYTES = 20_000, 2**28  # local files, of so many bytes together, that are also compared by content
 _A_PART = 4096  # pictures between two looks at the clock
@@ -325,7 +326,7 @@ class Files:
         while (missing := n - sum(map(len, found))) and (part := list(itertools.islice(names, missing))):
             found.append(self._sound(part))
         if not sum(map(len, found)):
-            raise UserError("none of the test pictures can be read")
+            raise Unavailable("not one test picture can be read any more")
         return as_float(np.concatenate(found))
 
     def _arrays(self, size: int) -> Arrays:
@@ -333,7 +334,7 @@ class Files:
         for names in (self._train, self._test):
             pieces = [shrink(x, size) for x in self._pieces(names, AT_ONCE)]
             if not pieces:
-                raise UserError("not one picture can be read any more")
+                raise Unavailable("not one picture can be read any more")
             parts.append(np.concatenate(pieces))
         train, test = parts
         return Arrays(train, test, self.skipped)
@@ -363,13 +364,30 @@ class Files:
             found = self._sound([self._train[(index + i) % len(self._train)]])
             if len(found):
                 return found[0]
-        raise UserError("not one picture can be read any more")
+        raise Unavailable("not one picture can be read any more")
 
     def _skip(self, names: list[str], wrong: dict[int, str]) -> list[int]:
-        """Records the names with an error as skipped. Returns their indices."""
+        """Records the names with an error as skipped. Returns their indices.
+
+        Raises `Unavailable` if the whole folder is gone, or empty as where a disk is no longer mounted.
+        """
+        if wrong:
+            self._find_some()
         with self._lock:
             new = {names[i]: why for i, why in wrong.items() if names[i] not in self.skipped}
             self.skipped |= new
         for name, reason in new.items():
             log.warning("skipped a picture: %s (%s)", printable(name), printable(reason))
         return list(wrong)
+
+    def _find_some(self) -> None:
+        """Raises `Unavailable` unless one of a few pictures, from all over the folder, is still there."""
+        problem = ""
+        for name in self._train[:: -(-len(self._train) // _SAMPLED)]:
+            try:
+                self._look(name)
+            except (OSError, tf.errors.OpError) as error:
+                problem = first_line(error)
+            else:
+                return
+        raise Unavailable(f"the pictures are no longer there: {problem}")

@@ -18,7 +18,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every
 import tensorflow as tf
 
 from sintrovae_jax import files
-from sintrovae_jax.data import augment, cars3d, examples, folder, images, sources, sprites
+from sintrovae_jax.data import augment, cars3d, examples, failures, folder, images, sources, sprites
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -74,6 +74,8 @@ def batches(
     leaves out a different rest every time; a picture of a folder that can no longer be read is replaced by the next,
     which is then seen twice; and networks that grow start in the middle of an epoch if the batch size changes with the
     level. Densities have no epochs.
+
+    Raises `Unavailable` where the examples cannot be read any more.
     """
     augmented = augment.from_config(data)
 
@@ -89,18 +91,21 @@ def batches(
         x = augmented(x, seed, steps, shard) if augmented else x
         return {"x": by_device(x), "index": index}
 
-    stream = source.stream(seed, start, stop, shard, substeps)
+    with failures.noting() as errors:
+        stream = source.stream(seed, start, stop, shard, substeps)
     dataset = tf.data.Dataset.zip((sources.dispatches(start, stop, substeps), stream))
-    return _Iterator(dataset.map(one_dispatch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2))
+    return _Iterator(dataset.map(one_dispatch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2), errors)
 
 
 class _Iterator:
-    """The elements of a dataset as numpy arrays. May be unfinished when Python exits.
+    """The elements of a dataset as numpy arrays; errors: those of `failures.noting`. May be unfinished when Python
+    exits.
 
     If TensorFlow's own iterator is destroyed last, it waits forever for Python code that can no longer run.
     """
 
-    def __init__(self, dataset: tf.data.Dataset):
+    def __init__(self, dataset: tf.data.Dataset, errors: list[Exception]):
+        self._errors = errors
         self._held = [dataset.as_numpy_iterator()]
         weakref.finalize(self, self._held.clear)  # also at exit, before the interpreter is torn down
 
@@ -108,4 +113,5 @@ class _Iterator:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._held[0])
+        with failures.reading(self._errors):
+            return next(self._held[0])

@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from sintrovae_jax import npy
-from sintrovae_jax.data import images
+from sintrovae_jax.data import failures, images
 from sintrovae_jax.data.densities import DENSITIES
 from sintrovae_jax.data.identity import Identity, of_arrays
 from sintrovae_jax.data.images import Format
@@ -149,6 +149,7 @@ def decoded(
     read: (identifiers, array to fill). at_once: the number of pictures that it reads at once.
     """
 
+    @failures.noted
     def all_of(items):
         x = _aligned((count, *shape))
         read(items, x)

@@ -14,16 +14,18 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from sintrovae_jax import files, progress
+from sintrovae_jax.data.failures import reading
 from sintrovae_jax.data.identity import Identity
 from sintrovae_jax.data.images import Format
 from sintrovae_jax.data.readers import Readers
 from sintrovae_jax.data.source import Images, Labels
 from sintrovae_jax.data.sources import Arrays, Pyramid, as_float, decoded, joined, shrink
-from sintrovae_jax.errors import Interrupted, UserError
+from sintrovae_jax.errors import Interrupted, Unavailable, UserError
 from sintrovae_jax.parallel import Shard, first_line
 
 log = logging.getLogger(__name__)
 _READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)  # files one after another
+_RETRIES = 5  # of a download, up to 6 seconds
 _AT_ONCE = 256  # encoded pictures held at once while all are read
 # Sets whose files TFDS cannot download, and the files that it needs.
 _BY_HAND = {"celeb_a_hq": "the tar files of CelebA-HQ (data256x256.tar for celeb_a_hq/256)"}
@@ -91,27 +93,47 @@ def _prepared(name: str, data: ConfigDict) -> tfds.core.DatasetBuilder:
     if jax.process_count() > 1:  # they would conflict in one folder
         raise UserError(f"{missing}, and this run has several processes: run `tfds build {name}{option}` first")
     log.info("downloading and preparing %s in %s", name, builder.data_dir)
-    with _interruptible(f"preparing the TFDS set {name}"):
+    with _few_retries(), _interruptible(f"preparing the TFDS set {name}"):
         try:
             builder.download_and_prepare()
         except Interrupted:
             raise
         except Exception as error:  # no network, a full disk, missing manual files: TFDS raises all kinds
             reason = " ".join(str(error).split()) or repr(error)
-            raise UserError(f"the TFDS set {name} cannot be prepared in {builder.data_dir}: {reason}") from error
+            kind = Unavailable if isinstance(error, OSError) or files.storage_reason(error) else UserError
+            raise kind(f"the TFDS set {name} cannot be prepared in {builder.data_dir}: {reason}") from error
     return builder
 
 
 @contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """Gives a download that does not begin a few seconds. TFDS gives it minutes, and urllib3 warns of every retry."""
+    from tensorflow_datasets.core.download import downloader  # not part of `tfds` until it is needed
+
+    warnings = logging.getLogger("urllib3.connectionpool")
+    before = downloader.MAX_RETRIES, warnings.level
+    downloader.MAX_RETRIES = _RETRIES
+    warnings.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = before[0]
+        warnings.setLevel(before[1])
+
+
+@contextlib.contextmanager
 def _interruptible(what: str) -> Iterator[None]:
-    """Turns SIGTERM and SIGINT into an exception, so that TFDS removes incomplete files."""
+    """Turns SIGTERM, SIGINT and SIGHUP, if not ignored, into an exception, so that TFDS removes incomplete files."""
     came = []
 
     def handle(signum, _):
         came.append(signum)
         raise Interrupted(what, signum)
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
+    before = {s: signal.signal(s, handle) for s in signals}
     try:
         yield
     except Exception:
@@ -148,14 +170,16 @@ def _all(
     """A split's pictures, or the first `limit`, as one array; averaged down to `size`, if given."""
     parts = _encoded(builder, split).take(limit).batch(_AT_ONCE).as_numpy_iterator()
     counted = progress.counted(parts, "pictures", each=_AT_ONCE)
-    pictures = (_decoded(builder, part, form, readers) for part in counted)
-    return np.concatenate([shrink(x, size).numpy() if size else x for x in pictures])
+    with reading():
+        pictures = (_decoded(builder, part, form, readers) for part in counted)
+        return np.concatenate([shrink(x, size).numpy() if size else x for x in pictures])
 
 
 def _numbered(builder: tfds.core.DatasetBuilder, split: str, features: tuple[str, ...]) -> np.ndarray:
     """One number for the combined values of these label features, of every example of a split, in the same order."""
     only = tfds.decode.PartialDecoding(dict.fromkeys(features, True))
-    labels = list(builder.as_dataset(split=split, decoders=only, read_config=_READ).as_numpy_iterator())
+    with reading():
+        labels = list(builder.as_dataset(split=split, decoders=only, read_config=_READ).as_numpy_iterator())
     columns = [np.array([label[name] for label in labels], np.int64) for name in features]
     return np.ravel_multi_index(columns, [builder.info.features[name].num_classes for name in features])
 
@@ -208,7 +232,12 @@ class Stream:
         self.fingerprint = f"{builder.info.full_name} {self.count} {train} {test} {form}"
 
     def train(self, size: int) -> Iterator[np.ndarray]:
-        for part in _encoded(self._builder, self._train).batch(size).as_numpy_iterator():
+        parts = _encoded(self._builder, self._train).batch(size).as_numpy_iterator()
+        while True:
+            with reading():
+                part = next(parts, None)
+            if part is None:
+                return
             yield _decoded(self._builder, part, self._form, self._readers)
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:

@@ -26,7 +26,7 @@ def grid(path: Path, images: np.ndarray, columns: int) -> None:
     pixels = (canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8)
     picture = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
     enlarge = -(-_SMALLEST // height)
-    with files.replacing(path) as beside:
+    with files.storing(path), files.replacing(path) as beside:
         picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST).save(beside)
 
 
@@ -77,5 +77,5 @@ def histograms(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], name
 
 
 def _save(figure, path):
-    with files.replacing(path) as beside:
+    with files.storing(path), files.replacing(path) as beside:
         figure.savefig(beside, dpi=100)
