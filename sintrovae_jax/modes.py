@@ -97,9 +97,8 @@ def _written(mode, model, source, workdir, ends):
 def _eval(model, source, workdir):
     """Evaluates the model again. results.json keeps the seconds and the rate of training."""
     before = workdirs.read_results(workdir)
-    kept = {k: before[k] for k in ("seconds", "examples_per_second") if k in before}
-    metrics = evaluation.metrics_of(model, source, workdir) | {"step": model.step} | kept
-    return workdirs.write_results(workdir, metrics | evaluation.conditions(model, source))
+    kept: dict[str, Any] = {k: before[k] for k in ("seconds", "examples_per_second") if k in before}
+    return evaluation.write_results(model, source, workdir, evaluation.metrics_of(model, source, workdir), kept)
 
 
 def _sample(model, source, workdir):

@@ -7,7 +7,6 @@ needed for it) or an .npz of arrays with the same names and shapes. Nothing is e
 import functools
 import math
 import operator
-import os
 from pathlib import Path
 
 import flax.linen as nn
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import files, npy
+from sintrovae_jax import downloads, npy
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import correlate
 from sintrovae_jax.objectives import at_least_float32
@@ -69,25 +68,9 @@ def error(layers: Layers, x: jax.Array, x_hat: jax.Array) -> jax.Array:
 
 
 def find(configured: str) -> Path:
-    """The file of weights: `configured` if not empty, else what the environment names, else where torchvision puts it.
-
-    Raises `UserError` if there is none.
-    """
-    given = {"objective.vgg": configured, f"${VARIABLE}": os.environ.get(VARIABLE)}
-    source, value = next(((source, value) for source, value in given.items() if value), (None, ""))
-    if value:
-        path = files.place(value)
-        if not path.is_file():
-            raise UserError(f"{source}={value}: there is no such file of VGG-16's weights")
-        return path
-    ours = files.user_cache() / "sintrovae_jax" / FILE
-    found = next((place for place in (ours.with_suffix(".npz"), ours, pth.hub() / FILE) if place.is_file()), None)
-    if found is None:
-        raise UserError(
-            f"objective.reconstruction=perceptual needs VGG-16's weights, torchvision's {FILE}: put its path in "
-            f"objective.vgg or ${VARIABLE}, or the file into {ours.parent}"
-        )
-    return found
+    """The file of weights, as `downloads.find`. configured: the value of objective.vgg. Raises `UserError`."""
+    missing = f"objective.reconstruction=perceptual needs VGG-16's weights, torchvision's {FILE}"
+    return downloads.find("objective.vgg", configured, VARIABLE, [FILE], missing)
 
 
 def read(path: Path) -> Layers:

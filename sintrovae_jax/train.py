@@ -369,9 +369,8 @@ def _finish(run, model, metrics, writer, clock):
         metrics = evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
         standing.write(model, run.workdir)
     _draw(run, model, writer)
-    rate = clock.rate() or writer.rate()
-    final = metrics | {"step": model.step, "seconds": clock.seconds(), "examples_per_second": rate}
-    workdirs.write_results(run.workdir, final | evaluation.conditions(model, run.source))
+    training = {"seconds": clock.seconds(), "examples_per_second": clock.rate() or writer.rate()}
+    evaluation.write_results(model, run.source, run.workdir, metrics, training)
     log.info("done: %s", run.workdir)
 
 

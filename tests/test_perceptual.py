@@ -109,7 +109,7 @@ def test_a_run_with_it(tmp_path, weights):
             "features.12.bias of shape (256,) is missing or unfit",
         ),
         (lambda path: path.write_bytes(b"PK no zip"), "holds no VGG-16, or is damaged"),
-        (lambda path: None, "there is no such file of VGG-16's weights"),
+        (lambda path: None, "there is no such file. objective.reconstruction=perceptual needs VGG-16's weights"),
     ],
 )
 def test_bad_weights_are_one_line(tmp_path, make, says):

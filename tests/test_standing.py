@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sintrovae_jax import checkpoint, inference, standing, train_step
+from sintrovae_jax import checkpoint, inference, standing, train_step, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.evaluators import evaluation, latents
@@ -82,6 +82,16 @@ def test_the_decoder_has_averages_for_what_it_decodes(model, role):
     assert np.abs(scored.decode(z, role=other) - in_training("decoder", z)).max() > 1e-3
 
 
+def test_each_use_of_a_model_takes_the_averages_of_what_it_decodes(model):
+    images = batches(1, 64)
+    scored, x = standing.estimate(model, images, jax.random.key(5)), images[0][:3] / np.float32(255)
+    np.testing.assert_array_equal(scored.sample(2, 3), scored.decode(scored.prior(2, 3), role="prior"))
+    recon = scored.decode(scored.encode(x).mean, role="posterior")
+    np.testing.assert_array_equal(scored.reconstruct(x), recon)
+    np.testing.assert_allclose(scored.interpolate(x, x[::-1], 2)[:, 0], recon, atol=1e-5)
+    assert np.abs(recon - scored.decode(scored.encode(x).mean, role="prior")).max() > 1e-3
+
+
 @pytest.mark.parametrize("batch_norm", ["running", "standing"])
 def test_nothing_scored_depends_on_the_evaluation_batch(model, batch_norm, tmp_path):
     figures = []
@@ -91,7 +101,8 @@ def test_nothing_scored_depends_on_the_evaluation_batch(model, batch_norm, tmp_p
         config.eval.update({"batch_size": batch_size, "batch_norm": batch_norm, "standing_batches": 4})
         scored = evaluation.prepared(dataclasses.replace(model, config=config), source)
         figures.append(latents.evaluate(Scoring(scored, source, tmp_path)))
-        assert evaluation.conditions(scored, source) == {"batch_norm": batch_norm}
+        evaluation.write_results(scored, source, tmp_path, {"x": 1}, {})
+        assert workdirs.read_results(tmp_path) == {"x": 1, "step": model.step, "batch_norm": batch_norm}
     for other in figures[1:]:
         assert other == pytest.approx(figures[0], rel=1e-5, abs=1e-7)
     running = latents.evaluate(Scoring(model, source, tmp_path))

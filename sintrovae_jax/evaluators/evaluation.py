@@ -56,15 +56,16 @@ def prepared(model: Model, source: Source, workdir: Path | None = None) -> Model
     return model
 
 
-def _has_batch_norm(model):
-    return any("batch_stats" in variables for variables in model.variables.values())
+def write_results(
+    model: Model, source: Source, workdir: Path, metrics: dict[str, Any], training: dict[str, Any]
+) -> Path:
+    """Writes results.json: the metrics, what all of them depend on, and the seconds and the rate of training.
 
-
-def conditions(model: Model, source: Source) -> dict[str, Any]:
-    """What all metrics depend on: the kind of BatchNorm statistics, and the files that could not be read."""
-    out: dict[str, Any] = {}
-    if _has_batch_norm(model):
-        out["batch_norm"] = model.batch_norm
+    All metrics depend on the step, the kind of BatchNorm statistics, and the files that could not be read.
+    """
+    results = metrics | {"step": model.step} | training
+    if standing.has_batch_norm(model):
+        results["batch_norm"] = model.batch_norm
     if source.skipped:
-        out |= {"skipped": len(source.skipped), "skipped_files": sorted(source.skipped)}
-    return out
+        results |= {"skipped": len(source.skipped), "skipped_files": sorted(source.skipped)}
+    return workdirs.write_results(workdir, results)

@@ -6,7 +6,6 @@ They are read from pytorch-fid's file, which needs torch, or from an .npz that w
 """
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cli, files, npy
+from sintrovae_jax import cli, downloads, files, npy
 from sintrovae_jax.data.source import Images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.features import Extractor
@@ -47,31 +46,15 @@ def build(config: ConfigDict, source: Images) -> Extractor:
 
 
 def find(configured: str) -> Path:
-    """The file of weights: `configured` if not empty, else what the environment names, else in a usual place.
+    """The file of weights, as `downloads.find`, also where pytorch-fid or torch-fidelity put it.
 
-    Raises `UserError` if there is none.
+    configured: the value of eval.inception. Raises `UserError`.
     """
-    given = {"eval.inception": configured, f"${VARIABLE}": os.environ.get(VARIABLE)}
-    source, value = next(((source, value) for source, value in given.items() if value), (None, ""))
-    path = files.place(value) if value else next((place for place in _places() if place.is_file()), None)
-    if path is None:
-        raise UserError(
-            f"Inception's weights are not on this machine: download {URL} (sha256 {SHA256}) and put its path in "
-            f"eval.inception or ${VARIABLE}, or the file into {_places()[0].parent}"
-        )
-    if not path.is_file():
-        raise UserError(f"{source}={value}: there is no such file; Inception's weights are published at {URL}")
-    return path
-
-
-def _places() -> list[Path]:
-    """The usual places of the weights: this project's cache, and those of pytorch-fid and torch-fidelity (the same
-    file).
-    """
-    hub = pth.hub()
-    name = URL.rsplit("/", 1)[1]
-    ours = files.user_cache() / "sintrovae_jax" / name
-    return [ours.with_suffix(".npz"), ours, hub / name, hub / name.replace("pt_", "weights-")]
+    published_name = URL.rsplit("/", 1)[1]
+    names = [published_name, published_name.replace("pt_", "weights-")]
+    return downloads.find(
+        "eval.inception", configured, VARIABLE, names, f"FID needs Inception's weights, {URL} (sha256 {SHA256})"
+    )
 
 
 def _bytes(path: Path) -> tuple[bytes, str]:
