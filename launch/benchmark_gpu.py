@@ -530,11 +530,11 @@ def parse(argv: list[str]):
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    options.out = options.out.absolute()
+    options.out = options.out.expanduser().absolute()
     if not 30 <= options.limit < math.inf:
         refuse(f"--limit {options.limit:g}: give 30 seconds or more")
     if options.official:
-        options.official = str(Path(options.official).absolute())
+        options.official = str(Path(options.official).expanduser().absolute())
         if not (Path(options.official) / "soft_intro_vae" / "train_soft_intro_vae.py").is_file():
             refuse(f"--official {options.official}: soft_intro_vae/train_soft_intro_vae.py is not in it")
     return options

@@ -238,15 +238,15 @@ def read(workdir: Path) -> ConfigDict | None:
 def of_workdir(workdir: Path, anew: bool = False) -> ConfigDict:
     """The config of a workdir. anew: for a new command, to which `distributed` of the last one does not apply.
 
-    Raises `UserError` where there is none, or it cannot be read.
+    Raises `UserError` where there is none, or it cannot be read; `Unavailable` where its storage does not answer.
     """
     try:
         config = read(workdir)
         problem = "" if config is not None else _without_config(workdir)
-    except UserError:
+    except (UserError, Unavailable):
         raise
     except Exception as error:  # whatever the libraries for remote files raise
-        raise UserError(f"{workdir} cannot be reached ({first_line(error)})") from error
+        raise Unavailable(f"{workdir} cannot be reached ({first_line(error)})") from error
     if config is None:
         raise UserError(problem)
     if anew:

@@ -63,7 +63,8 @@ def load(
     'running'; 'standing', which the workdir keeps of evaluations; None: what `eval.batch_norm` of its config names, but
     running ones if it keeps no others of these networks. trust: evaluations may run the code that the config of the
     workdir names (`eval.features=MODULE:FUNCTION`); loading runs none. Raises `UserError` if there is no such workdir
-    or checkpoint, or if it cannot be read or holds another model than its config describes.
+    or checkpoint, or if it cannot be read or holds another model than its config describes; `Unavailable` if remote
+    storage does not answer.
     """
     if batch_norm not in (None, "running", "standing"):
         raise UserError(f"batch_norm={batch_norm!r} is none of running, standing")

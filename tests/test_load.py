@@ -123,8 +123,9 @@ def test_a_path_is_what_people_write(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path / "run")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for path in ("~/run", "run", "run/checkpoints", "./run/checkpoints/40", tmp_path / "run"):
-        assert sintrovae_jax.load(path).step == (40 if "40" in str(path) else 60)
+    for path in ("~/run", "run", "run/checkpoints", tmp_path / "run"):
+        assert sintrovae_jax.load(path).step == 60
+    assert sintrovae_jax.load("./run/checkpoints/40").step == 40
     with pytest.raises(UserError, match="it is no workdir"):
         sintrovae_jax.load("nowhere")
     with pytest.raises(UserError, match="no paths of the kind nosuchscheme://"):

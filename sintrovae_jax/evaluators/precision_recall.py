@@ -4,6 +4,7 @@ A set's manifold is the union of balls around its feature vectors, each reaching
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,22 +20,20 @@ if TYPE_CHECKING:
 
 def radii(vectors: np.ndarray, neighbours: int) -> np.ndarray:
     """The distance of each of [N, D] to its k-th nearest neighbour, itself not counted. Returns [N]."""
-    from sklearn.neighbors import NearestNeighbors
-
-    search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(vectors)
-    return search.kneighbors()[0][:, -1]  # without an argument, a point is not its own neighbour
+    return _by_distances(vectors, vectors, lambda distances: np.partition(distances, neighbours)[:, neighbours])
 
 
 def covered(vectors: np.ndarray, others: np.ndarray, radii_of_others: np.ndarray) -> float:
     """The share of `vectors` that lie in a ball around one of `others`."""
+    return float(_by_distances(vectors, others, lambda distances: (distances <= radii_of_others).any(1)).mean())
+
+
+def _by_distances(vectors: np.ndarray, others: np.ndarray, function: Callable[[np.ndarray], Any]) -> np.ndarray:
+    """function(distances [n, M]) -> [n], of parts of [N, D] to all of [M, D], put together."""
     from sklearn.metrics import pairwise_distances_chunked
 
-    def inside(distances, start):
-        del start
-        return (distances <= radii_of_others).any(1)
-
-    pieces = pairwise_distances_chunked(vectors, others, reduce_func=inside)
-    return float(np.concatenate(list(progress.counted(pieces, "pieces of the vectors"))).mean())
+    parts = pairwise_distances_chunked(vectors, others, reduce_func=lambda distances, start: function(distances))
+    return np.concatenate(list(progress.counted(parts, "parts of the distances between feature vectors")))
 
 
 def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbours: int = 3) -> tuple[float, float]:

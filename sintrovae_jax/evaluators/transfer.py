@@ -14,7 +14,7 @@ import optax
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from sintrovae_jax import models, objectives, seeds
+from sintrovae_jax import models, objectives, progress, seeds
 from sintrovae_jax.data.source import Factors, Images, of_images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators.evaluator import Evaluator
@@ -87,7 +87,7 @@ def accuracies(codes: dict[str, np.ndarray], factors: dict[str, np.ndarray]) -> 
     codes: {'class': [N, Z], 'content': [N, Z]}. factors: {'class': [N], 'content': [N]}, or one of them, whole numbers.
     """
     out = {}
-    for factor, values in factors.items():
+    for factor, values in progress.counted(factors.items(), "factors read from codes by classifiers", len(factors)):
         names, y = np.unique(values, return_inverse=True)
         out[f"{factor}_by_chance"] = float(np.bincount(y[1::2]).max() / len(y[1::2]))
         for name, code in codes.items():
