@@ -83,6 +83,29 @@ def test_spirals():
     assert (a + b)[busy].sum() > 0.98 * 2 * len(points)
 
 
+def test_gaussians25():
+    points = sample("gaussians25")
+    mode = np.round(points).astype(int)
+    assert np.abs(mode).max() == 2
+    counts = np.bincount((mode + 2) @ [5, 1], minlength=25)
+    assert (np.abs(counts - 8_000) < 6 * np.sqrt(8_000)).all()
+    np.testing.assert_allclose((points - mode).std(0), 0.025, rtol=0.02)
+    np.testing.assert_allclose((points - mode).mean(0), 0, atol=4e-4)
+
+
+def test_moons():
+    points = sample("moons")
+    # Turned by 180° if that brings it nearer to the upper half circle, a point is 2 away from the centre of that.
+    distance = [np.abs(np.linalg.norm(p - [-1, -0.5], axis=1) - 2) + 9 * (p[:, 1] < -0.9) for p in (points, -points)]
+    turned = distance[1] < distance[0]
+    assert abs(turned.sum() - 100_000) < 6 * np.sqrt(50_000)
+    x, y = (np.where(turned[:, None], -points, points) - [-1, -0.5]).T
+    np.testing.assert_allclose((np.hypot(x, y) - 2).std(), 0.1, rtol=0.03)
+    angle = np.arctan2(y, x)
+    inner = np.histogram(angle, 8, (0.2, np.pi - 0.2))[0]
+    assert np.abs(inner - inner.mean()).max() < 0.03 * inner.mean()
+
+
 def dispatches(name, batch_size=12, devices=1, process=0, processes=1, start=0, stop=12, substeps=3, seed=5):
     source = pipeline.build(SETTINGS[name])
     per_device = batch_size // devices // processes

@@ -14,7 +14,7 @@ import pytest
 from conftest import FULL, TINY, environment, run
 
 import sintrovae_jax
-from sintrovae_jax import checkpoint, config, inference, train_state, train_step
+from sintrovae_jax import checkpoint, config, inference, objectives, train_state, train_step
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import export
@@ -115,7 +115,13 @@ def test_the_models_of_the_package():
         assert error == pytest.approx(wanted, rel=1e-3), "with the BatchNorm averages that it was scored with"
         noise = np.random.default_rng(0).random((8, 16, 16, 1), np.float32)
         assert model.log_likelihood(x[:8], 10).min() > model.log_likelihood(noise, 10).max()
-    with pytest.raises(UserError, match="there are digits, digits_style"):
+    model = sintrovae_jax.load("pretrained:mnist5k")  # its data do not come with the package
+    samples = model.sample(0, 500)  # as many as there were test images
+    kl = np.asarray(objectives.kl(*model.encode(samples)))
+    wanted = json.loads((inference.PRETRAINED / "mnist5k" / "results.json").read_text())["kl_fake"]
+    assert kl.mean() == pytest.approx(wanted, rel=1e-3)
+    assert model.log_likelihood(samples[:8], 10).min() > model.log_likelihood(np.ones((1, 28, 28, 1)) / 2, 10).max()
+    with pytest.raises(UserError, match="there are digits, digits_style, mnist5k"):
         sintrovae_jax.load("pretrained:cats")
 
 

@@ -1,4 +1,4 @@
-"""The four 2D densities of docs/method.md, "2D densities", sampled statelessly in TensorFlow.
+"""The 2D densities of docs/method.md, "2D densities", sampled statelessly in TensorFlow.
 
 Every function takes a count and a stateless seed of shape [2] and returns float32 points [n, 2].
 """
@@ -50,4 +50,24 @@ def rings(n: int, seed: tf.Tensor) -> tf.Tensor:
     return radius[:, None] * tf.stack([tf.cos(angle), tf.sin(angle)], 1) + 0.08 * _normal([n, 2], seed, 2)
 
 
-DENSITIES = {"gaussians8": gaussians8, "spirals": spirals, "checkerboard": checkerboard, "rings": rings}
+def gaussians25(n: int, seed: tf.Tensor) -> tf.Tensor:
+    """Gaussians of standard deviation 0.025 at the 25 points of {-2, -1, 0, 1, 2}², equally likely."""
+    centre = tf.stack([_choice(n, seed, axis, 5) for axis in range(2)], 1) - 2
+    return centre + 0.025 * _normal([n, 2], seed, 2)
+
+
+def moons(n: int, seed: tf.Tensor) -> tf.Tensor:
+    """Two half circles of radius 2 that reach into each other, equally likely, noise 0.1."""
+    sign, angle = 2 * _choice(n, seed, 0, 2) - 1, math.pi * _uniform(n, seed, 1)
+    upper = tf.stack([2 * tf.cos(angle) - 1, 2 * tf.sin(angle) - 0.5], 1)  # the lower one is this, turned by 180°
+    return sign[:, None] * upper + 0.1 * _normal([n, 2], seed, 2)
+
+
+DENSITIES = {
+    "gaussians8": gaussians8,
+    "spirals": spirals,
+    "checkerboard": checkerboard,
+    "rings": rings,
+    "gaussians25": gaussians25,
+    "moons": moons,
+}

@@ -9,7 +9,14 @@ from sintrovae_jax import files
 from sintrovae_jax.errors import UserError
 
 # Half of the side of the square over which each 2D density is plotted and scored (docs/method.md, "2D densities").
-HALF_RANGES = {"gaussians8": 2.0, "spirals": 4.0, "checkerboard": 4.0, "rings": 4.0}
+HALF_RANGES = {
+    "gaussians8": 2.0,
+    "spirals": 4.0,
+    "checkerboard": 4.0,
+    "rings": 4.0,
+    "gaussians25": 2.5,
+    "moons": 4.0,
+}
 # What `data.source` may be. `pipeline` builds them.
 NAMES = (
     *HALF_RANGES,
