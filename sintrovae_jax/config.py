@@ -72,7 +72,7 @@ def read_recipe(name: str) -> ConfigDict:
     missing = schema.keys().keys() - values.keys()
     if missing:
         raise UserError(
-            f"{recipe.file} lacks {', '.join(sorted(missing))}: let it start from sintrovae_jax.config.default()"
+            f"{recipe.file} lacks {listed(sorted(missing), 3)}: let it start from sintrovae_jax.config.default()"
         )
     features.trust(config.eval.features)
     return config
