@@ -1,6 +1,7 @@
 """Who trains in a workdir: one run at a time, here and on other hosts, also after one has died."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, run, start
+from etils.epath import gpath
 from test_faults import no_file_larger_than
 from test_train import metrics, wait_for
 
@@ -204,6 +206,8 @@ def test_in_a_bucket(bucket, monkeypatch):
     """Where nothing can be kept from others, and each sign of life is another object."""
     for name, value in bucket.items():
         monkeypatch.setenv(name, value)
+    # etils reads EPATH_USE_TF once in a process.
+    monkeypatch.setattr(gpath, "_is_tf_installed", functools.lru_cache(gpath._is_tf_installed.__wrapped__))
     workdir = files.place("gs://bucket/run")
     path = workdir / workdirs.OWNER
     with owned(workdir) as check:
