@@ -232,13 +232,9 @@ class Stream:
         self.fingerprint = f"{builder.info.full_name} {self.count} {train} {test} {form}"
 
     def train(self, size: int) -> Iterator[np.ndarray]:
-        parts = _encoded(self._builder, self._train).batch(size).as_numpy_iterator()
-        while True:
-            with reading():
-                part = next(parts, None)
-            if part is None:
-                return
-            yield _decoded(self._builder, part, self._form, self._readers)
+        with reading():
+            for part in _encoded(self._builder, self._train).batch(size).as_numpy_iterator():
+                yield _decoded(self._builder, part, self._form, self._readers)
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
         steps = self.count // shard.batch_size  # of an epoch
