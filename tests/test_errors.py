@@ -21,7 +21,7 @@ from conftest import FULL, TINY, environment, run
         ("gaussians8", ["--config.objective.name=gan"], "objective.name='gan' is none of"),
         ("gaussians8", ["--config.objective.reconstruction=bce"], "set model.output=sigmoid"),
         ("gaussians8", ["--config.objective.kl_weights=(1.0,)"], "objective.kl_weights has 1 values"),
-        ("digits", ["--config.data.source=moons"], "data.source='moons' is none of"),
+        ("digits", ["--config.data.source=dgits"], "data.source='dgits' is none of"),
         ("gaussians8", ["--config.model.family=vit"], "model.family='vit' is none of"),
         ("gaussians8", ["--config.eval.evaluators=('mmd',)"], "'mmd' is none of density, latents"),
         ("gaussians8", ["--config.eval.evaluators=fid"], "the fid evaluator scores images"),
