@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+import filelock
 import jax
 
 from sintrovae_jax import files
@@ -43,7 +44,7 @@ def enable(place: str = "") -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _tidy(folder)
-        except (OSError, ImportError, NotImplementedError) as error:  # the last: locks on some network file systems
+        except (OSError, NotImplementedError) as error:  # the last: locks on some network file systems
             message = f"no compilation cache in {folder}: {error}"
             if place:
                 raise UserError(message) from None
@@ -57,8 +58,6 @@ def enable(place: str = "") -> None:
 
 def _tidy(folder: Path) -> None:
     """Removes entries that a process was writing when it was killed, which jax can neither read nor replace."""
-    import filelock  # of the extra `train`, as jax's own bounded cache needs it
-
     with filelock.FileLock(folder / ".lockfile", timeout=_LOCK):
         for entry in folder.glob("*-cache"):
             if not entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").exists():  # it is written last

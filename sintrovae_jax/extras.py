@@ -6,7 +6,7 @@ from sintrovae_jax.errors import UserError
 
 # By the names that are imported. What needs them imports them late, so that the rest works without.
 _TRAIN = (
-    *("clu", "filelock", "matplotlib", "PIL", "simplejpeg", "sklearn"),
+    *("clu", "matplotlib", "PIL", "simplejpeg", "sklearn"),
     *("tensorboard", "tensorflow", "tensorflow_datasets", "tqdm"),
 )
 

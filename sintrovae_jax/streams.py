@@ -27,9 +27,20 @@ def open_closed() -> None:
 
 
 def quiet_libraries() -> None:
-    """Drops what libraries print about errors that they also raise, and that are reported in one line."""
+    """Drops what libraries print about errors that they also raise, and that are reported in one line.
+
+    What gcsfs warns of (an account that may not ask for the bucket's layout) it would say again for every file.
+    """
+    said: set[str] = set()
+
+    def first(record: logging.LogRecord) -> bool:
+        before = len(said)
+        said.add(record.getMessage())
+        return len(said) > before
+
     for name in ("absl", "gcsfs"):  # Orbax and clu use absl's
         logging.getLogger(name).addFilter(lambda record: record.exc_info is None)
+    logging.getLogger("gcsfs").addFilter(first)
 
 
 def unread(number: int) -> bool:

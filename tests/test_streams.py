@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import pty
 import select
@@ -74,6 +75,15 @@ def test_under_nohup_no_hangup_stops_a_run():
     with broken_stderr(), hangups(signal.SIG_IGN), Stop().listening() as stop:
         signal.raise_signal(signal.SIGHUP)
         assert stop.asked() == 0
+
+
+def test_what_gcsfs_warns_of_for_every_file_is_said_once(caplog, monkeypatch):
+    logger = logging.getLogger("gcsfs")
+    monkeypatch.setattr(logger, "filters", [])
+    streams.quiet_libraries()
+    for message in ("no layout of one", "no layout of one", "no layout of another", "no layout of one"):
+        logger.warning(message)
+    assert caplog.messages == ["no layout of one", "no layout of another"]
 
 
 def test_what_counts_as_unread(tmp_path):
