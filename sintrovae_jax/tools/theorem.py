@@ -3,7 +3,7 @@
     python -m sintrovae_jax.tools.theorem [--data 0.4,0.3,0.2,0.1] [--figure FILE.png]
 
 Data x are distributed as r [X]; encoder and decoder are tables, q(z|x) [X, Z] and d(x|z) [Z, X], under a uniform prior.
-All expectations are exact sums, in float64. The objectives are the paper's with β = s = 1 and fakes from the prior alone:
+Data x are distributed as r [X]; encoder and decoder are tables, q(z|x) [X, Z] and d(x|z) [Z, X]; the prior is uniform.
 
     W(x) = E_q(z|x)[log d(x|z)] - KL(q(z|x) ‖ p(z)),  p_d(x) = E_p(z)[d(x|z)]
     L_q  = E_r[W] - E_{p_d}[exp(α W)] / α,            L_d    = E_r[W] + γ E_{p_d}[W]
@@ -13,6 +13,7 @@ See docs/theorem.md.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special
@@ -120,7 +121,7 @@ def optimum(r: np.ndarray, gamma: float, starts: int = 32, seed: int = 0) -> np.
     return table(polished if value(polished) <= value(best) else best)
 
 
-def sweep(r: np.ndarray, gammas: Sequence[float], alphas: Sequence[float]) -> list[dict]:
+def sweep(r: np.ndarray, gammas: Sequence[float], alphas: Sequence[float]) -> list[dict[str, Any]]:
     """A row each for all pairs of a γ and an α: d*, where play ends, its distance to d*, and whether `exact` holds."""
     pairs = [(gamma, alpha) for alpha in alphas for gamma in gammas]
     gamma, alpha = np.array(pairs, np.float64).T
@@ -138,7 +139,7 @@ def sweep(r: np.ndarray, gammas: Sequence[float], alphas: Sequence[float]) -> li
     ]
 
 
-def figure(path: Path, r: np.ndarray, rows: list[dict]) -> None:
+def figure(path: Path, r: np.ndarray, rows: list[dict[str, Any]]) -> None:
     """A panel for each α: p(x) over γ, of d* (lines) and where play ends (dots); then one of the entropies."""
     from matplotlib.figure import Figure
 
@@ -190,7 +191,7 @@ def main(argv: list[str]) -> None:
         figure(files.place(args.figure), r, rows)
 
 
-def _cells(row: dict) -> tuple[str, ...]:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     optimum, end = (" ".join(f"{p:.3f}" for p in row[name]) for name in ("optimum", "end"))
     holds = "holds" if row["exact"] else "violated"
     return f"{row['alpha']:g}", f"{row['gamma']:g}", optimum, end, f"{row['distance']:.1e}", holds
