@@ -2,8 +2,8 @@
 
     python -m sintrovae_jax.tools.theorem [--data 0.4,0.3,0.2,0.1] [--figure FILE.png]
 
-Data x are distributed as r [X]; encoder and decoder are tables, q(z|x) [X, Z] and d(x|z) [Z, X], under a uniform prior.
 Data x are distributed as r [X]; encoder and decoder are tables, q(z|x) [X, Z] and d(x|z) [Z, X]; the prior is uniform.
+All expectations are exact sums, in float64. The objectives are the paper's with β = s = 1, fakes from the prior alone:
 
     W(x) = E_q(z|x)[log d(x|z)] - KL(q(z|x) ‖ p(z)),  p_d(x) = E_p(z)[d(x|z)]
     L_q  = E_r[W] - E_{p_d}[exp(α W)] / α,            L_d    = E_r[W] + γ E_{p_d}[W]
