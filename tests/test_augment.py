@@ -1,6 +1,7 @@
 """Augmentation: what it does to pixels, in which order, and that a draw is a function of (seed, step, index) alone."""
 
 import colorsys
+import functools
 
 import numpy as np
 import pytest
@@ -43,9 +44,18 @@ def turned(picture, by):
 
 def augmented(x, seed=1, step=0, shard=None, **values):
     """This process's part of a batch, augmented."""
-    function = augment.from_config(settings("digits", image_size=8, image_channels=3, background=BACKGROUND, **values))
-    shard = shard or Shard(len(x), 0, 1, len(x))
-    return function(tf.constant(x), seed, tf.constant(step, tf.int64), shard).numpy()
+    function = compiled(**values) if len(x) > 40 else augmentation(**values)  # compiling, and each example, takes time
+    seed, step = tf.constant(seed, tf.int64), tf.constant(step, tf.int64)
+    return function(tf.constant(x), seed, step, shard or Shard(len(x), 0, 1, len(x))).numpy()
+
+
+def augmentation(**values):
+    return augment.from_config(settings("digits", image_size=8, image_channels=3, background=BACKGROUND, **values))
+
+
+@functools.cache
+def compiled(**values):
+    return tf.function(augmentation(**values))
 
 
 # What each does
