@@ -1,5 +1,6 @@
 """Official checkpoints: every tensor there and back, what the networks compute, and what is refused."""
 
+import functools
 import io
 import json
 import pickle
@@ -116,6 +117,18 @@ def built(config):
     return models.build(config.model, examples.of(config.data).shape)
 
 
+@functools.partial(jax.jit, static_argnames=("module", "level", "train"))
+def apply(module, variables, inputs, level=None, blend=1.0, train=None):
+    """What a network computes on one device. level, blend: of networks that grow."""
+    options = ({} if level is None else {"stage": Stage(level, blend)}) | ({} if train is None else {"train": train})
+
+    def run(inputs):  # with the axis over which training takes BatchNorm's means
+        out = module.apply(variables, inputs, mutable=["batch_stats"] if train else False, **options)
+        return out[0] if train else out
+
+    return jax.tree.map(lambda y: y[0], jax.vmap(run, axis_name=parallel.AXIS)(inputs[None]))
+
+
 def posterior(got):
     return np.concatenate([got.mean, got.logvar], 1)
 
@@ -132,10 +145,10 @@ def test_mlp_computes_what_the_official_one_does():
     config, tensors = tiny("gaussians8"), theirs.random(SHAPES["gaussians8"])
     variables, (encoder, decoder) = layouts.from_official(config, tensors), built(config)
     check(
-        posterior(encoder.apply(variables["encoder"], normal(9, 2))),
+        posterior(apply(encoder, variables["encoder"], normal(9, 2))),
         theirs.Networks(tensors).mlp("encoder", normal(9, 2)),
     )
-    check(decoder.apply(variables["decoder"], normal(9, 2)), theirs.Networks(tensors).mlp("decoder", normal(9, 2)))
+    check(apply(decoder, variables["decoder"], normal(9, 2)), theirs.Networks(tensors).mlp("decoder", normal(9, 2)))
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -145,19 +158,13 @@ def test_conv_computes_what_the_official_one_does(name, train):
     variables, (encoder, decoder) = layouts.from_official(config, tensors), built(config)
     networks, side = theirs.Networks(tensors, train=train), config.data.image_size
 
-    def apply(module, variables, inputs):
-        def run(inputs):  # with the axis over which training takes BatchNorm's means
-            out = module.apply(variables, inputs, train=train, mutable=["batch_stats"] if train else False)
-            return out[0] if train else out
-
-        return jax.tree.map(lambda y: y[0], jax.jit(jax.vmap(run, axis_name=parallel.AXIS))(inputs[None]))
-
     x, z = uniform(BATCH, side, side, config.data.image_channels), normal(BATCH, config.model.z_dim)
-    check(posterior(apply(encoder, variables["encoder"], x)), networks.conv_encode(nchw(x)))
+    check(posterior(apply(encoder, variables["encoder"], x, train=train)), networks.conv_encode(nchw(x)))
     shape = (config.model.channels[-1], side // 4, side // 4)
-    check(nchw(apply(decoder, variables["decoder"], z)), networks.conv_decode(z, shape))
+    check(nchw(apply(decoder, variables["decoder"], z, train=train)), networks.conv_decode(z, shape))
     if "target" in variables:
-        check(nchw(apply(decoder, variables["target"], z)), networks.conv_decode(z, shape, "target_decoder"))
+        got = nchw(apply(decoder, variables["target"], z, train=train))
+        check(got, networks.conv_decode(z, shape, "target_decoder"))
 
 
 @pytest.mark.parametrize(
@@ -174,12 +181,10 @@ def test_style_computes_what_the_official_one_does_without_noise(case, level, bl
     variables, networks = variables["ema"] if suffix else variables, theirs.Networks(tensors, suffix)
     x, z = uniform(BATCH, 4 * 2**level, 4 * 2**level, 3), normal(BATCH, config.model.z_dim)
 
-    def apply(module, variables, inputs):
-        return jax.jit(lambda v, i: module.apply(v, i, stage=Stage(level, blend)))(variables, inputs)
-
     wanted = networks.style_encode(2 * nchw(x).astype(np.float64) - 1, level, blend, len(config.model.channels))
-    check(posterior(apply(encoder, variables["encoder"], x)), wanted)
-    check(nchw(apply(decoder, variables["decoder"], z)), (networks.style_decode(z, level, blend) + 1) / 2)
+    check(posterior(apply(encoder, variables["encoder"], x, level, blend)), wanted)
+    got = nchw(apply(decoder, variables["decoder"], z, level, blend))
+    check(got, (networks.style_decode(z, level, blend) + 1) / 2)
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------
@@ -276,10 +281,10 @@ def test_a_state_of_the_variables_can_be_saved_and_restored(name, tmp_path):
     config = tiny(name)
     variables = layouts.from_official(config, theirs.random(SHAPES[name]))
     host = convert.fresh_state(config, variables, 50)
-    create = train_step.from_config(config)[2]
-    fresh = jax.device_get(jax.jit(create)())
-    assert jax.tree.structure(host) == jax.tree.structure(fresh)
-    jax.tree.map(np.testing.assert_array_equal, host.encoder.opt_state, fresh.encoder.opt_state)
+    networks, _, create = train_step.from_config(config)
+    assert jax.tree.structure(host) == jax.tree.structure(jax.eval_shape(create))
+    fresh = jax.jit(networks.encoder_tx.init)(host.encoder.params)
+    jax.tree.map(np.testing.assert_array_equal, host.encoder.opt_state, fresh)
     convert._save(config, host, tmp_path)
     restored = checkpoint.Checkpoints(tmp_path).restore(jax.eval_shape(create))
     jax.tree.map(np.testing.assert_array_equal, restored, host)
