@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import FULL, TINY, environment, run
+from conftest import FULL, TINY, here, run
 
 
 @pytest.mark.parametrize(
@@ -123,12 +123,7 @@ def test_a_damaged_config_json_is_refused(trained, tmp_path):
     assert "config.json cannot be read" in run("gaussians8", workdir, *TINY, *FULL, code=2)
 
 
-def test_no_recipe_at_all(tmp_path):
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-m", "sintrovae_jax.main"], capture_output=True, text=True, env=environment(), check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: no recipe given: add --config NAME") and done.stderr.count("\n") == 1
+def test_no_recipe_at_all():
+    out, code = here([])
+    assert code == 2
+    assert out.startswith("error: no recipe given: add --config NAME") and out.count("\n") == 1

@@ -19,8 +19,13 @@ def drawn(*shape: int) -> jax.Array:
 
 def with_gradients(function, *inputs):
     """The output, and the gradients of the inputs for a gradient of the output that is drawn."""
-    y, pull = jax.vjp(function, *inputs)
-    return y, *pull(drawn(*y.shape))
+
+    @jax.jit
+    def run(*inputs):
+        y, pull = jax.vjp(function, *inputs)
+        return y, *pull(drawn(*y.shape))
+
+    return run(*inputs)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,7 @@ NETWORKS = {
 def test_networks_on_pairs_are_the_same_functions(name, train):
     network, shape, read = NETWORKS[name]
     x = drawn(*shape)
-    variables = network.init(jax.random.key(0), x)
+    variables = jax.jit(network.init)(jax.random.key(0), x)
 
     def passes(network):
         @jax.jit

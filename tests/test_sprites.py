@@ -110,10 +110,16 @@ def test_accuracies_tell_which_code_knows_what():
     assert got["class_by_chance"] == pytest.approx(commonest)
 
 
-def test_errors_are_those_of_the_true_pictures(tmp_path):
+@pytest.fixture(scope="module")
+def untrained():
+    """(model, source)."""
     settings = recipe(**{"eval.num_samples": 20})
     networks, _, create = train_step.from_config(settings)
-    model, source = inference.from_state(settings, networks, jax.jit(create)()), pipeline.build(settings.data)
+    return inference.from_state(settings, networks, jax.jit(create)()), pipeline.build(settings.data)
+
+
+def test_errors_are_those_of_the_true_pictures(untrained, tmp_path):
+    model, source = untrained
     got = transfer.evaluate(Scoring(model, source, tmp_path))
     x = source.test(20, 0)
     classes, contents = (numbers[:20] for numbers in source.factors.test)
@@ -132,10 +138,8 @@ def test_errors_are_those_of_the_true_pictures(tmp_path):
     assert {"class_from_class", "class_from_content", "content_from_class", "content_from_content"} < set(got)
 
 
-def test_the_table_has_contents_down_the_side_and_classes_along_the_top(tmp_path):
-    settings = recipe()
-    networks, _, create = train_step.from_config(settings)
-    model, source = inference.from_state(settings, networks, jax.jit(create)()), pipeline.build(settings.data)
+def test_the_table_has_contents_down_the_side_and_classes_along_the_top(untrained, tmp_path):
+    model, source = untrained
     x = source.test(5, 0)
     draw.grid(tmp_path / "table.png", *two_encoder.translation_table(model, x[:3], x[3:]))
     pixels = np.asarray(Image.open(tmp_path / "table.png"))
