@@ -1,5 +1,6 @@
 """Damaged checkpoints: every file of one in turn is removed, emptied or cut short."""
 
+import functools
 import logging
 import shutil
 from pathlib import Path
@@ -18,9 +19,10 @@ NETWORKS = train_state.Networks(
 )
 
 
+@functools.cache
 def at(step: int) -> train_state.TrainState:
     """A state whose every number tells its step."""
-    fresh = jax.device_get(train_state.create(NETWORKS, 0, (2,), 2))
+    fresh = jax.eval_shape(lambda: train_state.create(NETWORKS, 0, (2,), 2))
     rng = np.random.default_rng(step)
     filled = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), fresh)
     return filled.replace(step=np.array(step, np.int32))

@@ -178,6 +178,7 @@ def of_role(variables, role):
     return jax.tree.map(lambda average: average[role], variables["batch_stats"])
 
 
+@functools.partial(jax.jit, static_argnames=("module", "train"))
 def apply(module, variables, inputs, train):
     """The network on one device, with the axis that training takes means over."""
     run = functools.partial(module.apply, variables, train=train, mutable=["batch_stats"] if train else False)
@@ -206,7 +207,8 @@ def test_forward_passes_equal_numpy(train):
     np.testing.assert_allclose(image, wanted, rtol=1e-5, atol=1e-5)
     if not train:  # posteriors are the default
         wanted = Numpy((d["params"], of_role(d, 1)), train).decode(z, 3, 6)
-        np.testing.assert_allclose(decoder.apply(d, z, role="prior"), wanted, rtol=1e-5, atol=1e-5)
+        prior = jax.jit(functools.partial(decoder.apply, role="prior"))
+        np.testing.assert_allclose(prior(d, z), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_role_that_does_not_exist_is_refused():
@@ -230,11 +232,16 @@ def plain(x, kernel, pad):
 
 def equal_with_gradients(function, x, kernel, pad):
     """Checks a function of x and the kernel against `plain`, and its gradients."""
-    wanted, pull = jax.vjp(functools.partial(plain, pad=pad), x, kernel)
-    weights = np.random.default_rng(1).normal(size=wanted.shape).astype(np.float32)
-    wanted = wanted, *pull(weights)
-    got, pull = jax.vjp(function, x, kernel)
-    for a, b in zip((got, *pull(weights)), wanted, strict=True):
+
+    def through(function):
+        @jax.jit
+        def run(x, kernel):
+            y, pull = jax.vjp(function, x, kernel)
+            return y, *pull(np.random.default_rng(1).normal(size=y.shape).astype(np.float32))
+
+        return run(x, kernel)
+
+    for a, b in zip(through(function), through(functools.partial(plain, pad=pad)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
@@ -253,7 +260,7 @@ def test_a_convolution_and_its_gradients_are_those_of_jax(kernel_size, sides, ch
     images = 3 if kernel_size == 3 else 4
     x = rng.normal(size=(images, *sides, channels[0])).astype(np.float32)
     kernel = rng.normal(size=(kernel_size, kernel_size, *channels)).astype(np.float32)
-    equal_with_gradients(jax.jit(convolution.convolve), x, kernel, kernel_size // 2)
+    equal_with_gradients(convolution.convolve, x, kernel, kernel_size // 2)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (16, 64)])
@@ -262,8 +269,7 @@ def test_a_convolution_of_even_size_and_its_gradients_are_those_of_jax(inputs, o
     x = rng.normal(size=(3, 6, 7, inputs)).astype(np.float32)
     kernel = rng.normal(size=(2, 2, inputs, outputs)).astype(np.float32)
     for pad in (0, 1):
-        function = jax.jit(functools.partial(convolution.correlate, pad=pad))
-        equal_with_gradients(function, x, kernel, pad)
+        equal_with_gradients(functools.partial(convolution.correlate, pad=pad), x, kernel, pad)
 
 
 def arguments(settings, level=None):

@@ -1,5 +1,7 @@
 """The input pipeline: distributions, and that a batch is a function of (seed, step) alone."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -106,8 +108,13 @@ def test_moons():
     assert np.abs(inner - inner.mean()).max() < 0.03 * inner.mean()
 
 
+@functools.cache
+def built(name):
+    return pipeline.build(SETTINGS[name])
+
+
 def dispatches(name, batch_size=12, devices=1, process=0, processes=1, start=0, stop=12, substeps=3, seed=5):
-    source = pipeline.build(SETTINGS[name])
+    source = built(name)
     per_device = batch_size // devices // processes
     shard = Shard(batch_size, process * devices * per_device, devices, per_device)
     return list(
@@ -128,9 +135,9 @@ def test_batches_do_not_depend_on_devices_processes_dispatch_or_start(name):
     np.testing.assert_array_equal(whole, flat(dispatches(name, devices=4)))
     np.testing.assert_array_equal(whole, flat(dispatches(name, substeps=1)))
     np.testing.assert_array_equal(whole[6:], flat(dispatches(name, start=6)))
-    halves = [flat(dispatches(name, devices=2, process=p, processes=2)) for p in range(2)]
-    np.testing.assert_array_equal(whole, np.concatenate(halves, axis=1))
-    places = [flat(dispatches(name, devices=2, process=p, processes=2), "index") for p in range(2)]
+    halves = [dispatches(name, devices=2, process=p, processes=2) for p in range(2)]
+    np.testing.assert_array_equal(whole, np.concatenate([flat(half) for half in halves], axis=1))
+    places = [flat(half, "index") for half in halves]
     np.testing.assert_array_equal(np.concatenate(places, axis=1), np.tile(np.arange(12), (12, 1)))
     assert (whole != flat(dispatches(name, seed=6))).any()
     assert (whole[0] != whole[1]).any()

@@ -228,7 +228,7 @@ def smoothed(kernel):
 def test_resampling_by_one_convolution_is_resampling_and_a_convolution(fused, plain):
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 8, 8, 3), (3, 3, 3, 5)))
-    weights = rng.normal(size=plain(x, kernel).shape).astype(np.float32)
+    weights = rng.normal(size=jax.eval_shape(plain, x, kernel).shape).astype(np.float32)
 
     def through(function):
         return jax.jit(jax.value_and_grad(lambda x, k: (weights * function(x, k)).sum(), (0, 1)))(x, kernel)
@@ -241,7 +241,8 @@ def test_resampling_convolutions_are_the_published_fused_ones():
     for resample, side in (("up", 64), ("down", 128)):
         x, kernel = rng.normal(size=(1, side, side, 2)), rng.normal(size=(3, 3, 2, 3))
         module = style.Conv(3, resample=resample)
-        got = module.apply({"params": {"kernel": jnp.asarray(kernel, jnp.float32)}}, jnp.asarray(x, jnp.float32))
+        params = {"kernel": jnp.asarray(kernel, jnp.float32)}
+        got = jax.jit(module.apply)({"params": params}, jnp.asarray(x, jnp.float32))
         if resample == "down":
             wanted = conv(x, smoothed(kernel) / 4, pad=1, stride=2)
         else:  # a transposed convolution: every pixel spreads the flipped kernel over its neighbourhood
@@ -342,7 +343,8 @@ def test_styles_of_nine_in_ten_samples_are_mixed_from_a_uniform_cutoff_on(networ
         w = module.style(z)
         return module._mixed(jnp.repeat(w[:, None], layers, 1), keys), w
 
-    mixed, w = decoder.apply(d, z, jax.random.split(jax.random.key(3), n), method=styles)
+    run = jax.jit(functools.partial(decoder.apply, method=styles))
+    mixed, w = run(d, z, jax.random.split(jax.random.key(3), n))
     same = np.asarray((mixed == w[:, None]).all(-1))
     kept = same.sum(1)
     assert (same == (np.arange(layers) < kept[:, None])).all()  # the first ones keep their style
@@ -361,7 +363,7 @@ def test_the_average_of_styles_moves_by_a_200th(networks):
 
     keys = jax.random.split(jax.random.key(0), BATCH)
     _, kept = jax.jit(jax.vmap(train, axis_name=parallel.AXIS))(LATENTS[None], keys[None])
-    w = decoder.apply(d, LATENTS, method="style")
+    w = jax.jit(functools.partial(decoder.apply, method="style"))(d, LATENTS)
     before = d["averages"]["style"]
     wanted = before + 0.005 * (w.mean(0) - before)
     np.testing.assert_allclose(kept["averages"]["style"][0], wanted, rtol=1e-5, atol=1e-6)
@@ -391,11 +393,11 @@ def test_steps_are_those_of_a_scalar_adam_times_each_parameters_multiplier():
         "to_rgb0": {"kernel": 0.03 / 2, "bias": 1.0},
     }
     tx, rng = style.optimizer(), np.random.default_rng(0)
-    opt_state, seconds = tx.init(params), jax.tree.map(lambda x: np.zeros(x.shape), params)
+    opt_state, seconds, update = tx.init(params), jax.tree.map(lambda x: np.zeros(x.shape), params), jax.jit(tx.update)
     for t in range(1, 5):
         # As small as the gradients of a scaled objective: where epsilon is added makes a difference.
         grads = jax.tree.map(lambda x: 1e-7 * rng.normal(size=x.shape), params)
-        updates, opt_state = tx.update(jax.tree.map(jnp.asarray, grads), opt_state, params)
+        updates, opt_state = update(jax.tree.map(jnp.asarray, grads), opt_state, params)
         seconds = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g**2, seconds, grads)
         wanted = jax.tree.map(
             lambda g, v, c, t=t: c * math.sqrt(1 - 0.99**t) * g / (np.sqrt(v) + 1e-8), grads, seconds, multipliers

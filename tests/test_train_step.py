@@ -31,8 +31,13 @@ HYPER = objectives.Hyper(
 
 def on_one_device(function, *args):
     """Calls a per-device function outside of pmap, with the axis it averages over."""
-    spread = jax.vmap(lambda _: function(*args), axis_name=parallel.AXIS)
-    return jax.tree.map(lambda x: x[0], jax.jit(spread)(jnp.zeros(1)))
+
+    @jax.jit
+    def spread(*args):
+        of_devices = jax.vmap(lambda _: function(*args), axis_name=parallel.AXIS)(jnp.zeros(1))
+        return jax.tree.map(lambda x: x[0], of_devices)
+
+    return spread(*args)
 
 
 def make(objective, output="linear", shape=SHAPE, networks=None):
@@ -342,99 +347,101 @@ def test_kl_of_generated_images_reaches_the_decoder():
 # --- the composed step ------------------------------------------------------------------------------------------------
 
 
-def dispatch(objective, first, steps, batch_size=8):
-    nets = train_state.Networks(
-        mlp.Encoder((5,), Z), mlp.Decoder((5,), SHAPE), optax.scale_by_adam(), optax.scale_by_adam()
-    )
+NETS = train_state.Networks(
+    mlp.Encoder((5,), Z), mlp.Decoder((5,), SHAPE), optax.scale_by_adam(), optax.scale_by_adam()
+)
+
+
+@functools.cache
+def fresh(**copies):
+    return jax.jit(functools.partial(train_state.create, NETS, 0, SHAPE, Z, **copies))()
+
+
+@functools.cache
+def dispatch(objective, nets=NETS):
+    """`train_step` on one device, a function of (state, batches, hypers, key) that is compiled once for all tests."""
+    step = functools.partial(train_step.train_step, nets, objective)
+    return jax.jit(lambda *args: on_one_device(step, *args))
+
+
+def arguments(first, steps, batch_size=8):
+    """The batches, hyper-parameters and key of so many steps."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(100, batch_size, *SHAPE))[first : first + steps], jnp.float32)
     batches = {"x": x, "index": jnp.tile(jnp.arange(batch_size), (steps, 1))}
     hypers = jax.tree.map(lambda v: jnp.full(steps, v), HYPER._replace(learning_rate=1e-2))
-    return functools.partial(train_step.train_step, nets, objective), nets, (batches, hypers, jax.random.key(0))
+    return batches, hypers, jax.random.key(0)
 
 
 @pytest.mark.parametrize("vae", [False, True])
 def test_scanning_changes_nothing_and_a_step_counts_the_terms_it_has(vae):
-    static = train_step.Static(vae=vae)
-    run, nets, args = dispatch(static, 0, 6)
-    start = train_state.create(nets, 0, SHAPE, Z)
-    at_once, terms = on_one_device(run, start, *args)
+    run = dispatch(train_step.Static(vae=vae))
+    at_once, terms = run(fresh(), *arguments(0, 6))
     assert int(at_once.step) == 6
     counts = {name: int(term[1]) for name, term in terms.items()}
     assert counts["rec_real"] == counts["loss_decoder"] == 6
     assert counts["kl_fake"] == counts["exp_elbo_fake"] == (0 if vae else 6)
     assert np.isinf(terms["rec_real"][2])
 
-    by_two = start
+    by_two = fresh()
     for first in (0, 2, 4):
-        run, _, args = dispatch(static, first, 2)
-        by_two, _ = on_one_device(run, by_two, *args)
+        by_two, _ = run(by_two, *arguments(first, 2))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), at_once, by_two)
 
 
 @pytest.mark.parametrize("vae", [False, True])
 def test_two_devices_take_the_step_of_one(vae):
-    run, nets, (batches, hypers, key) = dispatch(train_step.Static(vae=vae, use_gamma_r=True), 0, 2)
-    start = train_state.create(nets, 0, SHAPE, Z)
-    one, terms = on_one_device(run, start, batches, hypers, key)
+    static, (batches, hypers, key) = train_step.Static(vae=vae, use_gamma_r=True), arguments(0, 2)
+    one, terms = dispatch(static)(fresh(), batches, hypers, key)
     halves = jax.tree.map(lambda a: jnp.stack(jnp.split(a, 2, axis=1)), batches)
-    spread = jax.vmap(run, (None, 0, None, None), axis_name=parallel.AXIS)
-    two, same = jax.jit(spread)(start, halves, hypers, key)
+    step = functools.partial(train_step.train_step, NETS, static)
+    spread = jax.vmap(step, (None, 0, None, None), axis_name=parallel.AXIS)
+    two, same = jax.jit(spread)(fresh(), halves, hypers, key)
     for device in range(2):
         got = jax.tree.map(lambda a, device=device: a[device], (two, same))
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), got, (one, terms))
 
 
 def test_every_step_has_noise_of_its_own():
-    run, nets, args = dispatch(train_step.Static(), 0, 1)
-    start = train_state.create(nets, 0, SHAPE, Z)
-    jitted = jax.jit(lambda state: on_one_device(run, state, *args)[1])
-    first, again, later = (jitted(start.replace(step=jnp.int32(step))) for step in (0, 0, 1))
+    run, args = dispatch(train_step.Static()), arguments(0, 2)
+    first, again, later = (run(fresh().replace(step=jnp.int32(step)), *args)[1] for step in (0, 0, 1))
     for name in ("rec_real", "kl_fake"):  # of what is sampled with the noise of the posterior, and of the prior
         assert first[name][0] == again[name][0] != later[name][0]
 
 
 def test_the_vae_phase_is_the_vae():
-    after = []
-    for static in (train_step.Static(vae=True), train_step.Static(name="vae"), train_step.Static(name="vae", vae=True)):
-        run, nets, args = dispatch(static, 0, 3)
-        after.append(on_one_device(run, train_state.create(nets, 0, SHAPE, Z), *args)[0])
+    statics = (train_step.Static(vae=True), train_step.Static(name="vae"), train_step.Static(name="vae", vae=True))
+    after = [dispatch(static)(fresh(), *arguments(0, 2))[0] for static in statics]
     for other in after[1:]:
         jax.tree.map(np.testing.assert_array_equal, after[0], other)
 
 
-def one_by_one(objective, start, steps, **hyper):
-    """Yields the state after each of so many steps, one dispatch each."""
-    run, _, (batches, hypers, key) = dispatch(objective, 0, steps)
-    hypers = hypers._replace(**{name: jnp.full(steps, value) for name, value in hyper.items()})
-    jitted = jax.jit(lambda *args: on_one_device(run, *args))
-    for i in range(steps):
-        start, _ = jitted(start, *jax.tree.map(lambda x: x[i : i + 1], (batches, hypers)), key)  # noqa: B023
-        yield start
+@functools.cache
+def followed():
+    """A state with both copies, and the states after each of 8 steps, one dispatch each."""
+    step = dispatch(train_step.Static(use_gamma_r=True, target_period=3))
+    states, (batches, hypers, key) = [fresh(target=True, ema=True)], arguments(0, 8)
+    hypers = hypers._replace(ema=jnp.full(8, 0.75))
+    for i in range(8):
+        inputs = jax.tree.map(lambda x: x[i : i + 1], (batches, hypers))  # noqa: B023
+        states.append(step(states[-1], *inputs, key)[0])
+    return states
 
 
 def test_the_target_decoder_is_the_decoder_of_the_last_refresh():
-    start = train_state.create(dispatch(train_step.Static(), 0, 1)[1], 0, SHAPE, Z, target=True)
+    start, *states = followed()
     refreshed = start.decoder.variables
     jax.tree.map(np.testing.assert_array_equal, start.target, refreshed)
-    for now in one_by_one(train_step.Static(use_gamma_r=True, target_period=3), start, 8):
+    for now in states:
         if int(now.step) % 3 == 0:
             refreshed = now.decoder.variables
         jax.tree.map(np.testing.assert_array_equal, now.target, refreshed)
 
 
-def test_the_vae_phase_uses_the_decoder_itself():
-    run, nets, args = dispatch(train_step.Static(vae=True, target_period=100), 0, 4)
-    start = train_state.create(nets, 0, SHAPE, Z)
-    odd = start.replace(target=jax.tree.map(lambda p: p + 1, start.decoder.variables))
-    (with_target, _), (without, _) = (on_one_device(run, s, *args) for s in (odd, start))
-    jax.tree.map(np.testing.assert_array_equal, with_target.replace(target=None), without)
-
-
 def test_the_average_is_exponential_and_starts_as_a_copy():
-    start = train_state.create(dispatch(train_step.Static(), 0, 1)[1], 0, SHAPE, Z, ema=True)
+    start, *states = followed()
     wanted = jax.device_get(start.variables)
     jax.tree.map(np.testing.assert_array_equal, start.ema, wanted)
-    for now in one_by_one(train_step.Static(), start, 4, ema=0.75):
+    for now in states:
         wanted = jax.tree.map(lambda mean, new: 0.75 * mean + 0.25 * np.asarray(new), wanted, now.variables)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), now.ema, wanted)
     jax.tree.map(np.testing.assert_array_equal, now.best_variables, now.ema)
@@ -442,18 +449,25 @@ def test_the_average_is_exponential_and_starts_as_a_copy():
     assert max(jax.tree.leaves(lag)) > 1e-4
 
 
+def test_the_vae_phase_uses_the_decoder_itself():
+    run, args = dispatch(train_step.Static(vae=True, target_period=100)), arguments(0, 2)
+    odd = fresh().replace(target=jax.tree.map(lambda p: p + 1, fresh().decoder.variables))
+    (with_target, _), (without, _) = (run(start, *args) for start in (odd, fresh()))
+    jax.tree.map(np.testing.assert_array_equal, with_target.replace(target=None), without)
+
+
 def test_bytes_are_the_same_images_as_floats():
-    run, nets, (batches, hypers, key) = dispatch(train_step.Static(), 0, 2)
+    batches, *args = arguments(0, 2)
     x = np.random.default_rng(0).integers(0, 256, batches["x"].shape).astype(np.uint8)
-    start = train_state.create(nets, 0, SHAPE, Z)
-    after = [on_one_device(run, start, batches | {"x": b}, hypers, key)[0] for b in (x, np.float32(x) / 255)]
+    both = [batches | {"x": jnp.asarray(b)} for b in (x, np.float32(x) / 255)]
+    after = [dispatch(train_step.Static())(fresh(), batches, *args)[0] for batches in both]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *after)
 
 
 def test_the_first_step_that_is_not_finite_is_named():
-    run, nets, (batches, hypers, key) = dispatch(train_step.Static(), 0, 4)
+    batches, *args = arguments(0, 6)
     batches["x"] = batches["x"].at[2].set(jnp.nan)
-    _, terms = on_one_device(run, train_state.create(nets, 0, SHAPE, Z), batches, hypers, key)
+    _, terms = dispatch(train_step.Static())(fresh(), batches, *args)
     assert float(terms["rec_real"][2]) == 2
 
 
@@ -495,13 +509,13 @@ def test_running_averages_are_kept_apart_by_role(phase):
     x, noise = jnp.asarray(x, jnp.float32), jax.tree.map(lambda n: jnp.asarray(n, jnp.float32), noise)
     frozen, static = HYPER._replace(learning_rate=0.0), train_step.Static()
 
-    def update(state_):
+    def update(state_, x, noise):
         if phase == "vae":
             return train_step.vae_update(nets, static, state_, x, noise, frozen)[0]
         middle, _, decodings = train_step.encoder_update(nets, static, state_, x, noise, frozen)
         return train_step.decoder_update(nets, static, middle, x, noise, frozen, decodings)[0]
 
-    after = on_one_device(update, before)
+    after = on_one_device(update, before, x, noise)
     got = after.encoder.stats["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(got["mean"], [0.1 * x.mean(0)], rtol=1e-5)
     np.testing.assert_allclose(got["var"], [0.9 + 0.1 * x.var(0)], rtol=1e-5)
@@ -519,15 +533,11 @@ def test_running_averages_are_kept_apart_by_role(phase):
 
 
 def test_bfloat16_networks_keep_float32_losses_and_parameters():
-    nets = train_state.Networks(
-        mlp.Encoder((16,), Z, jnp.bfloat16), mlp.Decoder((16,), SHAPE, dtype=jnp.bfloat16), *[optax.scale_by_adam()] * 2
-    )
-    _, _, args = dispatch(train_step.Static(), 0, 2)
-    start = train_state.create(nets, 0, SHAPE, Z)
-    after, terms = on_one_device(functools.partial(train_step.train_step, nets, train_step.Static()), start, *args)
+    encoder, decoder = mlp.Encoder((5,), Z, jnp.bfloat16), mlp.Decoder((5,), SHAPE, dtype=jnp.bfloat16)
+    narrow, args = NETS._replace(encoder=encoder, decoder=decoder), arguments(0, 2)
+    after, terms = dispatch(train_step.Static(), narrow)(fresh(), *args)
     assert {x.dtype.name for x in jax.tree.leaves((after.encoder.params, terms))} == {"float32"}
-    wide = train_state.Networks(mlp.Encoder((16,), Z), mlp.Decoder((16,), SHAPE), *[optax.scale_by_adam()] * 2)
-    _, wanted = on_one_device(functools.partial(train_step.train_step, wide, train_step.Static()), start, *args)
+    _, wanted = dispatch(train_step.Static())(fresh(), *args)
     for name in ("loss_encoder", "loss_decoder", "rec_real", "kl_real"):
         np.testing.assert_allclose(terms[name][0], wanted[name][0], rtol=0.02)
 
