@@ -13,10 +13,10 @@ demo: .venv/train
 	@echo "samples, reconstructions and interpolations: runs/digits/figures; metrics: runs/digits/results.json"
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not soak"
 
 soak: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak
 
 # One marker per set of extras, so that nothing is installed twice.
 .venv/%: pyproject.toml $(CONSTRAINTS)

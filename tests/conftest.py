@@ -209,11 +209,14 @@ def started(monkeypatch) -> list[subprocess.Popen]:
     return processes
 
 
+# The files that take longest, of `make soak` and of `make test`. These give each file to one worker, so that what its
+# tests share is made once. They come first, so that no worker is left with one of them when the other is done.
+LONGEST = (
+    *("growth", "conv", "pods", "evaluate", "train", "notebooks", "translation", "tfds", "groups", "inference"),
+    *("images", "launch", "convert", "train_step", "standing", "inception", "errors", "workdirs", "load", "style"),
+)
+
+
 def pytest_collection_modifyitems(items):
-    """Tests that share what takes long to make (a fixture of a module, the session's run) go to one worker."""
-    for item in items:
-        scopes = {name: found[-1].scope for name, found in item._fixtureinfo.name2fixturedefs.items()}
-        if "trained" in scopes:
-            item.add_marker(pytest.mark.xdist_group("trained"))
-        elif "module" in scopes.values():
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.module.__name__, len(places)))

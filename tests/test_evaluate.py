@@ -21,8 +21,6 @@ from sintrovae_jax.evaluators.scoring import Scoring, source_of
 from sintrovae_jax.models import Stage, style
 from sintrovae_jax.tools import compare
 
-pytestmark = pytest.mark.xdist_group(__name__)  # one classifier and one model for all
-
 SCORE = [
     "--config.data.image_size=8",
     "--config.eval.evaluators=latents,fid,kid,precision_recall,likelihood,ood",

@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, here
 from numpy.lib.stride_tricks import sliding_window_view
 
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import inception, inception_weights
 
-pytestmark = pytest.mark.xdist_group(__name__)  # one network in numpy for all
 PUBLISHED = "pt_inception-2015-12-05-6726825d"
 features = jax.jit(lambda params, x: inception.InceptionV3().apply({"params": params}, x))
 
@@ -314,11 +313,11 @@ def test_converting_keeps_the_networks_arrays_and_reading_gives_its_parameters(n
 
 def test_the_command_answers_mistakes_in_a_line(npz, tmp_path):
     (tmp_path / "other.npz").write_bytes(npz.read_bytes()[:100_000])
-    for args in ([], [tmp_path / "other.npz", tmp_path / "out.npz"]):
-        done = command(*args)
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
+    for args in ([], [str(tmp_path / "other.npz"), str(tmp_path / "out.npz")]):
+        out, code = here(args, inception_weights.main)
+        assert code == 2
+        assert out.startswith("error: ")
+        assert out.count("\n") == 1
     assert not (tmp_path / "out.npz").exists()
     for target, says in ((tmp_path / "out.pth", "must be named .npz"), (npz / "out.npz", "cannot write")):
         with pytest.raises(UserError, match=says):
