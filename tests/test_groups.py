@@ -144,9 +144,9 @@ def test_a_pass_whose_averages_are_not_kept_moves_none():
     """The encoder has one role, and no averages for two groups."""
     encoder = FAMILIES["conv"][0]
     x = jnp.ones((2 * BATCH, *SHAPE))
-    variables = encoder.init(jax.random.key(0), x)
+    variables = jax.jit(encoder.init)(jax.random.key(0), x)
     run = functools.partial(encoder.apply, variables, train=True, groups=2, mutable=[])
-    posterior, kept = jax.vmap(run, axis_name=parallel.AXIS)(x[None])
+    posterior, kept = jax.eval_shape(jax.vmap(run, axis_name=parallel.AXIS), x[None])
     assert isinstance(posterior, Posterior)
     assert not kept
 

@@ -13,7 +13,7 @@ from conftest import FULL, ROOT, TINY, environment, metrics, run
 from PIL import Image
 
 import sintrovae_jax
-from sintrovae_jax import checkpoint, config, inference, modes, parallel, schedule, train_step
+from sintrovae_jax import checkpoint, config, inference, modes, parallel, schedule, train_state, train_step
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation
@@ -74,7 +74,7 @@ def five_steps():
     """A host state after five adversarial steps on `small_digits`, and its networks."""
     settings = small_digits()
     networks, static, create = train_step.from_config(settings)
-    start = jax.device_get(create())
+    start = train_state.initial(create)
     batch = next(
         pipeline.batches(
             pipeline.build(settings.data), settings.data, seed=0, start=0, stop=5, substeps=5, shard=Shard(16, 0, 1, 16)

@@ -41,9 +41,22 @@ BATCHES = data(340)
 
 @functools.cache
 def compiled(networks, name, vae):
-    """One update of the networks on one device."""
+    """The state after one update of the networks on one device."""
     step = functools.partial(train_step.train_step, networks, train_step.Static(name=name, vae=vae))
-    return jax.jit(jax.vmap(step, (0, 0, 0, None), axis_name=parallel.AXIS))
+
+    @jax.jit
+    def update(*args):
+        after = jax.vmap(lambda _: step(*args)[0], axis_name=parallel.AXIS)(jnp.zeros(1))
+        return jax.tree.map(lambda a: a[0], after)
+
+    return update
+
+
+@jax.jit
+def moved(after, before):
+    """The norm of what each network's parameters moved by."""
+    by = jax.tree.map(jnp.subtract, after.variables, before.variables)
+    return [optax.global_norm(by[network]["params"]) for network in ("encoder", "decoder")]
 
 
 def sizes(name, vae, state, networks, first, steps):
@@ -51,15 +64,12 @@ def sizes(name, vae, state, networks, first, steps):
 
     Until then Adam's first moment still carries what was before.
     """
-    hypers, norms = jax.tree.map(lambda v: jnp.full((1, 1), v), HYPER), []
+    hypers, key, norms = jax.tree.map(lambda v: jnp.full(1, v), HYPER), jax.random.key(0), []
     for i in range(first, first + steps):
-        batch = jax.tree.map(lambda a, i=i: a[None, i : i + 1], BATCHES)
-        leading = jax.tree.map(lambda a: a[None], state)
-        after = compiled(networks, name, vae)(leading, batch, hypers, jax.random.key(0))[0]
-        after = jax.tree.map(lambda a: a[0], after)
+        batch = jax.tree.map(lambda a, i=i: a[i : i + 1], BATCHES)
+        after = compiled(networks, name, vae)(state, batch, hypers, key)
         if i >= first + steps - 10:
-            moved = jax.tree.map(jnp.subtract, after.variables, state.variables)
-            norms.append([float(optax.global_norm(moved[network]["params"])) for network in ("encoder", "decoder")])
+            norms.append(moved(after, state))
         state = after
     return np.mean(norms, 0), state
 
@@ -71,7 +81,7 @@ def test_updates_are_of_one_size_before_and_after_the_switch(name):
     networks = train_state.Networks(
         mlp.Encoder((32,), Z), mlp.Decoder((32,), SHAPE), optax.scale_by_adam(), optax.scale_by_adam()
     )
-    state = train_state.create(networks, 0, SHAPE, Z)
+    state = jax.jit(functools.partial(train_state.create, networks, 0, SHAPE, Z))()
     _, state = sizes(name, True, state, networks, 0, 300)
     before, state = sizes(name, True, state, networks, 300, 20)
     after, _ = sizes(name, False, state, networks, 320, 20)
