@@ -117,7 +117,7 @@ class Checkpoints:
         handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
         try:
             self._manager = _Manager(self.folder, options=options, item_handlers=handlers)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # of the metadata of a checkpoint
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:  # of a checkpoint's metadata
             reason = parallel.first_line(error)
             raise UserError(
                 f"the checkpoints of {workdir} cannot be read ({reason}): move the damaged one away"

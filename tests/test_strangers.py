@@ -155,11 +155,18 @@ def test_a_checkpoint_asks_for_no_memory(stranger, fields, says):
         sintrovae_jax.load(stranger)
 
 
-def test_damaged_metadata_of_a_checkpoint_are_one_line(stranger):
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"init_timestamp_nsecs": {}}, "Object must be of type"),
+        ({"commit_timestamp_nsecs": 10**400}, "int too large to convert"),
+    ],
+)
+def test_damaged_metadata_of_a_checkpoint_are_one_line(stranger, fields, says):
     place = stranger / "checkpoints" / "2000" / "_CHECKPOINT_METADATA"
-    place.write_text(json.dumps(json.loads(place.read_text()) | {"init_timestamp_nsecs": {}}))
+    place.write_text(json.dumps(json.loads(place.read_text()) | fields))
     for read_only in (True, False):
-        with pytest.raises(UserError, match=r"the checkpoints of .* cannot be read \(Object must be of type"):
+        with pytest.raises(UserError, match=rf"the checkpoints of .* cannot be read \({says}"):
             checkpoint.Checkpoints(stranger, read_only=read_only)
     with pytest.raises(UserError, match="the checkpoints of"):
         sintrovae_jax.load(stranger)
