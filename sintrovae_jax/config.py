@@ -149,6 +149,10 @@ def _check_together(config, values):
         raise UserError("data.translate, data.hue and data.flip are for images: set them to 0 for points")
     if config.data.hue and config.data.image_channels != 3:
         raise UserError("data.hue turns colours: it needs data.image_channels=3")
+    if config.model.classes and not models.family_of(config.model).conditional:
+        raise UserError(f"model.family={config.model.family} takes no labels: set model.classes=0")
+    if config.model.classes and not images:
+        raise UserError(f"data.source={config.data.source} has no labels: set model.classes=0")
     _check_growth(config, values)
     weights = len(config.objective.kl_weights)
     if weights not in (0, config.model.z_dim):

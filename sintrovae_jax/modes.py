@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sintrovae_jax import config as configs
 from sintrovae_jax import files, inference, parallel, workdirs
 from sintrovae_jax.data import examples
-from sintrovae_jax.data.source import Source
+from sintrovae_jax.data.source import Source, check_labels
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, scoring
 from sintrovae_jax.plots import figures
@@ -79,6 +79,7 @@ def _source(config: ConfigDict, workdir: Path) -> Source:
 
     source = pipeline.build(config.data)
     configs.refuse_other_data(config, source.identity, workdir)
+    check_labels(config, source)
     return source
 
 

@@ -60,14 +60,24 @@ def draw_noise(keys: jax.Array, z_dim: int) -> Noise:
 
 
 class Passes:
-    """The networks in training mode. groups: the number of batches that are concatenated in the input."""
+    """The networks in training mode. groups: the number of batches that are concatenated in the input.
+
+    labels: of the batch [B], for conditional networks. Real images, reconstructions and samples have the same.
+    """
 
     def __init__(
-        self, networks: Networks, static: Static, state: TrainState, noise: Noise, hyper: Hyper, weights: Tree
+        self,
+        networks: Networks,
+        static: Static,
+        state: TrainState,
+        noise: Noise,
+        hyper: Hyper,
+        weights: Tree,
+        labels: jax.Array | None = None,
     ):
         self.encoder, self.decoder, self.state, self.static = networks.encoder, networks.decoder, state, static
         self.rec = reconstruction.error(static.reconstruction, weights)
-        self._noise = noise
+        self._noise, self._labels = noise, labels
         self._stage = {} if static.level is None else {"stage": Stage(static.level, hyper.blend)}
 
     def encode(self, params: Tree, x: jax.Array, groups: int = 1) -> tuple[Posterior, Variables]:
@@ -98,9 +108,17 @@ class Passes:
         numbers = (len(_SAMPLES) + _SAMPLES.index(name) for name in samples)
         return jnp.concatenate([jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(self._noise.keys) for n in numbers])
 
-    @staticmethod
     def _apply(
-        module: nn.Module, params: Tree, stats: Variables, inputs: jax.Array, groups: int, keep: bool, **options: Any
+        self,
+        module: nn.Module,
+        params: Tree,
+        stats: Variables,
+        inputs: jax.Array,
+        groups: int,
+        keep: bool,
+        **options: Any,
     ) -> Tree:
         variables, mutable = {"params": params, **stats}, list(stats) if keep else []
+        if self._labels is not None:
+            options["labels"] = jnp.tile(self._labels, groups)
         return module.apply(variables, inputs, train=True, groups=groups, mutable=mutable, **options)

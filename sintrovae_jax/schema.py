@@ -42,6 +42,7 @@ _MODEL = {
         "mlp: width of each hidden layer; others: of each stage, from the finest",
         widths(64),
     ),
+    "classes": Key(0, "conv, mlp: labels 0, 1, … of the examples, given to both networks; 0: none", at_least(0)),
     "class_dim": Key(0, "two_encoder: size of the class code; the rest of z_dim is the content code", at_least(0)),
     "kernel": Key(7, "two_encoder: pixels a side of the outermost convolutions; the last but one has 2 less"),
     "hidden": Key(256, "two_encoder: width of the encoders' dense layers", at_least(1)),

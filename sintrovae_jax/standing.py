@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 import zlib
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -28,13 +28,14 @@ _BATCHES, _CHECKSUM = "batches", "parameters"  # arrays of the file beside the s
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _of_batches(module, variables, inputs, groups):
+def _of_batches(module, variables, inputs, groups, labels):
     """The network's outputs in training mode, `groups` batches as one, and the mean and variance at every BatchNorm."""
     zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    options = {} if labels is None else {"labels": jnp.tile(labels, groups)}
 
     def moved(inputs):
         variables_ = {**variables, "batch_stats": zeros}
-        return module.apply(variables_, inputs, train=True, groups=groups, mutable=["batch_stats"])
+        return module.apply(variables_, inputs, train=True, groups=groups, mutable=["batch_stats"], **options)
 
     # One device, with the axis over which training takes BatchNorm's means. A running average that starts at 0 becomes
     # (1 - momentum) times the statistic of the batch.
@@ -50,10 +51,11 @@ def _mean(trees: Iterable[Tree]) -> Tree:
     return jax.tree.map(lambda x: x / count, total)
 
 
-def estimate(model: Model, real: Iterable[np.ndarray], key: jax.Array) -> Model:
+def estimate(model: Model, real: Iterable[Mapping[str, np.ndarray]], key: jax.Array) -> Model:
     """The model with standing statistics; the same model if it has no BatchNorm.
 
-    real: batches of training images [B, *shape], bytes or in [0, 1]; as many batches of prior samples are drawn.
+    real: batches of training images, {'x': [B, *shape]} of bytes or in [0, 1], with 'labels' [B] for a conditional
+    model. As many batches of prior samples are drawn, with the same labels.
     """
     if not has_batch_norm(model):
         return model
@@ -61,11 +63,11 @@ def estimate(model: Model, real: Iterable[np.ndarray], key: jax.Array) -> Model:
     def of_batch(number, batch):
         cancellation.check()
         prior_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
-        x = as_float(jnp.asarray(batch))
-        posterior, of_encoder = _of_batches(model.encoder, model.variables["encoder"], x, 1)
+        x, labels = as_float(jnp.asarray(batch["x"])), batch.get("labels")
+        posterior, of_encoder = _of_batches(model.encoder, model.variables["encoder"], x, 1, labels)
         z = posterior.sample(jax.random.normal(noise_key, posterior.mean.shape))
         both = jnp.concatenate([z, model.prior(prior_key, len(x))])  # in the order of ROLES
-        _, of_decoder = _of_batches(model.decoder, model.variables["decoder"], both, len(ROLES))
+        _, of_decoder = _of_batches(model.decoder, model.variables["decoder"], both, len(ROLES), labels)
         return {"encoder": of_encoder, "decoder": of_decoder}
 
     log.info("estimating BatchNorm's averages, from training batches")

@@ -32,7 +32,7 @@ from sintrovae_jax import (
 from sintrovae_jax import config as configs
 from sintrovae_jax.arrays import Array, Tree
 from sintrovae_jax.data import identity, pipeline
-from sintrovae_jax.data.source import Source
+from sintrovae_jax.data.source import Source, check_labels
 from sintrovae_jax.errors import Diverged, Interrupted, Unavailable, UserError
 from sintrovae_jax.evaluators import evaluation, scoring
 from sintrovae_jax.objectives import Hyper
@@ -73,6 +73,7 @@ class Run:
         self.weights = reconstruction.weights(config.objective)
         self.source = pipeline.build(config.data)
         configs.refuse_other_data(config, self.source.identity, workdir)
+        check_labels(config, self.source)
         self.kept: dict[Any, Any] = {}  # shared by all evaluations
         if parallel.is_main():  # it alone evaluates
             evaluators.check_source(config, self.source, self.kept)
@@ -245,7 +246,8 @@ def _level(run, host, level, first):
     weights = parallel.replicate(run.weights)
     steps = {"start": first, "stop": level.stop, "substeps": substeps, "shard": parallel.shard(level.batch_size)}
     source = run.source if level.size is None else run.source.at(level.size)
-    batches = parallel.prefetch(pipeline.batches(source, config.data, seed=config.seed, **steps))
+    labels = config.model.classes > 0
+    batches = parallel.prefetch(pipeline.batches(source, config.data, seed=config.seed, labels=labels, **steps))
     hypers, devices_state = Hypers(config), parallel.replicate(host)
     in_flight: collections.deque[Tree] = collections.deque()
     for start in range(first, level.stop, substeps):

@@ -98,17 +98,26 @@ def reset_optimizers(networks: Networks, state: TrainState) -> TrainState:
 
 
 def create(
-    networks: Networks, seed: int, shape: tuple[int, ...], z_dim: int, *, target: bool = False, ema: bool = False
+    networks: Networks,
+    seed: int,
+    shape: tuple[int, ...],
+    z_dim: int,
+    *,
+    target: bool = False,
+    ema: bool = False,
+    conditional: bool = False,
 ) -> TrainState:
     """A fresh state, a function of the seed alone. shape: of one example. Traceable, for `jax.eval_shape`.
 
-    target, ema: whether it has a target decoder and averaged networks; both start as copies.
+    target, ema: whether it has a target decoder and averaged networks; both start as copies. conditional: whether the
+    networks take labels.
     """
     encoder_key, decoder_key = jax.random.split(seeds.key(seed))
+    options = {"labels": jnp.zeros(1, jnp.int32)} if conditional else {}
 
     def network(module, tx, key, example):
         params_key, noise_key = jax.random.split(key)
-        variables = seeds.init(module, {"params": params_key, "noise": noise_key}, example, train=False)
+        variables = seeds.init(module, {"params": params_key, "noise": noise_key}, example, train=False, **options)
         params = variables.pop("params")
         return NetworkState(params=params, stats=variables, opt_state=tx.init(params))
 

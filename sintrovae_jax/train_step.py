@@ -6,8 +6,9 @@ Read it beside the paper. With x a real batch and z_p prior noise,
 
 are decoded once, in `encoder_update`. Its `jax.vjp` also returns the pullback of a gradient from these images to the
 decoder's parameters, which `decoder_update` uses instead of decoding again. Reconstructions and samples go through the
-networks together, as one batch of 2B in two groups that BatchNorm normalises separately. This module computes the
-terms; `objectives` combines them into losses. All functions are pure and run under the device axis of `parallel.pmap`.
+networks together, as one batch of 2B in two groups that BatchNorm normalises separately. Conditional networks are given
+the labels of x in every pass, so that z_p is decoded with them too. This module computes the terms; `objectives`
+combines them into losses. All functions are pure and run under the device axis of `parallel.pmap`.
 """
 
 import functools
@@ -42,10 +43,17 @@ def _together(a, b):
 
 
 def encoder_update(
-    networks: Networks, static: Static, state: TrainState, x: jax.Array, noise: Noise, hyper: Hyper, weights: Tree = ()
+    networks: Networks,
+    static: Static,
+    state: TrainState,
+    x: jax.Array,
+    noise: Noise,
+    hyper: Hyper,
+    weights: Tree = (),
+    labels: jax.Array | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array], Decodings]:
     """Minimises L_E with the decoder frozen. Returns the state with a new encoder, what to log, and the decodings."""
-    net = Passes(networks, static, state, noise, hyper, weights)
+    net = Passes(networks, static, state, noise, hyper, weights, labels)
     frozen, adversarial = state.decoder.params, static.objective.encoder
     assert adversarial is not None
 
@@ -89,6 +97,7 @@ def decoder_update(
     hyper: Hyper,
     decodings: Decodings,
     weights: Tree = (),
+    labels: jax.Array | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Minimises L_D with the encoder frozen at its just-updated parameters, on the same z_p and z.
 
@@ -96,7 +105,7 @@ def decoder_update(
     latent are constants, and the gradient flows through the second decoding. With bootstrap's target decoder, which is
     constant, the gradient flows through target and latent instead.
     """
-    net = Passes(networks, static, state, noise, hyper, weights)
+    net = Passes(networks, static, state, noise, hyper, weights, labels)
     frozen, adversarial = state.encoder.params, static.objective.decoder
     assert adversarial is not None
     constant = lax.stop_gradient if state.target is None else lambda a: a
@@ -121,10 +130,17 @@ def decoder_update(
 
 
 def vae_update(
-    networks: Networks, static: Static, state: TrainState, x: jax.Array, noise: Noise, hyper: Hyper, weights: Tree = ()
+    networks: Networks,
+    static: Static,
+    state: TrainState,
+    x: jax.Array,
+    noise: Noise,
+    hyper: Hyper,
+    weights: Tree = (),
+    labels: jax.Array | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Both networks minimise the objective's terms of real data: the VAE, and the first `num_vae` steps of a run."""
-    net = Passes(networks, static, state, noise, hyper, weights)
+    net = Passes(networks, static, state, noise, hyper, weights, labels)
 
     def loss_fn(params):
         real, encoder_stats = net.encode(params[0], x)
@@ -155,17 +171,20 @@ def update(
     key: jax.Array,
     weights: Tree = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step on one batch {'x': [B, ...], 'index': [B]}. Returns the new state and {term: [sum, count]}."""
+    """One step on one batch {'x': [B, ...], 'index': [B]}, with 'labels' [B] for conditional networks.
+
+    Returns the new state and {term: [sum, count]}.
+    """
     keys = parallel.example_keys(key, state.step, batch["index"])
     noise = draw_noise(keys, networks.encoder.z_dim)
-    x = as_float(batch["x"])
+    x, labels = as_float(batch["x"]), batch.get("labels")
     if static.growth is not None and static.level is not None:
         x = static.growth.shown(x, Stage(static.level, hyper.blend))
     if static.vae or static.objective.encoder is None:
-        state, logged = vae_update(networks, static, state, x, noise, hyper, weights)
+        state, logged = vae_update(networks, static, state, x, noise, hyper, weights, labels)
     else:
-        state, logged, decodings = encoder_update(networks, static, state, x, noise, hyper, weights)
-        state, loss = decoder_update(networks, static, state, x, noise, hyper, decodings, weights)
+        state, logged, decodings = encoder_update(networks, static, state, x, noise, hyper, weights, labels)
+        state, loss = decoder_update(networks, static, state, x, noise, hyper, decodings, weights, labels)
         logged |= loss
     # A term that this step does not have (an adversarial one in the VAE phase) counts 0 times.
     terms = {t: jnp.stack([logged[t], 1.0]) if t in logged else jnp.zeros(2) for t in static.objective.logged}
@@ -199,7 +218,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One dispatch on one device: `substeps` updates, scanned.
 
-    batches: {'x': [substeps, B, ...], 'index': [substeps, B]}; hypers: each [substeps]; weights: of the reconstruction
+    batches: those of `update`, with a leading axis of substeps; hypers: each [substeps]; weights: of the reconstruction
     error (`reconstruction.weights`). Returns the new state and {term: [sum, count, first]} over the substeps and
     devices, where `first` is the first substep at which the term was not finite, or infinity. `on_devices` wraps it.
     """
@@ -251,5 +270,5 @@ def from_config(config: ConfigDict) -> tuple[Networks, Static, Callable[[], Trai
     )
     tx = family.optimizer()
     networks = Networks(encoder, decoder, tx, tx)
-    copies = {"target": o.target_period > 0, "ema": has_ema(config)}
-    return networks, static, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **copies)
+    options = {"target": o.target_period > 0, "ema": has_ema(config), "conditional": config.model.classes > 0}
+    return networks, static, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **options)

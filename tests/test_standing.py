@@ -52,7 +52,7 @@ def first_norm_by_hand(kernel, images):
 
 def test_averages_are_those_of_the_batches(model):
     images = batches(5, 8)
-    got = standing.estimate(model, images, jax.random.key(0)).variables
+    got = standing.estimate(model, [{"x": x} for x in images], jax.random.key(0)).variables
     mean, var = first_norm_by_hand(model.variables["encoder"]["params"]["conv"]["kernel"], images)
     np.testing.assert_allclose(got["encoder"]["batch_stats"]["norm"]["mean"][0], mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got["encoder"]["batch_stats"]["norm"]["var"][0], var, rtol=1e-4, atol=1e-6)
@@ -79,7 +79,7 @@ def test_the_decoder_has_averages_for_what_it_decodes(model, role):
     posterior = in_training(model.encoder, encoder, jnp.asarray(images[0], jnp.float32) / 255)
     z = model.prior(prior_key, 64)
     z = z if role == "prior" else posterior.sample(jax.random.normal(noise_key, z.shape))
-    scored = standing.estimate(model, images, jax.random.key(5))
+    scored = standing.estimate(model, [{"x": x} for x in images], jax.random.key(5))
     wanted = in_training(model.decoder, decoder, z)
     np.testing.assert_allclose(scored.decode(z, role=role), wanted, rtol=1e-3, atol=1e-4)
     other = "prior" if role == "posterior" else "posterior"
@@ -88,7 +88,7 @@ def test_the_decoder_has_averages_for_what_it_decodes(model, role):
 
 def test_each_use_of_a_model_takes_the_averages_of_what_it_decodes(model):
     images = batches(1, 64)
-    scored, x = standing.estimate(model, images, jax.random.key(5)), images[0][:3] / np.float32(255)
+    scored, x = standing.estimate(model, [{"x": x} for x in images], jax.random.key(5)), images[0][:3] / np.float32(255)
     np.testing.assert_array_equal(scored.sample(2, 3), scored.decode(scored.prior(2, 3), role="prior"))
     recon = scored.decode(scored.encode(x).mean, role="posterior")
     np.testing.assert_array_equal(scored.reconstruct(x), recon)

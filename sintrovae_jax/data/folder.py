@@ -51,13 +51,14 @@ _A_PROCESS = 64  # pictures that are worth starting a process for
 def build(path: str, form: Format, test_fraction: float, memory_bytes: float) -> Images:
     """The source of a folder's pictures: in memory if they fit, otherwise read during training.
 
+    In memory their classes are known, if all lie in folders of their own: these, in the order of their names.
     Those that cannot be read are skipped, counted and named. In memory every file is decoded first, so that all of them
     are known. Otherwise only the beginning of every file is checked first, and a file that turns out to be damaged
     later is replaced by the next readable one. Raises `UserError` if there is no folder or no readable picture in it.
     """
     names = listing(path)
     path = path if is_remote(path) else os.path.abspath(path)  # independent of the working directory
-    in_memory = len(names) * np.prod(form.shape) <= memory_bytes
+    in_memory, classes = len(names) * np.prod(form.shape) <= memory_bytes, _classes(names)
     log.info("%s %d pictures in %s", "reading" if in_memory else "looking through", len(names), path)
     x = np.empty((len(names), *form.shape), np.uint8) if in_memory else None
     read, at_once = reader(path, form, len(names) if in_memory else 0)
@@ -84,10 +85,19 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
         reasons = listed([f"{name} ({reason})" for name, reason in skipped.items()], _NAMED)
         log.warning("skipped %d of %d pictures: %s", len(skipped), len(names), printable(reasons))
     if x is not None:
-        x_train, x_test = (x[[found[name] for name in part]] for part in (train, test))
-        return Arrays(x_train, x_test, skipped, identity=marked(path, names))
+        places = [[found[name] for name in part] for part in (train, test)]
+        x_train, x_test = (x[part] for part in places)
+        labels = None if classes is None else (classes[places[0]], classes[places[1]])
+        return Arrays(x_train, x_test, skipped, labels, identity=marked(path, names))
     look = functools.partial(_size_and_time, path)
     return Files(read, train, test, form, skipped, at_once, look, memory_bytes, marked(path, names))
+
+
+def _classes(names: list[str]) -> np.ndarray | None:
+    """The number [N] of every picture's folder; None if one lies in none, or all in the same."""
+    folders = [name.split(os.sep)[0] if os.sep in name else "" for name in names]
+    known, classes = np.unique(folders, return_inverse=True)
+    return classes if "" not in known and len(known) > 1 else None
 
 
 def by_class(path: str, form: Format, test_fraction: float) -> Arrays:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax.data.source import Images, Source
+from sintrovae_jax.data.source import Images, Source, of_labels
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every processor, and no notice about it
@@ -60,13 +60,22 @@ def build(data: ConfigDict) -> Source:
 
 
 def batches(
-    source: Source, data: ConfigDict, *, seed: int, start: int, stop: int, substeps: int, shard: Shard
+    source: Source,
+    data: ConfigDict,
+    *,
+    seed: int,
+    start: int,
+    stop: int,
+    substeps: int,
+    shard: Shard,
+    labels: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Iterates over the dispatches of steps [start, stop), each a dict of numpy arrays
 
         {'x': [local devices, substeps, per-device batch, *shape], 'index': [local devices, substeps, per-device batch]}
 
     where `index` (int32) is the example's position in the global batch. data: `config.data`, for its augmentation.
+    labels: also 'labels', int32, of the shape of `index`. The source must have them (`source.check_labels`).
 
     The global batch is a function of the seed and the step, and does not depend on the number of processes. Together
     they see every training example exactly once an epoch; if the batch size does not divide the set, a batch ends one
@@ -87,13 +96,15 @@ def batches(
 
     index = by_device(tf.tile(tf.range(shard.start, shard.stop), [substeps]))
 
-    def one_dispatch(steps, x):
+    def one_dispatch(steps, x, *y):
         x = augmented(x, seed, steps, shard) if augmented else x
-        return {"x": by_device(x), "index": index}
+        batch = {"x": by_device(x), "index": index}
+        return batch | {"labels": by_device(y[0])} if labels else batch
 
+    span = (seed, start, stop, shard, substeps)
     with failures.noting() as errors:
-        stream = source.stream(seed, start, stop, shard, substeps)
-    dataset = tf.data.Dataset.zip((sources.dispatches(start, stop, substeps), stream))
+        streams = [source.stream(*span), *([of_labels(source).label_stream(*span)] if labels else [])]
+    dataset = tf.data.Dataset.zip((sources.dispatches(start, stop, substeps), *streams))
     return _Iterator(dataset.map(one_dispatch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2), errors)
 
 

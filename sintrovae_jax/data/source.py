@@ -1,9 +1,11 @@
 """What a source of examples is. The classes are in `data.sources` and beside it; `pipeline.build` chooses one."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from sintrovae_jax.data.identity import Identity
 from sintrovae_jax.errors import UserError
@@ -12,6 +14,7 @@ from sintrovae_jax.parallel import Shard
 if TYPE_CHECKING:
     import tensorflow as tf
 
+log = logging.getLogger(__name__)
 Labels = tuple[np.ndarray, np.ndarray]  # of training examples and of test examples
 
 
@@ -80,6 +83,17 @@ class Images(Source, Protocol):
         """The source of the same images averaged down to size × size."""
 
 
+class Labelled(Images, Protocol):
+    """A source of images whose classes are known, in training too."""
+
+    @property
+    def labels(self) -> Labels:
+        """The classes [N] of training images, in the order of `train`, and of test images."""
+
+    def label_stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> "tf.data.Dataset":
+        """The labels of the examples of `stream` with the same arguments: int32 [substeps × shard's examples]."""
+
+
 def _has_images(source: Source) -> TypeGuard[Images]:
     return hasattr(source, "train")
 
@@ -89,3 +103,39 @@ def of_images(source: Source) -> Images:
     if not _has_images(source):
         raise UserError("this needs a data.source of images, not of points")
     return source
+
+
+def _has_labels(source: Source) -> TypeGuard[Labelled]:
+    return hasattr(source, "label_stream") and getattr(source, "labels", None) is not None
+
+
+def of_labels(source: Source) -> Labelled:
+    """The same source. Raises `UserError` if it has no labels for training."""
+    if not _has_labels(source):
+        raise UserError(
+            "model.classes needs a data.source with labels: digits, letters, or another set with classes, if it fits "
+            "data.memory_gib (what is read from disk is read without them)"
+        )
+    return source
+
+
+def check_labels(config: ConfigDict, source: Source) -> None:
+    """Raises `UserError` if `config.model.classes` asks for labels, and the source has none, or others.
+
+    Warns of labels that no training image has.
+    """
+    classes = config.model.classes
+    if not classes:
+        return
+    train, test = of_labels(source).labels
+    low, high = min(train.min(), test.min()), max(train.max(), test.max())
+    if low < 0 or high >= classes:
+        raise UserError(f"model.classes={classes}, but data.source={config.data.source} has labels {low} to {high}")
+    missing = np.setdiff1d(np.arange(classes), train)
+    if len(missing):
+        log.warning("model.classes=%d: no training image has the label %s", classes, ", ".join(map(str, missing)))
+
+
+def labels_of_test(config: ConfigDict, source: Source, count: int) -> np.ndarray | None:
+    """The labels int32 [count] of the first test images, for conditional networks; None for others."""
+    return of_labels(source).labels[1][:count].astype(np.int32) if config.model.classes else None

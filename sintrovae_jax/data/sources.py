@@ -236,6 +236,15 @@ class Arrays:
 
         return dispatches(start, stop, substeps).map(one_dispatch, num_parallel_calls=tf.data.AUTOTUNE)
 
+    def label_stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
+        assert self._classes is not None
+        labels = tf.constant(self._classes[0], tf.int32)
+
+        def one_dispatch(steps):
+            return tf.gather(labels, chosen(seed, steps, len(labels), shard))
+
+        return dispatches(start, stop, substeps).map(one_dispatch)
+
     def test(self, n: int, seed: int) -> np.ndarray:
         del seed  # always the same first n
         return as_float(self._test[:n])

@@ -9,7 +9,17 @@ from ml_collections import ConfigDict
 
 from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.evaluators import density, frechet, kid, latents, likelihood, ood, precision_recall, transfer
+from sintrovae_jax.evaluators import (
+    class_accuracy,
+    density,
+    frechet,
+    kid,
+    latents,
+    likelihood,
+    ood,
+    precision_recall,
+    transfer,
+)
 from sintrovae_jax.evaluators.evaluator import Evaluator
 
 EVALUATORS: dict[str, Evaluator] = {
@@ -18,6 +28,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "fid": frechet.EVALUATOR,
     "kid": kid.EVALUATOR,
     "precision_recall": precision_recall.EVALUATOR,
+    "class_accuracy": class_accuracy.EVALUATOR,
     "likelihood": likelihood.EVALUATOR,
     "ood": ood.EVALUATOR,
     "transfer": transfer.EVALUATOR,

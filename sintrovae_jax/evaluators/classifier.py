@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -100,11 +101,32 @@ def _labels(config: ConfigDict, source: Images) -> Labels:
     return source.labels
 
 
+class Trained(NamedTuple):
+    """A classifier of the labels `names`, with its accuracy on test images."""
+
+    network: Classifier
+    variables: Variables
+    names: np.ndarray
+    accuracy: float
+
+    def named(self, x: np.ndarray, size: int) -> np.ndarray:
+        """The labels [N] of images [N, H, W, C] in [0, 1], as a file of theirs would hold them. size: of a chunk."""
+        return self.names[_in_chunks(self.network, self.variables, x, size)[1].argmax(1)]
+
+
 def build(config: ConfigDict, source: Images) -> Extractor:
+    """The classifier of a source as an extractor. Its metrics: classifier_accuracy, on the test images."""
+    network, variables, names, accuracy = trained(config, source)
+    log.info("features: a classifier of %d classes, right on %.1f %% of test images", len(names), 100 * accuracy)
+    fingerprint = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(variables))).hexdigest()
+    metrics = {"classifier_accuracy": accuracy}
+    return Extractor("classifier", fingerprint, functools.partial(_features, network), variables, metrics)
+
+
+def trained(config: ConfigDict, source: Images) -> Trained:
     """The classifier of a source that has labels. Raises `UserError` for one that has none.
 
     It comes with the package, or from the folder `eval.cache`, or it is trained and kept there, by what it learns from.
-    Its metrics: classifier_accuracy, on the test images.
     """
     y_train, y_test = _labels(config, source)
     x = np.concatenate(list(source.train(1024)))
@@ -118,12 +140,9 @@ def build(config: ConfigDict, source: Images) -> Extractor:
     name = f"classifier-{_digest(x, y)}"
     folder = _SHIPPED if (_SHIPPED / f"{name}.npz").exists() else config.eval.cache
     variables = stored(str(folder), name, train, functools.partial(_checked, network, x[:1]))
-    _, logits = _in_chunks(network, variables, source.test(len(y_test), 0), size)
-    accuracy = float((names[logits.argmax(1)] == y_test).mean())
-    log.info("features: a classifier of %d classes, right on %.1f %% of test images", len(names), 100 * accuracy)
-    fingerprint = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(variables))).hexdigest()
-    metrics = {"classifier_accuracy": accuracy}
-    return Extractor("classifier", fingerprint, functools.partial(_features, network), variables, metrics)
+    without = Trained(network, variables, names, 0.0)
+    accuracy = float((without.named(source.test(len(y_test), 0), size) == y_test).mean())
+    return without._replace(accuracy=accuracy)
 
 
 def _digest(x: np.ndarray, y: np.ndarray) -> str:

@@ -47,9 +47,11 @@ def prepared(model: Model, source: Source, workdir: Path | None = None) -> Model
         return kept
     from sintrovae_jax.data import pipeline  # TensorFlow
 
-    batch = config.train.batch_size
-    steps = {"start": 0, "stop": config.eval.standing_batches, "substeps": 1, "shard": Shard(batch, 0, 1, batch)}
-    real = (b["x"][0, 0] for b in pipeline.batches(source, config.data, seed=config.seed, **steps))
+    size = config.train.batch_size
+    steps = {"start": 0, "stop": config.eval.standing_batches, "substeps": 1, "shard": Shard(size, 0, 1, size)}
+    labels = config.model.classes > 0
+    batches = pipeline.batches(source, config.data, seed=config.seed, labels=labels, **steps)
+    real = ({name: values[0, 0] for name, values in batch.items()} for batch in batches)
     model = standing.estimate(model, real, seeds.key(config.seed))
     if workdir:
         standing.write(model, workdir)

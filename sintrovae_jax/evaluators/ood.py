@@ -65,17 +65,21 @@ def evaluate(scoring: "Scoring") -> dict[str, Any]:
 
     model, config = scoring.model, scoring.model.config
     other = source_of(model, outside_source(config, scoring.kept))
-    outside = scoring.scores(other.test(len(scoring.test_scores["likelihood"]), scoring.seed))
+    if config.model.classes:  # what lies outside has no label of its own, so that none is given to either
+        tested = scoring.highest_scores(scoring.test(config.eval.likelihood.num_scored)[0])
+    else:
+        tested = scoring.test_scores
+    outside = scoring.highest_scores(other.test(len(tested["likelihood"]), scoring.seed))
     results: dict[str, Any] = {}
-    for name, inside in scoring.test_scores.items():
+    for name, inside in tested.items():
         estimate = detection(inside, outside[name])
         low, high = bootstrap(inside, outside[name], config.eval.ood.bootstrap, scoring.seed)
         for ending, metrics in (("", estimate), ("_low", low), ("_high", high)):
             results |= {f"ood_{metric}_{name}{ending}": float(v) for metric, v in metrics._asdict().items()}
     names = (config.data.source, config.eval.ood.source)
-    pairs = {name: (inside, outside[name]) for name, inside in scoring.test_scores.items()}
+    pairs = {name: (inside, outside[name]) for name, inside in tested.items()}
     draw.histograms(scoring.folder / "ood.png", pairs, names)
-    counts = {"ood_images": len(outside["likelihood"]), "ood_test_images": len(scoring.test_scores["likelihood"])}
+    counts = {"ood_images": len(outside["likelihood"]), "ood_test_images": len(tested["likelihood"])}
     about = {"ood_source": config.eval.ood.source, "importance_samples": config.eval.likelihood.importance_samples}
     return results | counts | about | {"observation_std": model.observation_std}
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sintrovae_jax import models, objectives, train_step
-from sintrovae_jax.data.source import Images, Source, of_images
+from sintrovae_jax.data.source import Images, Source, labels_of_test, of_images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import chosen, features
 from sintrovae_jax.inference import Model
@@ -88,13 +88,16 @@ class Scoring:
     @functools.cached_property
     def generated(self) -> features.Summary:
         """The summary of `num_samples` samples."""
-        return features.summarise(self._vectors(self._samples()), self._keep)
+        return features.summarise(self._vectors(self.samples()), self._keep)
 
-    def _samples(self) -> Iterator[np.ndarray]:
+    def samples(self) -> Iterator[np.ndarray]:
+        """`num_samples` samples in pieces; of a conditional model all classes in turn (`Model.even_labels`)."""
         z, size = self.model.prior(self.seed, self.num_samples), self._size
+        labels = self.model.even_labels(self.num_samples)
         for start in range(0, len(z), size):
-            chunk = z[start : start + size]
-            yield np.asarray(self.model.decode(chunk, noise=np.arange(start, start + len(chunk)), role="prior"))
+            part = np.arange(start, min(start + size, len(z)))
+            of_part = None if labels is None else labels[part]
+            yield np.asarray(self.model.decode(z[part], noise=part, role="prior", labels=of_part))
 
     @functools.cached_property
     def real(self) -> features.Summary:
@@ -137,25 +140,40 @@ class Scoring:
         text = {"features": f"{self.extractor.name} {self.extractor.fingerprint}"}
         return named | self.extractor.metrics | text | {"reference": self.model.config.eval.reference}
 
-    def scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
+    def test(self, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The first n test examples, and their labels for a conditional model."""
+        x = self.source.test(n, self.seed)
+        return x, labels_of_test(self.model.config, self.source, len(x))
+
+    def scores(self, x: np.ndarray, labels: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Scores of the images x, float64 [N] each, higher for images that the model finds likelier.
 
         likelihood: log p(x). elbo: of as many samples of the posterior. kl: -KL(q(z|x) || prior), in nats.
-        reconstruction: minus the squared error of the decoded posterior mean, summed over dimensions.
+        reconstruction: minus the squared error of the decoded posterior mean, summed over dimensions. Of a conditional
+        model all are given the labels [N].
         """
         config = self.model.config
-        estimate = self.model.importance_weighted(x, config.eval.likelihood.importance_samples, key=self.seed)
-        posterior = self.model.encode(x)
+        samples = config.eval.likelihood.importance_samples
+        estimate = self.model.importance_weighted(x, samples, key=self.seed, labels=labels)
+        posterior = self.model.encode(x, labels)
         kl = objectives.kl(*posterior, config.objective.prior_std)
         scores = {
             "likelihood": estimate.log_likelihood,
             "elbo": estimate.elbo,
             "kl": -kl,
-            "reconstruction": -objectives.mse(jnp.asarray(x), self.model.decode(posterior.mean)),
+            "reconstruction": -objectives.mse(jnp.asarray(x), self.model.decode(posterior.mean, labels=labels)),
         }
         return {name: np.asarray(score, np.float64) for name, score in scores.items()}
+
+    def highest_scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """`scores` of images without labels: of a conditional model the highest that any label gives."""
+        classes = self.model.config.model.classes
+        if not classes:
+            return self.scores(x)
+        each = [self.scores(x, np.full(len(x), label, np.int32)) for label in range(classes)]
+        return {name: np.max([scores[name] for scores in each], 0) for name in each[0]}
 
     @functools.cached_property
     def test_scores(self) -> dict[str, np.ndarray]:
         """`scores` of the first `eval.likelihood.num_scored` test images."""
-        return self.scores(self.source.test(self.model.config.eval.likelihood.num_scored, self.seed))
+        return self.scores(*self.test(self.model.config.eval.likelihood.num_scored))

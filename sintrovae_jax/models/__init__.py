@@ -5,7 +5,8 @@
 
 In training the input may be `groups` concatenated batches of equal size, which BatchNorm normalises separately. In
 evaluation `role` ('posterior' or 'prior') says which distribution z is from, and so selects the decoder's running
-averages. A family that grows also takes `stage`, and its decoder `keys` [B] for the noise it adds and `mix`.
+averages. Conditional networks (`config.model.classes`) also take `labels` [B]. A family that grows also takes `stage`,
+and its decoder `keys` [B] for the noise it adds and `mix`.
 
 To add a family, define a `Family` in a module and add it to `FAMILIES`, here or from outside of the package.
 """

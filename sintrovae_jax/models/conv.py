@@ -3,6 +3,8 @@
     encoder   conv5×5(c0) BN LeakyReLU, pool; block(c), pool for c in c1…ck; block(ck); dense 2·z_dim
     decoder   dense to [size/2^(k+1), size/2^(k+1), ck], ReLU; block(c), upsample for c in ck…c0; block(c0); conv5×5
 
+With `classes`, both dense layers also take the label, one-hot, behind the flattened features and behind z.
+
 In training BatchNorm uses the statistics of the batch over all devices, in evaluation running averages; the decoder has
 separate ones for posterior and prior samples. `dtype` is the type that layers compute in; parameters, BatchNorm's
 statistics and the posterior are float32. `remat` recomputes each block in the backward pass instead of keeping its
@@ -37,6 +39,7 @@ from sintrovae_jax.models.layers import (
     Statistics,
     decoder_statistics,
     split_posterior,
+    with_labels,
 )
 
 _SLOPE = 0.2  # of LeakyReLU
@@ -80,9 +83,12 @@ class Encoder(nn.Module):
     dtype: jnp.dtype | None = None
     remat: bool = False
     paired: bool = False
+    classes: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, groups: int = 1) -> Posterior:
+    def __call__(
+        self, x: jax.Array, train: bool = False, groups: int = 1, labels: jax.Array | None = None
+    ) -> Posterior:
         statistics = Statistics(train, groups)
         block = nn.remat(Block) if self.remat else Block
         first, *rest = self.channels
@@ -93,7 +99,8 @@ class Encoder(nn.Module):
         for i, features in enumerate(rest):
             x = pool(block(features, statistics, self.dtype, name=f"block{i}")(x))
         x = block(self.channels[-1], statistics, self.dtype, name="last")(x)
-        return split_posterior(Dense(2 * self.z_dim, self.dtype, name="posterior")(x.reshape(x.shape[0], -1)))
+        x = with_labels(x.reshape(x.shape[0], -1), labels, self.classes)
+        return split_posterior(Dense(2 * self.z_dim, self.dtype, name="posterior")(x))
 
 
 class Decoder(nn.Module):
@@ -105,12 +112,21 @@ class Decoder(nn.Module):
     dtype: jnp.dtype | None = None
     remat: bool = False
     paired: bool = False
+    classes: int = 0
 
     @nn.compact
-    def __call__(self, z: jax.Array, train: bool = False, groups: int = 1, role: str = "posterior") -> jax.Array:
+    def __call__(
+        self,
+        z: jax.Array,
+        train: bool = False,
+        groups: int = 1,
+        role: str = "posterior",
+        labels: jax.Array | None = None,
+    ) -> jax.Array:
         statistics = decoder_statistics(train, groups, role)
         block = nn.remat(Block) if self.remat else Block
         height, width = (side // 2 ** len(self.channels) for side in self.shape[:2])
+        z = with_labels(z, labels, self.classes)
         x = nn.relu(Dense(height * width * self.channels[-1], self.dtype, name="latent")(z))
         x = x.reshape(-1, height, width, self.channels[-1])
         for i, features in enumerate(reversed(self.channels)):
@@ -136,8 +152,8 @@ def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) ->
             f"data.image_size={shape[0]} is not a multiple of {2**halvings}, as the {halvings} model.channels need, "
             "each of which halves the image"
         )
-    decoder = Decoder(channels, shape, model.output, dtype, model.remat)
-    return Encoder(channels, model.z_dim, dtype, model.remat), decoder
+    encoder = Encoder(channels, model.z_dim, dtype, model.remat, classes=model.classes)
+    return encoder, Decoder(channels, shape, model.output, dtype, model.remat, classes=model.classes)
 
 
-FAMILY = Family(build)
+FAMILY = Family(build, conditional=True)

@@ -57,7 +57,8 @@ class Family:
 
     build: (config.model, shape of one example, dtype or None) -> (encoder, decoder); raises `UserError` for a config
     that it cannot build. optimizer: creates the optax transform of either network, without its learning rate. model:
-    the class that `load` returns. figures: by name. figures_of_two: by mode.
+    the class that `load` returns. figures: by name. figures_of_two: by mode. conditional: whether its networks take the
+    labels that `config.model.classes` asks for, and `build` gives them a field `classes`.
     """
 
     build: Callable[[ConfigDict, tuple[int, ...], jnp.dtype | None], tuple[nn.Module, nn.Module]]
@@ -66,6 +67,7 @@ class Family:
     model: type[Model] = Model
     figures: Mapping[str, Figure] = dataclasses.field(default_factory=dict)
     figures_of_two: Mapping[str, FigureOfTwo] = dataclasses.field(default_factory=dict)
+    conditional: bool = False
 
     @property
     def modes(self) -> set[str]:

@@ -166,6 +166,18 @@ def split_posterior(features: jax.Array) -> Posterior:
     return Posterior(mean, logvar)
 
 
+def with_labels(features: jax.Array, labels: jax.Array | None, classes: int) -> jax.Array:
+    """Features [B, F] and the labels behind them, one-hot: [B, F + classes]; the features alone where classes is 0.
+
+    labels: whole numbers [B] below `classes`, or weights of the classes [B, classes], such as blends of two of them.
+    """
+    if not classes:
+        return features
+    assert labels is not None
+    weights = labels if labels.ndim == 2 else jax.nn.one_hot(labels, classes)
+    return jnp.concatenate([features, weights.astype(features.dtype)], -1)
+
+
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """Uniform in ±1/sqrt(fan_in), the initialisation behind the published hyper-parameters."""
     limit = 1 / math.sqrt(fan_in)

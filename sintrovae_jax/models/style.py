@@ -386,11 +386,12 @@ class StyleModel(Model):
             raise UserError(f"this model synthesises styles of shape [N, {shape[0]}, {shape[1]}], not {styles.shape}")
         return self._in_chunks("decoder", styles, self._keys(len(styles), noise), method="synthesize")
 
-    def sample(self, key: Seed, n: int, truncation: float = 1.0) -> jax.Array:
+    def sample(self, key: Seed, n: int, truncation: float = 1.0, labels: ArrayLike | None = None) -> jax.Array:
         """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
 
-        truncation: see `styles`.
+        truncation: see `styles`. labels: none, as these networks take none.
         """
+        self._labels(labels, n)  # raises if there are some
         if truncation == 1:
             return super().sample(key, n)
         return self.synthesize(self.styles(self.prior(key, n), truncation))
@@ -399,9 +400,9 @@ class StyleModel(Model):
     def _layers(self):
         return 2 * (self.stage.level + 1)
 
-    def _along(self, path, z_a, z_b, t, noise):
+    def _along(self, path, z_a, z_b, t, noise, labels=None):
         if path != "style":
-            return super()._along(path, z_a, z_b, t, noise)
+            return super()._along(path, z_a, z_b, t, noise, labels)
         return self.synthesize(between(self.styles(z_a), self.styles(z_b), t, line), noise)
 
 

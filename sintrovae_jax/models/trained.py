@@ -28,25 +28,27 @@ def _apply(
     inputs: jax.Array,
     keys: jax.Array | None = None,
     blend: Scalar = 1.0,
+    labels: jax.Array | None = None,
     *,
     role: str | None = None,
     method: str | None = None,
 ) -> Tree:
-    """level, blend, keys: of networks that grow; role: of decoders (`models`)."""
+    """level, blend, keys: of networks that grow; role: of decoders; labels: of conditional networks (`models`)."""
     options: dict[str, Any] = {} if level is None else {"stage": Stage(level, blend)}
     options |= {} if role is None else {"role": role}
     options |= {} if keys is None else {"keys": keys}
+    options |= {} if labels is None else {"labels": labels}
     options |= {"train": False} if method is None else {"method": method}
     return module.apply(variables, inputs, **options)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _add_samples(encoder, decoder, level, variables, x, keys, sums, first, stop, std, prior_std, blend):
+def _add_samples(encoder, decoder, level, variables, x, keys, labels, sums, first, stop, std, prior_std, blend):
     def decode(z, noise):
         keys = None if level is None else noise
-        return _apply(decoder, level, variables["decoder"], z, keys, blend, role="posterior")
+        return _apply(decoder, level, variables["decoder"], z, keys, blend, labels, role="posterior")
 
-    posterior = _apply(encoder, level, variables["encoder"], x, None, blend)
+    posterior = _apply(encoder, level, variables["encoder"], x, None, blend, labels)
     return importance.add_samples(sums, decode, x, posterior, keys, first, stop, std=std, prior_std=prior_std)
 
 
@@ -83,6 +85,9 @@ def between(a: jax.Array, b: jax.Array, t: jax.Array, path: Interpolation) -> ja
 class Model:
     """A trained encoder and decoder. Arrays in, arrays out; x is float32 [N, *shape], N above 0, images in [0, 1].
 
+    labels: for a conditional model (`config.model.classes` above 0) alone, which needs them: whole numbers [N] from 0
+    to classes - 1, or weights of the classes [N, classes]. `UserError` says if they are missing, or others.
+
     Decoded images are not clipped: those of most models overshoot [0, 1] a little. BatchNorm uses averages: those of
     prior samples in `sample`, those of posterior samples in all operations that start from images.
 
@@ -105,12 +110,15 @@ class Model:
         return examples.of(self.config.data).shape
 
     @seeds.pinned()
-    def encode(self, x: ArrayLike) -> Posterior:
+    def encode(self, x: ArrayLike, labels: ArrayLike | None = None) -> Posterior:
         """x [N, *shape] -> the posterior's mean and logvar, [N, Z] each. Raises `UserError` for another shape."""
-        return self._in_chunks("encoder", self._examples(x))
+        x = self._examples(x)
+        return self._in_chunks("encoder", x, labels=self._labels(labels, len(x)))
 
     @seeds.pinned()
-    def decode(self, z: ArrayLike, noise: Noise = True, role: str = "posterior") -> jax.Array:
+    def decode(
+        self, z: ArrayLike, noise: Noise = True, role: str = "posterior", labels: ArrayLike | None = None
+    ) -> jax.Array:
         """z [N, Z] -> x̂ [N, *shape]. Not clipped. Raises `UserError` for another number of latent dimensions.
 
         role: the distribution of z, 'posterior' or 'prior', which selects BatchNorm's averages. It has no effect on a
@@ -118,7 +126,7 @@ class Model:
         none, the deterministic mode; numbers [N]: equal numbers get equal noise.
         """
         z = self._latents(z)
-        return self._in_chunks("decoder", z, self._keys(len(z), noise), role=role)
+        return self._in_chunks("decoder", z, self._keys(len(z), noise), labels=self._labels(labels, len(z)), role=role)
 
     def _examples(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x, jnp.float32)
@@ -127,6 +135,28 @@ class Model:
         if not len(x):
             raise UserError("there is nothing to encode: x has no examples")
         return x
+
+    def _labels(self, labels: ArrayLike | None, n: int) -> jax.Array | None:
+        classes = self.config.model.classes
+        if labels is None and not classes:
+            return None
+        if not classes:
+            raise UserError("this model takes no labels: it is not conditional (model.classes=0)")
+        if labels is None:
+            raise UserError(f"this model needs labels, whole numbers [N] from 0 to {classes - 1}")
+        given = labels if isinstance(labels, jax.core.Tracer) else np.asarray(labels)
+        if given.shape == (n, classes):
+            return jnp.asarray(given, jnp.float32)
+        if given.shape != (n,) or not jnp.issubdtype(given.dtype, jnp.integer):
+            raise UserError(f"labels are whole numbers of shape [{n}] here, not {given.dtype} {given.shape}")
+        if not isinstance(given, jax.core.Tracer) and n and not 0 <= given.min() <= given.max() < classes:
+            raise UserError(f"labels are from 0 to {classes - 1} here, not from {given.min()} to {given.max()}")
+        return jnp.asarray(given, jnp.int32)
+
+    def even_labels(self, n: int) -> np.ndarray | None:
+        """Labels [n] of all classes in turn, i mod classes, for a conditional model; None for others."""
+        classes = self.config.model.classes
+        return np.arange(n, dtype=np.int32) % classes if classes else None
 
     def _latents(self, z: ArrayLike) -> jax.Array:
         z = jnp.asarray(z, jnp.float32)
@@ -146,16 +176,22 @@ class Model:
             return parallel.on_local_devices(self.variables)
 
     def _in_chunks(
-        self, network: str, inputs: jax.Array, keys: jax.Array | None = None, staged: bool = True, **static: Any
+        self,
+        network: str,
+        inputs: jax.Array,
+        keys: jax.Array | None = None,
+        labels: jax.Array | None = None,
+        staged: bool = True,
+        **static: Any,
     ) -> Tree:
         """staged: whether the method depends on the stage of networks that grow."""
         module, variables = getattr(self, network), self._on_devices[network]
         level, blend = self.stage if self.stage is not None and staged else (None, 1.0)
 
-        def apply(chunk, keys):
-            return _apply(module, level, variables, chunk, keys, blend, **static)
+        def apply(chunk, keys, labels):
+            return _apply(module, level, variables, chunk, keys, blend, labels, **static)
 
-        return parallel.in_chunks(apply, self.config.eval.batch_size, inputs, keys)
+        return parallel.in_chunks(apply, self.config.eval.batch_size, inputs, keys, labels)
 
     @seeds.pinned()
     def prior(self, key: Seed, n: int) -> jax.Array:
@@ -164,25 +200,35 @@ class Model:
             raise UserError(f"the number of latents cannot be negative: {n}")
         return self.config.objective.prior_std * jax.random.normal(seeds.as_key(key), (n, self.config.model.z_dim))
 
-    def sample(self, key: Seed, n: int, truncation: float = 1.0) -> jax.Array:
+    def sample(self, key: Seed, n: int, truncation: float = 1.0, labels: ArrayLike | None = None) -> jax.Array:
         """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
 
-        truncation: for style-based models; others raise `UserError` unless it is 1.
+        truncation: for style-based models; others raise `UserError` unless it is 1. labels: of a conditional model;
+        without them sample i has the label i mod classes.
         """
         if truncation != 1:
             raise UserError(f"a model of model.family={self.config.model.family} has no truncation: set it to 1")
-        return self.decode(self.prior(key, n), role="prior")
+        labels = self.even_labels(n) if labels is None else labels
+        return self.decode(self.prior(key, n), role="prior", labels=labels)
 
     @seeds.pinned()
     def importance_weighted(
-        self, x: ArrayLike, samples: int = 1000, std: float | None = None, key: Seed = 0
+        self,
+        x: ArrayLike,
+        samples: int = 1000,
+        std: float | None = None,
+        key: Seed = 0,
+        labels: ArrayLike | None = None,
     ) -> importance.Estimate:
         """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `importance` says.
+
+        With labels they are of log p(x | label).
 
         samples: importance samples of every example. std: of p(x|z), `observation_std` if not given. key: a jax key or
         an int seed. Raises `UserError` for another shape of x, or a std that is not above 0.
         """
         x, std = self._examples(x), self.observation_std if std is None else std
+        known = self._labels(labels, len(x))
         if samples < 1:
             raise UserError(f"log p(x) needs at least one importance sample, not {samples}")
         if not std > 0:
@@ -192,7 +238,7 @@ class Model:
         level, blend = self.stage or (None, 1.0)
         static, prior_std = (self.encoder, self.decoder, level), self.config.objective.prior_std
 
-        def estimate(x, keys):
+        def estimate(x, keys, labels):
             sums, tracing = importance.no_samples(len(x)), isinstance(x, jax.core.Tracer)
             size = samples if tracing else _SAMPLES
             for first in progress.counted(range(0, samples, size), "importance samples", samples, size):
@@ -200,40 +246,66 @@ class Model:
                 span = first, min(first + size, samples)
                 if not tracing:  # waits, as what is queued could not be cancelled; one sharding is one program
                     sums = jax.device_put(jax.block_until_ready(sums), x.sharding)
-                sums = _add_samples(*static, self._on_devices, x, keys, sums, *span, std, prior_std, blend)
+                sums = _add_samples(*static, self._on_devices, x, keys, labels, sums, *span, std, prior_std, blend)
             return importance.estimate(sums, samples)
 
-        return parallel.in_chunks(estimate, self.config.eval.batch_size, x, keys)
+        return parallel.in_chunks(estimate, self.config.eval.batch_size, x, keys, known)
 
-    def log_likelihood(self, x: ArrayLike, samples: int = 1000, std: float | None = None, key: Seed = 0) -> jax.Array:
-        """log p(x) in nats [N]; see `importance_weighted`."""
-        return self.importance_weighted(x, samples, std, key).log_likelihood
+    def log_likelihood(
+        self,
+        x: ArrayLike,
+        samples: int = 1000,
+        std: float | None = None,
+        key: Seed = 0,
+        labels: ArrayLike | None = None,
+    ) -> jax.Array:
+        """log p(x) in nats [N], of a conditional model log p(x | label); see `importance_weighted`."""
+        return self.importance_weighted(x, samples, std, key, labels).log_likelihood
 
     @property
     def observation_std(self) -> float:
         """The standard deviation of p(x|z) that likelihoods are computed with, unless another is given."""
         return self.config.eval.likelihood.observation_std or importance.observation_std(self.config.objective)
 
-    def reconstruct(self, x: ArrayLike) -> jax.Array:
+    def reconstruct(self, x: ArrayLike, labels: ArrayLike | None = None) -> jax.Array:
         """Decodes the posterior's mean. [N, *shape] in and out."""
-        return self.decode(self.encode(x).mean)
+        return self.decode(self.encode(x, labels).mean, labels=labels)
 
     @seeds.pinned()
-    def interpolate(self, a: ArrayLike, b: ArrayLike, steps: int = 8, path: str = "linear") -> jax.Array:
+    def interpolate(
+        self,
+        a: ArrayLike,
+        b: ArrayLike,
+        steps: int = 8,
+        path: str = "linear",
+        labels: tuple[ArrayLike | None, ArrayLike | None] = (None, None),
+    ) -> jax.Array:
         """Decodes points between the latents (posterior means) of a and b, both ends included.
 
-        a, b: [N, *shape]. path: one of `paths`: 'linear' or 'spherical' (White 2016, arXiv 1609.04468). Returns
+        a, b: [N, *shape]. path: one of `paths`: 'linear' or 'spherical' (White 2016, arXiv 1609.04468). labels: those
+        of a and of b, for a conditional model; between them their one-hot vectors are blended. Returns
         [N, steps, *shape]. Raises `UserError` for another path, and where a and b differ in shape.
         """
         if path not in self.paths:
             raise UserError(f"a path of interpolation is one of {', '.join(self.paths)}, not {path!r}")
         if jnp.shape(a) != jnp.shape(b):
             raise UserError(f"a and b are of different shapes: {jnp.shape(a)} and {jnp.shape(b)}")
-        z_a, z_b = self.encode(a).mean, self.encode(b).mean
+        z_a, z_b = self.encode(a, labels[0]).mean, self.encode(b, labels[1]).mean
         t, noise = jnp.linspace(0.0, 1.0, steps), jnp.arange(len(z_a)).repeat(steps)  # the same noise along a path
-        images = self._along(path, z_a, z_b, t, noise)
+        images = self._along(path, z_a, z_b, t, noise, self._blended(labels, t))
         return images.reshape(len(z_a), steps, *self.shape)
 
-    def _along(self, path, z_a, z_b, t, noise):
+    def _blended(self, labels, t):
+        """The weights of the classes [N·T, classes] at every point t [T] between two labels [N]; None without."""
+        if not self.config.model.classes:
+            return None
+        return between(*(self._weights(given) for given in labels), t, line)
+
+    def _weights(self, labels):
+        """Labels as weights of the classes [N, classes]."""
+        labels = jnp.asarray(labels)
+        return labels if labels.ndim == 2 else jax.nn.one_hot(labels, self.config.model.classes)
+
+    def _along(self, path, z_a, z_b, t, noise, labels=None):
         """Decodes every point t [T] of the paths between latents [N, Z]. Returns [N·T, *shape]."""
-        return self.decode(between(z_a, z_b, t, self.paths[path]), noise)
+        return self.decode(between(z_a, z_b, t, self.paths[path]), noise, labels=labels)

@@ -1,23 +1,40 @@
 """The figures of a model: which arrays to draw, and their names in the workdir's figures folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sintrovae_jax import models, workdirs
 from sintrovae_jax.data import examples
-from sintrovae_jax.data.source import Source
+from sintrovae_jax.data.source import Source, labels_of_test
 from sintrovae_jax.inference import Model
 from sintrovae_jax.plots import draw
 
 _ROWS, _COLUMNS = 10, 10  # of a figure; reconstructions come in pairs of rows
+_CLASSES = 100  # rows of samples of a conditional model, at most
 _POINTS = 1024
 
 
-def samples(model: Model, source: Source, folder: Path, suffix: str = "", truncation: float = 1.0) -> Path:
-    """samples.png: decoded prior samples; for points, beside data."""
+def samples(
+    model: Model,
+    source: Source,
+    folder: Path,
+    suffix: str = "",
+    truncation: float = 1.0,
+    classes: Sequence[int] = (),
+) -> Path:
+    """samples.png: decoded prior samples; for points, beside data.
+
+    Of a conditional model a row for each of these classes (default: all, at most 100), a column for each latent.
+    """
     path = folder / f"samples{suffix}.png"
-    if _images(model):
+    if model.config.model.classes:
+        rows = np.array(classes or range(min(model.config.model.classes, _CLASSES)), np.int32)
+        z = np.tile(model.prior(model.config.seed, _COLUMNS), (len(rows), 1))
+        images = model.decode(z, role="prior", labels=rows.repeat(_COLUMNS))
+        draw.grid(path, np.asarray(images), _COLUMNS)
+    elif _images(model):
         draw.grid(path, np.asarray(model.sample(model.config.seed, _ROWS * _COLUMNS, truncation)), _COLUMNS)
     else:
         _scatter(path, model, source, np.asarray(model.sample(model.config.seed, _POINTS)))
@@ -31,7 +48,8 @@ def reconstructions(model: Model, source: Source, folder: Path, suffix: str = ""
         x = source.test(_ROWS // 2 * _COLUMNS, model.config.seed)
         columns = min(_COLUMNS, len(x))
         x = x[: len(x) // columns * columns]  # whole rows
-        pairs = np.stack([x, np.asarray(model.reconstruct(x))]).reshape(2, -1, columns, *model.shape)
+        labels = labels_of_test(model.config, source, len(x))
+        pairs = np.stack([x, np.asarray(model.reconstruct(x, labels))]).reshape(2, -1, columns, *model.shape)
         draw.grid(path, pairs.swapaxes(0, 1).reshape(-1, *model.shape), columns)
     else:
         x = source.test(_POINTS, model.config.seed)
@@ -44,13 +62,26 @@ def interpolations(model: Model, source: Source, folder: Path, suffix: str = "",
     pairs = _ROWS if _images(model) else _POINTS // 32
     x = source.test(2 * pairs, model.config.seed)
     ends = np.roll(x, -1, axis=0)  # the last one of an odd number goes to the first
-    return interpolation(model, source, x[0::2], ends[0::2], folder / f"interpolations{suffix}.png", path)
+    known = labels_of_test(model.config, source, len(x))
+    labels = (None, None) if known is None else (known[0::2], np.roll(known, -1)[0::2])
+    return interpolation(model, source, x[0::2], ends[0::2], folder / f"interpolations{suffix}.png", path, labels)
 
 
-def interpolation(model: Model, source: Source, a: np.ndarray, b: np.ndarray, file: Path, path: str = "linear") -> Path:
-    """Rows of images, each from one of a [N, *shape] to its partner in b; for points, the decoded paths."""
+def interpolation(
+    model: Model,
+    source: Source,
+    a: np.ndarray,
+    b: np.ndarray,
+    file: Path,
+    path: str = "linear",
+    labels: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+) -> Path:
+    """Rows of images, each from one of a [N, *shape] to its partner in b; for points, the decoded paths.
+
+    labels: of a and of b, for a conditional model.
+    """
     steps = _COLUMNS if _images(model) else 32
-    between = np.asarray(model.interpolate(a, b, steps, path)).reshape(-1, *model.shape)
+    between = np.asarray(model.interpolate(a, b, steps, path, labels)).reshape(-1, *model.shape)
     if _images(model):
         draw.grid(file, between, _COLUMNS)
     else:

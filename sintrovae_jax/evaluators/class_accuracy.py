@@ -1,0 +1,44 @@
+"""Whether the samples of a conditional model show the classes asked for, as a classifier of real images names them."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sintrovae_jax.data.source import of_images
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators import classifier
+from sintrovae_jax.evaluators.evaluator import Evaluator
+
+if TYPE_CHECKING:
+    from sintrovae_jax.evaluators.scoring import Scoring
+
+
+def evaluate(scoring: "Scoring") -> dict[str, float]:
+    """class_accuracy, the share of `eval.num_samples` samples that are named as asked; class_accuracy_Y of label Y.
+
+    Also classifier_accuracy, of the classifier itself on test images.
+    """
+    model, size = scoring.model, scoring.model.config.eval.batch_size
+    known = classifier.trained(model.config, scoring.images)
+    asked = model.even_labels(scoring.num_samples)
+    assert asked is not None
+    right = np.concatenate([known.named(x, size) for x in scoring.samples()]) == asked
+    each = {f"class_accuracy_{y}": float(right[asked == y].mean()) for y in range(model.config.model.classes)}
+    return {"class_accuracy": float(right.mean())} | each | {"classifier_accuracy": known.accuracy}
+
+
+def _check(config: ConfigDict) -> None:
+    classes = config.model.classes
+    if not classes:
+        raise UserError("the class_accuracy evaluator is for conditional models: set model.classes")
+    if config.eval.num_samples < classes:
+        raise UserError(f"class_accuracy needs a sample of each class: eval.num_samples={config.eval.num_samples}")
+
+
+EVALUATOR = Evaluator(
+    evaluate,
+    lambda config: ("class_accuracy", *(f"class_accuracy_{y}" for y in range(config.model.classes))),
+    check=_check,
+    check_source=lambda config, source, kept: classifier.check(config, of_images(source)),
+)
