@@ -4,6 +4,7 @@ python -m sintrovae_jax.main --config configs/digits.py [--workdir DIR] [--mode 
 python -m sintrovae_jax.main --workdir DIR [--mode MODE] [--config.key=value ...]
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ class Options(NamedTuple):
     level: int | None = None
     explain: bool = False
     step: int | str | None = None
+    classes: tuple[int, ...] = ()
 
 
 @seeds.pinned()
@@ -54,6 +56,7 @@ def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options
     _check_mode(mode, config)
     _check_options(mode, options)
     _check_ends(mode, config, options)
+    _check_classes(mode, config, options)
     if mode == "plan":
         logs.setup(main=True)
         print(plan.report(plan.plan(config, options.topology, options.level, options.explain)))
@@ -77,7 +80,7 @@ def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options
             files.writable(workdir)
         from sintrovae_jax import modes
 
-        ends = modes.Ends(options.a, options.b, options.interpolation)
+        ends = modes.Ends(options.a, options.b, options.interpolation, options.classes)
         modes.run(mode, config, workdir, ends, options.step)
 
 
@@ -110,6 +113,29 @@ def _check_ends(mode: str, config: ConfigDict, options: Options) -> None:
         raise UserError(f"--a and --b go together, with --mode {' or '.join(of_two)}")
 
 
+def _check_classes(mode: str, config: ConfigDict, options: Options) -> None:
+    given, classes = options.classes, config.model.classes
+    if not given:
+        return
+    if mode not in ("sample", "interpolate") or (mode == "interpolate" and not options.a):
+        raise UserError("--class is for --mode sample, or with --a and --b for --mode interpolate")
+    if not classes:
+        raise UserError("--class is for conditional models: this one takes no labels (model.classes=0)")
+    if not all(label < classes for label in given):
+        raise UserError(f"--class {','.join(map(str, given))}: labels are from 0 to {classes - 1}")
+    if mode == "interpolate" and len(given) != 2:
+        raise UserError("--mode interpolate needs the labels of both --a and --b: --class A,B")
+
+
+def _classes(text: str | None) -> tuple[int, ...]:
+    """The labels that --class gives."""
+    if text is None:
+        return ()
+    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
+        raise UserError(f"--class {text!r} is no label, nor several: give --class 7 or --class 1,3")
+    return tuple(map(int, text.split(",")))
+
+
 def _parser() -> cli.Parser:
     parser = cli.Parser("main", _USAGE, "Trains a recipe, or uses a model that it has trained.", recipe=True)
     parser.add_argument(
@@ -127,6 +153,12 @@ def _parser() -> cli.Parser:
     parser.add_argument("--a", default="", help="interpolate, translate: an image's file, or a test example's index")
     parser.add_argument("--b", default="", help="the other one")
     parser.add_argument("--interpolation", metavar="PATH", default="linear", help="linear, spherical; style: of styles")
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        metavar="LABELS",
+        help="conditional models: labels to sample, as 7 or 1,3 (default: all); interpolate: those of --a and --b",
+    )
     parser.add_argument("--topology", metavar="CHIPS", default="", help="plan: for these, such as v5e:4x8 or h100:8")
     parser.add_argument("--level", type=int, help="plan: only this level of networks that grow")
     parser.add_argument("--explain", action="store_true", help="plan: explain the memory traffic")
@@ -142,7 +174,8 @@ def main(argv: list[str]) -> None:
     step = None if args.step is None else workdirs.step_of(args.step)
     if args.mode != "plan":  # which reads what only a fresh program tells
         compile_cache.enable(args.compilation_cache)
-    options = Options(args.a, args.b, args.interpolation, args.topology, args.level, args.explain, step)
+    classes = _classes(args.classes)
+    options = Options(args.a, args.b, args.interpolation, args.topology, args.level, args.explain, step, classes)
     run(args.mode, config, workdir or files.place(cli.default_workdir(args.config)), options)
 
 

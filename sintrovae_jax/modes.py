@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sintrovae_jax import config as configs
 from sintrovae_jax import files, inference, parallel, workdirs
 from sintrovae_jax.data import examples
-from sintrovae_jax.data.source import Source, check_labels
+from sintrovae_jax.data.source import Source, check_labels, labels_of_test
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, scoring
 from sintrovae_jax.plots import figures
@@ -23,12 +23,13 @@ log = logging.getLogger(__name__)
 
 class Ends(NamedTuple):
     """The arguments of `interpolate` and `translate`: two image files or test indices ("": some test images), and the
-    path of an interpolation.
+    path of an interpolation; of conditional models the labels to sample, or of both ends.
     """
 
     a: str = ""
     b: str = ""
     path: str = "linear"
+    classes: tuple[int, ...] = ()
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -90,6 +91,8 @@ def _written(mode, model, source, workdir, ends):
     elif ends.named:
         a, b = (_example(end, model, source) for end in ends.named)
         return [figures.of_two(model, a, b, folder, mode)]
+    elif mode == "sample":
+        common = [_sample(model, source, workdir, ends.classes)]
     elif mode in _MODES:
         common = [_MODES[mode](model, source, workdir)]
     return common + figures.of_family(model, source, folder, mode=mode)
@@ -102,15 +105,20 @@ def _eval(model, source, workdir):
     return evaluation.write_results(model, source, workdir, evaluation.metrics_of(model, source, workdir), kept)
 
 
-def _sample(model, source, workdir):
-    """samples.npz (x, z) with `eval.num_samples` samples, and a figure of the first."""
+def _sample(model, source, workdir, classes):
+    """samples.npz (x, z, of a conditional model labels) with `eval.num_samples` samples, and a figure of the first.
+
+    classes: the labels to sample, in turn; () for all.
+    """
     config = model.config
     z = np.asarray(model.prior(config.seed, config.eval.num_samples))
-    x = model.sample(config.seed, len(z), config.eval.truncation)
+    labels = np.resize(np.array(classes, np.int32), len(z)) if classes else model.even_labels(len(z))
+    x = model.sample(config.seed, len(z), config.eval.truncation, labels)
     path = workdir / workdirs.SAMPLES
     with files.storing(path), files.replacing(path) as beside:
-        np.savez(beside, x=np.asarray(x), z=z)
-    return figures.samples(model, source, workdir / workdirs.FIGURES, truncation=config.eval.truncation)
+        np.savez(beside, x=np.asarray(x), z=z, **({} if labels is None else {"labels": labels}))
+    folder = workdir / workdirs.FIGURES
+    return figures.samples(model, source, folder, truncation=config.eval.truncation, classes=classes)
 
 
 def _reconstruct(model, source, workdir):
@@ -122,8 +130,20 @@ def _interpolate(model, source, workdir, ends):
     folder = workdir / workdirs.FIGURES
     if not ends.named:
         return figures.interpolations(model, source, folder, path=ends.path)
+    labels = _labels(model, source, ends)
     a, b = (_example(end, model, source)[None] for end in ends.named)
-    return figures.interpolation(model, source, a, b, folder / "interpolation.png", ends.path)
+    return figures.interpolation(model, source, a, b, folder / "interpolation.png", ends.path, labels)
+
+
+def _labels(model, source, ends):
+    """The labels [1] of both ends: those of --class, else of test images; None each for models without labels."""
+    if ends.classes:
+        return tuple(np.array([label], np.int32) for label in ends.classes)
+    if not model.config.model.classes:
+        return None, None
+    if not all(end.isdigit() for end in ends.named):
+        raise UserError("of an image file the label is not known: add --class A,B, the labels of --a and --b")
+    return tuple(labels_of_test(model.config, source, int(end) + 1)[-1:] for end in ends.named)
 
 
 def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:
@@ -144,4 +164,4 @@ def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:
     return sources.as_float(np.asarray(sources.shrink(x[0], model.shape[0])))  # it may not have grown fully
 
 
-_MODES = {"eval": _eval, "sample": _sample, "reconstruct": _reconstruct}
+_MODES = {"eval": _eval, "reconstruct": _reconstruct}

@@ -50,14 +50,14 @@ def _block(name, inputs, width):
     return out | _norm(f"{name}.bn1", width) | _norm(f"{name}.bn2", width)
 
 
-def conv_shapes(a, b, *, size, colours, z, target=False):
+def conv_shapes(a, b, *, size, colours, z, target=False, cond_dim=0):
     """Of the networks of two widths."""
     flat = b * (size // 4) ** 2
     out = {"encoder.main.0.weight": (a, colours, 5, 5)} | _norm("encoder.main.1", a)
     out |= _block(f"encoder.main.res_in_{size // 2}", a, b) | _block(f"encoder.main.res_in_{size // 4}", b, b)
-    out |= {"encoder.fc.weight": (2 * z, flat), "encoder.fc.bias": (2 * z,)}
+    out |= {"encoder.fc.weight": (2 * z, flat + cond_dim), "encoder.fc.bias": (2 * z,)}
     for decoder in ("decoder", "target_decoder")[: 1 + target]:
-        out |= {f"{decoder}.fc.0.weight": (flat, z), f"{decoder}.fc.0.bias": (flat,)}
+        out |= {f"{decoder}.fc.0.weight": (flat, z + cond_dim), f"{decoder}.fc.0.bias": (flat,)}
         out |= _block(f"{decoder}.main.res_in_4", b, b) | _block(f"{decoder}.main.res_in_8", b, a)
         out |= _block(f"{decoder}.main.res_in_16", a, a)
         out |= {f"{decoder}.main.predict.weight": (colours, a, 5, 5), f"{decoder}.main.predict.bias": (colours,)}
@@ -146,6 +146,11 @@ def normalised(x, epsilon):
     return (x - mean) / np.sqrt(var + epsilon)
 
 
+def beside(x, one_hot):
+    """The features or latents that a dense layer sees: of conditional models, with the labels behind them."""
+    return x if one_hot is None else np.hstack([x, one_hot])
+
+
 class Networks:
     """The official networks of these tensors. Images [B, C, H, W]."""
 
@@ -185,15 +190,17 @@ class Networks:
         x = leaky(self.norm(f"{name}.bn1", conv(x, self[f"{name}.conv1.weight"], 1)))
         return leaky(self.norm(f"{name}.bn2", conv(x, self[f"{name}.conv2.weight"], 1)) + shortcut)
 
-    def conv_encode(self, x):
+    def conv_encode(self, x, one_hot=None):
+        """one_hot: the labels [B, cond_dim] of a conditional model."""
         size = x.shape[-1]
         x = pool(leaky(self.norm("encoder.main.1", conv(x, self["encoder.main.0.weight"], 2))))
         x = pool(self.block(f"encoder.main.res_in_{size // 2}", x))
         x = self.block(f"encoder.main.res_in_{size // 4}", x)
-        return self.dense("encoder.fc", x.reshape(len(x), -1))
+        return self.dense("encoder.fc", beside(x.reshape(len(x), -1), one_hot))
 
-    def conv_decode(self, z, shape, decoder="decoder"):
+    def conv_decode(self, z, shape, decoder="decoder", one_hot=None):
         """shape: [C, H, W] of the first feature map."""
+        z = beside(z, one_hot)
         x = np.maximum(self.dense(f"{decoder}.fc.0", z), 0).reshape(-1, *shape)
         x = upsample(self.block(f"{decoder}.main.res_in_4", x))
         x = upsample(self.block(f"{decoder}.main.res_in_8", x))

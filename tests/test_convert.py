@@ -33,6 +33,7 @@ OVERRIDES = {
     "cifar10_bootstrap": {"model.channels": (4, 4), "model.z_dim": 5, "data.image_size": 16},
     "mnist": {"model.channels": (4, 6), "model.z_dim": 3},
     "digits_style": {"model.channels": STYLE, "model.z_dim": 5, "data.image_channels": 3},
+    "digits_conditional": {"model.channels": (4, 6), "model.z_dim": 5, "model.classes": 7, "train.ema": 0.0},
 }
 SHAPES = {
     "gaussians8": theirs.mlp_shapes(),
@@ -40,6 +41,7 @@ SHAPES = {
     "cifar10_bootstrap": theirs.conv_shapes(4, 4, size=16, colours=3, z=5, target=True),
     "mnist": theirs.conv_shapes(4, 6, size=28, colours=1, z=3),
     "digits_style": theirs.style_shapes(STYLE, 5),
+    "digits_conditional": theirs.conv_shapes(4, 6, size=16, colours=1, z=5, cond_dim=7),
 }
 
 
@@ -118,9 +120,10 @@ def built(config):
 
 
 @functools.partial(jax.jit, static_argnames=("module", "level", "train"))
-def apply(module, variables, inputs, level=None, blend=1.0, train=None):
-    """What a network computes on one device. level, blend: of networks that grow."""
+def apply(module, variables, inputs, level=None, blend=1.0, train=None, labels=None):
+    """What a network computes on one device. level, blend: of networks that grow. labels: of conditional ones."""
     options = ({} if level is None else {"stage": Stage(level, blend)}) | ({} if train is None else {"train": train})
+    options |= {} if labels is None else {"labels": labels}
 
     def run(inputs):  # with the axis over which training takes BatchNorm's means
         out = module.apply(variables, inputs, mutable=["batch_stats"] if train else False, **options)
@@ -152,16 +155,21 @@ def test_mlp_computes_what_the_official_one_does():
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("name", ["cifar10", "cifar10_bootstrap", "mnist"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_bootstrap", "mnist", "digits_conditional"])
 def test_conv_computes_what_the_official_one_does(name, train):
     config, tensors = tiny(name), theirs.random(SHAPES[name])
     variables, (encoder, decoder) = layouts.from_official(config, tensors), built(config)
     networks, side = theirs.Networks(tensors, train=train), config.data.image_size
+    labels, one_hot = None, None
+    if config.model.classes:
+        labels, one_hot = np.array([2, 6]), np.float64([[0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1]])
 
     x, z = uniform(BATCH, side, side, config.data.image_channels), normal(BATCH, config.model.z_dim)
-    check(posterior(apply(encoder, variables["encoder"], x, train=train)), networks.conv_encode(nchw(x)))
+    got = apply(encoder, variables["encoder"], x, train=train, labels=labels)
+    check(posterior(got), networks.conv_encode(nchw(x), one_hot))
     shape = (config.model.channels[-1], side // 4, side // 4)
-    check(nchw(apply(decoder, variables["decoder"], z, train=train)), networks.conv_decode(z, shape))
+    got = apply(decoder, variables["decoder"], z, train=train, labels=labels)
+    check(nchw(got), networks.conv_decode(z, shape, one_hot=one_hot))
     if "target" in variables:
         got = nchw(apply(decoder, variables["target"], z, train=train))
         check(got, networks.conv_decode(z, shape, "target_decoder"))
@@ -246,6 +254,16 @@ def test_networks_that_the_release_has_not():
     points = tiny("gaussians8")
     points.data.image_size = 8
     assert "for images" in refused(points, {})
+    labelled = tiny("gaussians8")
+    labelled.model.classes = 3
+    assert "model.family=mlp take no labels" in refused(labelled, {})
+
+
+def test_labels_that_only_the_file_or_the_config_has():
+    said = refused(tiny("digits_conditional", **{"model.classes": 0}), theirs.random(SHAPES["digits_conditional"]))
+    assert "encoder.fc.weight ((10, 103) there, (10, 96) here), decoder.fc.0.weight ((96, 12) there" in said
+    said = refused(tiny("mnist", **{"model.classes": 10}), theirs.random(SHAPES["mnist"]))
+    assert "decoder.fc.0.weight ((294, 3) there, (294, 13) here)" in said
 
 
 def test_averaged_networks_are_what_the_release_gets_where_it_has_no_place_for_both():

@@ -44,10 +44,10 @@ def widened(tree):
     return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, tree)
 
 
-def in_one_step(networks, static, state, x, noise, hyper):
+def in_one_step(networks, static, state, x, noise, hyper, labels=None):
     def step(x):
-        middle, terms, decodings = train_step.encoder_update(networks, static, state, x, noise, hyper)
-        after, loss = train_step.decoder_update(networks, static, middle, x, noise, hyper, decodings)
+        middle, terms, decodings = train_step.encoder_update(networks, static, state, x, noise, hyper, (), labels)
+        after, loss = train_step.decoder_update(networks, static, middle, x, noise, hyper, decodings, (), labels)
         return after, terms | loss
 
     return jax.tree.map(lambda a: a[0], jax.jit(jax.vmap(step, axis_name=parallel.AXIS))(x[None]))

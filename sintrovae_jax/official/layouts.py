@@ -61,11 +61,18 @@ CHANNELS = Layout(np.ravel, lambda x: x.reshape(1, -1, 1, 1))
 IMAGE = Layout(lambda x: x[0].transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)[None])
 
 
-def _from_image(h: int, w: int, c: int) -> Layout:
-    """A dense layer's weights after a feature map: [out, c·h·w] there, [h·w·c, out] here."""
+def _from_image(h: int, w: int, c: int, classes: int = 0) -> Layout:
+    """A dense layer's weights after a feature map: [out, c·h·w] there, [h·w·c, out] here; labels behind the map."""
+    size = h * w * c
+    of_map = Layout(
+        lambda x: x.reshape(-1, c, h, w).transpose(2, 3, 1, 0).reshape(size, -1),
+        lambda x: x.reshape(h, w, c, -1).transpose(3, 2, 0, 1).reshape(-1, size),
+    )
+    if not classes:
+        return of_map
     return Layout(
-        lambda x: x.reshape(-1, c, h, w).transpose(2, 3, 1, 0).reshape(h * w * c, -1),
-        lambda x: x.reshape(h, w, c, -1).transpose(3, 2, 0, 1).reshape(-1, c * h * w),
+        lambda x: np.concatenate([of_map.ours(x[:, :size]), x[:, size:].T]),
+        lambda x: np.concatenate([of_map.theirs(x[:size]), x[size:].T], 1),
     )
 
 
@@ -147,7 +154,8 @@ def _conv_encoder(config: ConfigDict) -> Iterator[Entry]:
     for i, (inputs, width) in enumerate(itertools.pairwise(channels)):
         yield from _block(f"encoder.main.res_in_{size // 2 ** (i + 1)}", root, f"block{i}", inputs != width)
     yield from _block(f"encoder.main.res_in_{size // 2 ** len(channels)}", root, "last", False)
-    yield from _layer("encoder.fc", (*root, "params", "posterior", "dense"), _from_image(*_final(config)))
+    layout = _from_image(*_final(config), config.model.classes)
+    yield from _layer("encoder.fc", (*root, "params", "posterior", "dense"), layout)
 
 
 def _conv_decoder(config: ConfigDict, name: str, root: Path) -> Iterator[Entry]:
@@ -235,6 +243,8 @@ def table(config: ConfigDict) -> list[Entry]:
     if family not in _FAMILIES or (family == "mlp" and config.data.image_size):
         networks = f"model.family={family}" + (" for images" if family in _FAMILIES else "")
         raise UserError(f"the official release has no networks of {networks}; choose another --config")
+    if config.model.classes and family != "conv":
+        raise UserError(f"the official networks of model.family={family} take no labels: set model.classes=0")
     if config.model.output != "linear":
         raise UserError(f"the official networks have no model.output={config.model.output}: set it to linear")
     return list(_FAMILIES[family](config))

@@ -49,7 +49,8 @@ def synthetic(config: ConfigDict, shard: parallel.Shard) -> dict[str, np.ndarray
     if kind.dtype == np.uint8:
         x = (256 * x).astype(np.uint8)
     index = np.arange(shard.start, shard.stop, dtype=np.int32).reshape(shard.devices, 1, shard.per_device)
-    return {"x": x, "index": np.broadcast_to(index, lead).copy()}
+    batch = {"x": x, "index": np.broadcast_to(index, lead).copy()}
+    return batch | ({"labels": batch["index"] % config.model.classes} if config.model.classes else {})
 
 
 class Step(NamedTuple):
@@ -119,15 +120,18 @@ def measure(config: ConfigDict, dispatches: int) -> dict[str, Any]:
 def measure_data(config: ConfigDict, dispatches: int) -> dict[str, Any]:
     """Times the input pipeline of this process. The first fifth of the dispatches warms it up and is not counted."""
     from sintrovae_jax.data import pipeline, readers  # TensorFlow, which timing the step does not need
+    from sintrovae_jax.data.source import check_labels
 
     shard, substeps = parallel.shard(config.train.batch_size), config.train.substeps
     log.info("timing %d dispatches of %d steps", dispatches, substeps)
     began = time.perf_counter()
     source = pipeline.build(config.data)
+    check_labels(config, source)
     build_seconds = time.perf_counter() - began
     warm = max(1, dispatches // 5)
     steps = {"start": 0, "stop": (warm + dispatches) * substeps, "substeps": substeps}
-    stream = pipeline.batches(source, config.data, seed=config.seed, shard=shard, **steps)
+    labels = config.model.classes > 0
+    stream = pipeline.batches(source, config.data, seed=config.seed, shard=shard, labels=labels, **steps)
     for _ in range(warm):
         next(stream)
     began = time.perf_counter()

@@ -184,6 +184,7 @@ def _step(config, networks, static, create, level, devices_count, per_device, de
         "x": jax.ShapeDtypeStruct((substeps, per_device, *shape), kind.dtype),
         "index": jax.ShapeDtypeStruct((substeps, per_device), jnp.int32),
     }
+    batch |= {"labels": batch["index"]} if config.model.classes else {}
     hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, schedule.hypers_at(config, np.arange(substeps))))
     weights = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, reconstruction.weights(config.objective)))
     step = train_step.on_devices(networks, static, devices)

@@ -1,0 +1,298 @@
+"""Conditional models: labels in both networks and in every pass of a step, from the data to samples of a class."""
+
+import functools
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import metrics, run
+from PIL import Image
+from test_groups import in_one_step, widened
+
+import sintrovae_jax
+from sintrovae_jax import config as configs
+from sintrovae_jax import main, objectives, parallel, seeds, train_state, train_step
+from sintrovae_jax.data import pipeline, sources
+from sintrovae_jax.data.source import check_labels, labels_of_test
+from sintrovae_jax.errors import UserError
+from sintrovae_jax.models import conv, mlp
+from sintrovae_jax.objectives import Hyper
+from sintrovae_jax.tools import export
+
+CLASSES, Z, BATCH, SHAPE = 10, 4, 3, (8, 8, 1)
+LABELS = jnp.array([0, 7, 2])
+NETWORKS = {
+    "mlp": (mlp.Encoder((5,), Z, classes=CLASSES), mlp.Decoder((5,), SHAPE, classes=CLASSES)),
+    "conv": (conv.Encoder((4,), Z, classes=CLASSES), conv.Decoder((4,), SHAPE, classes=CLASSES)),
+}
+TINY = {
+    "data.image_size": 8,
+    "model.family": "mlp",
+    "model.channels": (16,),
+    "train.batch_size": 8,
+    "train.substeps": 5,
+    "train.steps": 20,
+    "objective.num_vae": 10,
+    "optimizer.milestones": (),
+    "checkpoint.every": 10,
+    "log.every": 5,
+    "log.figures_every": 0,
+    "eval.evaluators": (),
+    "eval.num_samples": 24,
+    "eval.standing_batches": 2,
+}
+
+
+def settings(**values):
+    config = configs.read_recipe("configs/digits_conditional.py")
+    with config.ignore_type():
+        config.update_from_flattened_dict(TINY | values)
+    return config
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_label_is_a_column_of_the_layer_beside_the_latents():
+    """Of the fully connected networks, in numpy; the convolutional ones are compared in `test_convert`."""
+    encoder, decoder = NETWORKS["mlp"]
+    rng = np.random.default_rng(0)
+    x, z = rng.random((BATCH, *SHAPE), np.float32), rng.normal(size=(BATCH, Z)).astype(np.float32)
+    of_encoder, of_decoder = (
+        module.init(jax.random.key(0), inputs, labels=LABELS) for module, inputs in ((encoder, x), (decoder, z))
+    )
+
+    def dense(variables, i, inputs, column=None):
+        layer = variables["params"][f"Dense_{i}"]["dense"]
+        out = inputs @ layer["kernel"][: inputs.shape[1]] + layer["bias"]
+        return out if column is None else out + layer["kernel"][inputs.shape[1] :][column]
+
+    hidden = np.maximum(dense(of_encoder, 0, x.reshape(BATCH, -1)), 0)
+    mean = encoder.apply(of_encoder, x, labels=LABELS).mean
+    np.testing.assert_allclose(mean, dense(of_encoder, 1, hidden, LABELS)[:, :Z], rtol=1e-5, atol=1e-6)
+    image = dense(of_decoder, 1, np.maximum(dense(of_decoder, 0, z, LABELS), 0)).reshape(BATCH, *SHAPE)
+    np.testing.assert_allclose(decoder.apply(of_decoder, z, labels=LABELS), image, rtol=1e-5, atol=1e-6)
+    weights = jax.nn.one_hot(LABELS, CLASSES)
+    np.testing.assert_allclose(decoder.apply(of_decoder, z, labels=weights), image, rtol=1e-5, atol=1e-6)
+
+
+class Apart:
+    """A network that is given every group by itself, each with the labels of the batch."""
+
+    def __init__(self, inner):
+        self.inner, self.z_dim = inner, Z
+        self.seen = []
+
+    def apply(self, variables, inputs, *, labels, groups, mutable, **options):
+        self.seen.append(labels)
+        outputs = []
+        for some in jnp.split(inputs, groups):
+            out, _ = self.inner.apply(variables, some, labels=LABELS, mutable=[], groups=1, **options)
+            outputs.append(out)
+        kept = {name: variables[name] for name in mutable}
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs), kept
+
+
+@pytest.mark.parametrize("family", ["mlp", "conv"])
+def test_every_pass_of_a_step_has_the_labels_of_the_batch(family):
+    """Terms and gradients are those of single passes, each of x, recon or fake, that are given the batch's labels."""
+    with jax.enable_x64(True):
+        encoder, decoder = NETWORKS[family]
+        nets = train_state.Networks(encoder, decoder, optax.identity(), optax.identity())
+        apart = nets._replace(encoder=Apart(encoder), decoder=Apart(decoder))
+        state = widened(train_state.create(nets, 1, SHAPE, Z, conditional=True))
+        x = jnp.asarray(np.random.default_rng(0).random((BATCH, *SHAPE)))
+        noise = train_step.draw_noise(parallel.example_keys(seeds.key(0), jnp.int32(0), jnp.arange(BATCH)), Z)
+        hyper = Hyper(**dict.fromkeys(Hyper._fields, 1.0) | {"alpha": 2.0, "scale": 1 / 64, "gamma_r": 0.5})
+        static = train_step.Static(use_gamma_r=True)
+        together, terms = in_one_step(nets, static, state, x, noise, hyper, LABELS)
+        separate, same = in_one_step(apart, static, state, x, noise, hyper, LABELS)
+        assert {len(seen) for seen in apart.encoder.seen + apart.decoder.seen} == {BATCH, 2 * BATCH}
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9)
+        jax.tree.map(close, terms, same)
+        jax.tree.map(close, together.encoder.params, separate.encoder.params)
+        jax.tree.map(close, together.decoder.params, separate.decoder.params)
+        _, others = in_one_step(nets, static, state, x, noise, hyper, LABELS[::-1])
+        assert all(abs(others[name] - terms[name]) > 1e-6 for name in objectives.OBJECTIVES["soft_intro"].logged)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def numbered(count=50):
+    """Images of one pixel that shows their number, whose class is the number modulo 7."""
+    x, classes = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(count) % 7
+    return sources.Arrays(x, x[:9], classes=(classes, classes[:9]))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_labels_go_with_their_images(devices):
+    """Shuffled over epochs, from any step, on any number of devices."""
+    data, shard = configs.read_recipe("digits").data, parallel.Shard(8, 0, devices, 8 // devices)
+    given = {"seed": 3, "substeps": 2, "shard": shard, "labels": True}
+    all_of_them = list(pipeline.batches(numbered(), data, start=0, stop=20, **given))
+    for batch in all_of_them:
+        assert batch["labels"].shape == batch["index"].shape == (devices, 2, 8 // devices)
+        np.testing.assert_array_equal(batch["labels"], batch["x"][..., 0, 0, 0] % 7)
+    (resumed, *_) = pipeline.batches(numbered(), data, start=10, stop=20, **given)
+    np.testing.assert_array_equal(resumed["labels"], all_of_them[5]["labels"])
+    assert "labels" not in next(pipeline.batches(numbered(), data, start=0, stop=2, **given | {"labels": False}))
+
+
+def test_a_folder_with_a_folder_for_each_class(tmp_path):
+    for number, name in enumerate(("ant", "bee", "cat")):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("L", (4, 4), 10 * number).save(tmp_path / "in" / name / f"{i}.png")
+    config = settings(**{"data.source": f"folder:{tmp_path / 'in'}", "data.image_size": 4, "model.classes": 3})
+    source = pipeline.build(config.data)
+    check_labels(config, source)
+    test = source.test(9, 0)
+    np.testing.assert_array_equal((255 * test[:, 0, 0, 0]).round() / 10, labels_of_test(config, source, 9))
+    shard = parallel.Shard(8, 0, 1, 8)
+    batch = next(pipeline.batches(source, config.data, seed=0, start=0, stop=5, substeps=5, shard=shard, labels=True))
+    np.testing.assert_array_equal(batch["x"][..., 0, 0, 0] / 10, batch["labels"])
+    assert len(np.unique(batch["labels"])) == 3
+    with pytest.raises(UserError, match=r"model\.classes=2, but .* has labels 0 to 2"):
+        check_labels(settings(**{"model.classes": 2}), source)
+    Image.new("L", (4, 4)).save(tmp_path / "in" / "outside.png")
+    with pytest.raises(UserError, match=r"model\.classes needs a data\.source with labels"):
+        check_labels(config, pipeline.build(config.data))
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("conditional") / "run"
+    evaluators = ("latents", "fid", "class_accuracy", "likelihood", "ood")
+    few = {"eval.likelihood.num_scored": 12, "eval.likelihood.importance_samples": 3, "eval.ood.bootstrap": 5}
+    config = settings(**{"eval.evaluators": evaluators, "eval.ood.source": "letters", **few})
+    main.run("train", config, workdir)
+    return workdir
+
+
+def test_results_say_how_many_samples_of_each_class_are_named_as_asked(trained):
+    results = json.loads((trained / "results.json").read_text())
+    each = [results[f"class_accuracy_{label}"] for label in range(10)]
+    counts = np.bincount(np.arange(24) % 10)
+    assert results["class_accuracy"] == pytest.approx(np.average(each, weights=counts))
+    assert results["classifier_accuracy"] > 0.99
+    assert np.isfinite([v for v in results.values() if isinstance(v, float)]).all()
+    assert Image.open(trained / "figures" / "samples.png").height % 10 == 9  # ten rows, a pixel apart
+
+
+def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(trained, tmp_path):
+    for steps in (10, 20):
+        main.run("train", settings(**{"train.steps": steps}), tmp_path / "run")
+    resumed, whole = (sintrovae_jax.load(workdir, ema=False) for workdir in (tmp_path / "run", trained))
+    jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
+
+
+@pytest.mark.soak
+def test_four_devices_train_as_one(trained, tmp_path):
+    given = [f"--config.{key}={re.sub(' ', '', str(value))}" for key, value in TINY.items()]
+    run("digits_conditional", tmp_path / "run", *given, devices=4)
+    for one, four in zip(metrics(trained), metrics(tmp_path / "run"), strict=True):
+        for term in ("loss_encoder", "loss_decoder", "kl_fake"):
+            assert (one[term] or 0) == four[term] or float(one[term]) == pytest.approx(float(four[term]), rel=1e-4)
+
+
+def test_samples_of_a_class(trained, tmp_path):
+    export.export(trained, tmp_path / "exported")
+    model = sintrovae_jax.load(tmp_path / "exported")
+    z = model.prior(0, 12)
+    np.testing.assert_array_equal(model.sample(0, 12), model.decode(z, role="prior", labels=np.arange(12) % 10))
+    sevens = model.sample(0, 12, labels=[7] * 12)
+    np.testing.assert_array_equal(sevens[7], model.sample(0, 12)[7])
+    assert np.abs(sevens - model.sample(0, 12, labels=[3] * 12)).max() > 1e-3
+    labels = np.arange(12) % 10
+    posterior = model.encode(sevens, labels)
+    assert np.abs(posterior.mean - model.encode(sevens, labels[::-1]).mean).max() > 1e-3
+    recon = model.reconstruct(sevens, labels)
+    np.testing.assert_array_equal(recon, model.decode(posterior.mean, labels=labels))
+    between = model.interpolate(sevens[:5], sevens[5:10], 3, labels=(labels[:5], labels[5:10]))
+    np.testing.assert_allclose(between[:, 0], recon[:5], atol=1e-5)
+    np.testing.assert_allclose(between[:, -1], recon[5:10], atol=1e-5)
+    likelihood = model.log_likelihood(sevens, 5, labels=labels)
+    assert np.abs(likelihood - model.log_likelihood(sevens, 5, labels=labels[::-1])).max() > 1e-3
+
+
+def test_the_modes_take_labels(trained):
+    config = configs.of_workdir(trained)
+    main.run("sample", config, trained, main.Options(classes=(1, 3)))
+    written = np.load(trained / "samples.npz")
+    np.testing.assert_array_equal(written["labels"], [1, 3] * 12)
+    model = sintrovae_jax.load(trained)
+    np.testing.assert_allclose(written["x"], model.sample(0, 24, labels=written["labels"]), atol=1e-6)
+    for options in (main.Options(a="0", b="5"), main.Options(a="0", b="5", classes=(4, 4))):
+        main.run("interpolate", config, trained, options)
+    for mode in ("reconstruct", "interpolate"):
+        main.run(mode, config, trained)
+
+
+def test_a_plan(capsys, tmp_path):
+    main.run("plan", settings(), tmp_path, main.Options(topology="h100:1"))
+    assert "h100" in capsys.readouterr().out
+
+
+# --- wrong usage ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (
+            {"model.family": "style", "model.channels": (4, 4)},
+            "model.family=style takes no labels: set model.classes=0",
+        ),
+        ({"data.source": "rings", "data.image_size": 0}, "data.source=rings has no labels: set model.classes=0"),
+        ({"model.classes": -1}, "model.classes=-1 must be at least 0"),
+        ({"model.classes": 9}, "model.classes=9, but data.source=digits has labels 0 to 9"),
+        ({"model.classes": 0, "eval.evaluators": ("class_accuracy",)}, "class_accuracy evaluator is for conditional"),
+        (
+            {"eval.evaluators": ("class_accuracy",), "eval.num_samples": 9},
+            "class_accuracy needs a sample of each class",
+        ),
+    ],
+)
+def test_configs_that_cannot_work(values, says, tmp_path):
+    with pytest.raises(UserError, match=re.escape(says)):
+        main.run("train", settings(**values), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--mode", "sample", "--class", "10"], "--class 10: labels are from 0 to 9"),
+        (["--mode", "sample", "--class", "one"], "--class 'one' is no label"),
+        (["--mode", "eval", "--class", "1"], "--class is for --mode sample"),
+        (["--mode", "interpolate", "--a", "0", "--b", "1", "--class", "1"], "needs the labels of both"),
+        (["--mode", "interpolate", "--a", "x.png", "--b", "1"], "add --class A,B"),
+    ],
+)
+def test_labels_of_the_command_line_that_cannot_work(args, says, trained):
+    with pytest.raises(UserError, match=re.escape(says)):
+        main.main(["main", "--workdir", str(trained), *args])
+
+
+def test_labels_that_a_model_cannot_use(trained):
+    model = sintrovae_jax.load(trained)
+    x = np.zeros((2, *SHAPE))
+    for labels, says in (
+        (None, "needs labels, whole numbers [N] from 0 to 9"),
+        ([0, 10], "labels are from 0 to 9 here, not from 0 to 10"),
+        ([1], "whole numbers of shape [2] here, not int64 (1,)"),
+        ([0.5, 1.0], "whole numbers of shape [2] here, not float64"),
+    ):
+        with pytest.raises(UserError, match=re.escape(says)):
+            model.reconstruct(x, labels)
+    for unconditional in (sintrovae_jax.load("pretrained:digits"), sintrovae_jax.load("pretrained:digits_style")):
+        with pytest.raises(UserError, match="takes no labels"):
+            unconditional.sample(0, 2, labels=[0, 1])
