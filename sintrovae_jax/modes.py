@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sintrovae_jax import config as configs
 from sintrovae_jax import files, inference, parallel, workdirs
 from sintrovae_jax.data import examples
-from sintrovae_jax.data.source import Source, check_labels, labels_of_test
+from sintrovae_jax.data.source import Source, check_labels, of_labels
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, scoring
 from sintrovae_jax.plots import figures
@@ -113,10 +113,11 @@ def _sample(model, source, workdir, classes):
     config = model.config
     z = np.asarray(model.prior(config.seed, config.eval.num_samples))
     labels = np.resize(np.array(classes, np.int32), len(z)) if classes else model.even_labels(len(z))
+    known: dict[str, Any] = {} if labels is None else {"labels": labels}
     x = model.sample(config.seed, len(z), config.eval.truncation, labels)
     path = workdir / workdirs.SAMPLES
     with files.storing(path), files.replacing(path) as beside:
-        np.savez(beside, x=np.asarray(x), z=z, **({} if labels is None else {"labels": labels}))
+        np.savez(beside, x=np.asarray(x), z=z, **known)
     folder = workdir / workdirs.FIGURES
     return figures.samples(model, source, folder, truncation=config.eval.truncation, classes=classes)
 
@@ -143,7 +144,8 @@ def _labels(model, source, ends):
         return None, None
     if not all(end.isdigit() for end in ends.named):
         raise UserError("of an image file the label is not known: add --class A,B, the labels of --a and --b")
-    return tuple(labels_of_test(model.config, source, int(end) + 1)[-1:] for end in ends.named)
+    of_test = of_labels(source).labels[1]
+    return tuple(of_test[int(end) : int(end) + 1] for end in ends.named)
 
 
 def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:

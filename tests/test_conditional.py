@@ -16,8 +16,6 @@ from test_groups import in_one_step, widened
 import sintrovae_jax
 from sintrovae_jax import config as configs
 from sintrovae_jax import main, objectives, parallel, seeds, train_state, train_step
-from sintrovae_jax.data import pipeline, sources
-from sintrovae_jax.data.source import check_labels, labels_of_test
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, mlp
 from sintrovae_jax.objectives import Hyper
@@ -97,7 +95,7 @@ class Apart:
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs), kept
 
 
-@pytest.mark.parametrize("family", ["mlp", "conv"])
+@pytest.mark.parametrize("family", ["mlp", pytest.param("conv", marks=pytest.mark.soak)])
 def test_every_pass_of_a_step_has_the_labels_of_the_batch(family):
     """Terms and gradients are those of single passes, each of x, recon or fake, that are given the batch's labels."""
     with jax.enable_x64(True):
@@ -120,50 +118,6 @@ def test_every_pass_of_a_step_has_the_labels_of_the_batch(family):
         assert all(abs(others[name] - terms[name]) > 1e-6 for name in objectives.OBJECTIVES["soft_intro"].logged)
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
-
-
-def numbered(count=50):
-    """Images of one pixel that shows their number, whose class is the number modulo 7."""
-    x, classes = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(count) % 7
-    return sources.Arrays(x, x[:9], classes=(classes, classes[:9]))
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_labels_go_with_their_images(devices):
-    """Shuffled over epochs, from any step, on any number of devices."""
-    data, shard = configs.read_recipe("digits").data, parallel.Shard(8, 0, devices, 8 // devices)
-    given = {"seed": 3, "substeps": 2, "shard": shard, "labels": True}
-    all_of_them = list(pipeline.batches(numbered(), data, start=0, stop=20, **given))
-    for batch in all_of_them:
-        assert batch["labels"].shape == batch["index"].shape == (devices, 2, 8 // devices)
-        np.testing.assert_array_equal(batch["labels"], batch["x"][..., 0, 0, 0] % 7)
-    (resumed, *_) = pipeline.batches(numbered(), data, start=10, stop=20, **given)
-    np.testing.assert_array_equal(resumed["labels"], all_of_them[5]["labels"])
-    assert "labels" not in next(pipeline.batches(numbered(), data, start=0, stop=2, **given | {"labels": False}))
-
-
-def test_a_folder_with_a_folder_for_each_class(tmp_path):
-    for number, name in enumerate(("ant", "bee", "cat")):
-        (tmp_path / "in" / name).mkdir(parents=True)
-        for i in range(20):
-            Image.new("L", (4, 4), 10 * number).save(tmp_path / "in" / name / f"{i}.png")
-    config = settings(**{"data.source": f"folder:{tmp_path / 'in'}", "data.image_size": 4, "model.classes": 3})
-    source = pipeline.build(config.data)
-    check_labels(config, source)
-    test = source.test(9, 0)
-    np.testing.assert_array_equal((255 * test[:, 0, 0, 0]).round() / 10, labels_of_test(config, source, 9))
-    shard = parallel.Shard(8, 0, 1, 8)
-    batch = next(pipeline.batches(source, config.data, seed=0, start=0, stop=5, substeps=5, shard=shard, labels=True))
-    np.testing.assert_array_equal(batch["x"][..., 0, 0, 0] / 10, batch["labels"])
-    assert len(np.unique(batch["labels"])) == 3
-    with pytest.raises(UserError, match=r"model\.classes=2, but .* has labels 0 to 2"):
-        check_labels(settings(**{"model.classes": 2}), source)
-    Image.new("L", (4, 4)).save(tmp_path / "in" / "outside.png")
-    with pytest.raises(UserError, match=r"model\.classes needs a data\.source with labels"):
-        check_labels(config, pipeline.build(config.data))
-
-
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +138,7 @@ def test_results_say_how_many_samples_of_each_class_are_named_as_asked(trained):
     assert results["class_accuracy"] == pytest.approx(np.average(each, weights=counts))
     assert results["classifier_accuracy"] > 0.99
     assert np.isfinite([v for v in results.values() if isinstance(v, float)]).all()
-    assert Image.open(trained / "figures" / "samples.png").height % 10 == 9  # ten rows, a pixel apart
+    assert Image.open(trained / "figures" / "samples.png").size == (6 * 89, 6 * 89)  # ten rows, a pixel apart
 
 
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(trained, tmp_path):
@@ -247,18 +201,12 @@ def test_a_plan(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (
-            {"model.family": "style", "model.channels": (4, 4)},
-            "model.family=style takes no labels: set model.classes=0",
-        ),
+        ({"model.family": "style", "model.channels": (4, 4)}, "model.family=style takes no labels: set"),
         ({"data.source": "rings", "data.image_size": 0}, "data.source=rings has no labels: set model.classes=0"),
         ({"model.classes": -1}, "model.classes=-1 must be at least 0"),
         ({"model.classes": 9}, "model.classes=9, but data.source=digits has labels 0 to 9"),
         ({"model.classes": 0, "eval.evaluators": ("class_accuracy",)}, "class_accuracy evaluator is for conditional"),
-        (
-            {"eval.evaluators": ("class_accuracy",), "eval.num_samples": 9},
-            "class_accuracy needs a sample of each class",
-        ),
+        ({"eval.evaluators": ("class_accuracy",), "eval.num_samples": 9}, "needs a sample of each class"),
     ],
 )
 def test_configs_that_cannot_work(values, says, tmp_path):

@@ -299,7 +299,8 @@ class Model:
         """The weights of the classes [N·T, classes] at every point t [T] between two labels [N]; None without."""
         if not self.config.model.classes:
             return None
-        return between(*(self._weights(given) for given in labels), t, line)
+        of_a, of_b = (self._weights(given) for given in labels)
+        return between(of_a, of_b, t, line)
 
     def _weights(self, labels):
         """Labels as weights of the classes [N, classes]."""
