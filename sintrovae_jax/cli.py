@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(
                 "--config",
                 metavar="RECIPE",
-                help="a recipe's name (digits) or file (configs/digits.py); RECIPE:ARGUMENT for one that takes one",
+                help="a recipe's name (digits) or file (configs/digits.py), or RECIPE:ARGUMENT",
             )
 
     def error(self, message: str) -> NoReturn:

@@ -157,7 +157,7 @@ def _parser() -> cli.Parser:
         "--class",
         dest="classes",
         metavar="LABELS",
-        help="conditional models: labels to sample, as 7 or 1,3 (default: all); interpolate: those of --a and --b",
+        help="of conditional models: labels to sample, as 7 or 1,3; or of --a and --b",
     )
     parser.add_argument("--topology", metavar="CHIPS", default="", help="plan: for these, such as v5e:4x8 or h100:8")
     parser.add_argument("--level", type=int, help="plan: only this level of networks that grow")

@@ -43,7 +43,7 @@ def _apply(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _add_samples(encoder, decoder, level, variables, x, keys, labels, sums, first, stop, std, prior_std, blend):
+def _add_samples(encoder, decoder, level, variables, x, keys, sums, first, stop, std, prior_std, blend, labels=None):
     def decode(z, noise):
         keys = None if level is None else noise
         return _apply(decoder, level, variables["decoder"], z, keys, blend, labels, role="posterior")
@@ -246,7 +246,7 @@ class Model:
                 span = first, min(first + size, samples)
                 if not tracing:  # waits, as what is queued could not be cancelled; one sharding is one program
                     sums = jax.device_put(jax.block_until_ready(sums), x.sharding)
-                sums = _add_samples(*static, self._on_devices, x, keys, labels, sums, *span, std, prior_std, blend)
+                sums = _add_samples(*static, self._on_devices, x, keys, sums, *span, std, prior_std, blend, labels)
             return importance.estimate(sums, samples)
 
         return parallel.in_chunks(estimate, self.config.eval.batch_size, x, keys, known)
