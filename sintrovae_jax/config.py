@@ -147,6 +147,8 @@ def _check_together(config, values):
     images = examples.of(config.data).kind == "images"
     if not images and (config.data.translate or config.data.hue or config.data.flip):
         raise UserError("data.translate, data.hue and data.flip are for images: set them to 0 for points")
+    if config.model.augment and not images:
+        raise UserError("model.augment is for images: set it to False for points")
     if config.data.hue and config.data.image_channels != 3:
         raise UserError("data.hue turns colours: it needs data.image_channels=3")
     if config.model.classes and not models.family_of(config.model).conditional:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sintrovae_jax import objectives, reconstruction
+from sintrovae_jax import diff_augment, objectives, reconstruction
 from sintrovae_jax.arrays import Tree, Variables
 from sintrovae_jax.models import Posterior, Stage
 from sintrovae_jax.models.family import Growth
@@ -29,6 +29,7 @@ class Static:
     target_period: int = 0  # bootstrap: steps between refreshes of the target decoder, if the state has one
     growth: Growth | None = None  # of networks that grow
     level: int | None = None  # the level of these networks
+    augment: bool = False  # `diff_augment` before the encoder
 
     @property
     def objective(self) -> objectives.Objective:
@@ -44,7 +45,7 @@ class Noise(NamedTuple):
     fake: jax.Array
     recon_again: jax.Array
     fake_again: jax.Array
-    keys: jax.Array | None = None  # [B], for the noise that a decoder adds
+    keys: jax.Array | None = None  # [B], for the noise that a decoder adds, and for augmentation
 
 
 _SAMPLES = Noise._fields[:-1]
@@ -80,9 +81,15 @@ class Passes:
         self._noise, self._labels = noise, labels
         self._stage = {} if static.level is None else {"stage": Stage(static.level, hyper.blend)}
 
-    def encode(self, params: Tree, x: jax.Array, groups: int = 1) -> tuple[Posterior, Variables]:
-        """x [groups·B, ...] -> the posterior, and the updated statistics (for one group only)."""
-        return self._apply(self.encoder, params, self.state.encoder.stats, x, groups, keep=groups == 1, **self._stage)
+    def encode(self, params: Tree, x: jax.Array, samples: Sequence[str] = ("real",)) -> tuple[Posterior, Variables]:
+        """x [groups·B, ...] -> the posterior, and the updated statistics (for one group only).
+
+        samples: for each group, the name in `Noise` of what the posterior will be sampled with.
+        """
+        groups, stats = len(samples), self.state.encoder.stats
+        if self.static.augment:
+            x = diff_augment.augment(self._keys(samples, 2), x)
+        return self._apply(self.encoder, params, stats, x, groups, keep=groups == 1, **self._stage)
 
     def decode(
         self, params: Tree, z: jax.Array, samples: Sequence[str], keep: bool = True
@@ -92,7 +99,7 @@ class Passes:
         samples: for each group, the name in `Noise` of what its z was sampled with. A decoder that adds noise of its
         own draws it independently for each name.
         """
-        options = self._stage and self._stage | {"keys": self._keys(samples), "mix": samples[-1] == "prior"}
+        options = self._stage and self._stage | {"keys": self._keys(samples, 1), "mix": samples[-1] == "prior"}
         return self._apply(self.decoder, params, self.state.decoder.stats, z, len(samples), keep=keep, **options)
 
     def decode_again(self, params: Tree, z: jax.Array, samples: Sequence[str]) -> jax.Array:
@@ -104,8 +111,9 @@ class Passes:
         weights = self.static.kl_weights or None
         return objectives.kl(posterior.mean, posterior.logvar, self.static.prior_std, weights)
 
-    def _keys(self, samples):
-        numbers = (len(_SAMPLES) + _SAMPLES.index(name) for name in samples)
+    def _keys(self, samples, use):
+        """Keys [groups·B]. use: 0 is that of `draw_noise`."""
+        numbers = (use * len(_SAMPLES) + _SAMPLES.index(name) for name in samples)
         return jnp.concatenate([jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(self._noise.keys) for n in numbers])
 
     def _apply(

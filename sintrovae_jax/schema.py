@@ -47,6 +47,7 @@ _MODEL = {
     "kernel": Key(7, "two_encoder: pixels a side of the outermost convolutions; the last but one has 2 less"),
     "hidden": Key(256, "two_encoder: width of the encoders' dense layers", at_least(1)),
     "output": Key("linear", "of the decoder; sigmoid for bce", one_of("linear", "sigmoid")),
+    "augment": Key(False, "images: in training the encoder is given them moved and erased in part"),
     "remat": Key(False, "all but mlp: recompute activations in the backward pass, to save memory"),
 }
 # For families that grow: a value for each level, from the coarsest up. Empty: the key named here, at all levels.

@@ -67,7 +67,7 @@ def encoder_update(
     images, pull, decoder_stats = jax.vjp(decode, frozen, _together(z, z_p), has_aux=True)
 
     def loss_fn(params, kl_real, recon):
-        generated, _ = net.encode(params, images, groups=2)  # images are constants here
+        generated, _ = net.encode(params, images, ("recon", "fake"))  # images are constants here
         z_again = generated.sample(_together(noise.recon, noise.fake))
         again = net.decode_again(frozen, z_again, ("recon", "fake"))
         rec_recon, rec_fake = jnp.split(net.rec(images, again), 2)
@@ -112,7 +112,7 @@ def decoder_update(
 
     def loss_fn(params, images):
         recon, _ = jnp.split(images, 2)
-        generated, _ = net.encode(frozen, images, groups=2)
+        generated, _ = net.encode(frozen, images, ("recon_again", "fake_again"))
         kl_recon, kl_fake = jnp.split(net.kl(generated), 2)
         terms = Terms(rec_real=net.rec(x, recon), kl_recon=kl_recon, kl_fake=kl_fake)
         if static.use_gamma_r:
@@ -267,6 +267,7 @@ def from_config(config: ConfigDict) -> tuple[Networks, Static, Callable[[], Trai
         target_period=o.target_period,
         growth=family.growth,
         level=len(config.model.channels) - 1 if family.growth else None,
+        augment=config.model.augment,
     )
     tx = family.optimizer()
     networks = Networks(encoder, decoder, tx, tx)

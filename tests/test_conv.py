@@ -54,7 +54,14 @@ LARGE = (
     1_232 + 14_464 + 57_600 + 229_888 + 918_528 + 3_672_064 + 3 * 4_720_640 + 8_193 * 512,
     257 * 8_192 + 3 * 4_720_640 + 1_901_568 + 475_648 + 119_040 + 29_824 + 7_488 + 4_672 + 1_203,
 )
-COUNTS = {"cifar10": CIFAR, "cifar10_bootstrap": CIFAR, "svhn": CIFAR, "mnist": MNIST, "fmnist": MNIST}
+COUNTS = {
+    "cifar10": CIFAR,
+    "cifar10_augment": CIFAR,
+    "cifar10_bootstrap": CIFAR,
+    "svhn": CIFAR,
+    "mnist": MNIST,
+    "fmnist": MNIST,
+}
 COUNTS |= {"monsters": MONSTERS, "celebahq": FACES, "ffhq": FACES, "celebahq1024": LARGE}
 
 
