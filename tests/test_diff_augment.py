@@ -114,7 +114,7 @@ def test_only_what_the_encoder_is_given_changes():
 
     def terms(augment):
         step = functools.partial(train_step.update, networks, Static(augment=augment))
-        mapped = parallel.pmap(lambda *args: step(*args), (0, 0, 0, None), jax.devices()[:1])
+        mapped = parallel.pmap(step, (0, 0, 0, None), jax.devices()[:1])
         return mapped(*jax.tree.map(lambda a: jnp.asarray(a)[None], (state, batch, HYPER)), jax.random.key(0))[1]
 
     plain, augmented = terms(False), terms(True)
