@@ -330,7 +330,7 @@ class Decoder(nn.Module):
     def synthesize(self, styles: jax.Array, stage: Stage | None = None, keys: jax.Array | None = None) -> jax.Array:
         """Styles [B, 2·(level+1), Z] -> x̂ [B, H, W, C]."""
         level, blend = stage or Stage(len(self.channels) - 1)
-        x = jnp.broadcast_to(self.constant, (len(styles), *self.constant.shape))
+        x = jnp.broadcast_to(self.constant, (styles.shape[0], *self.constant.shape))
         images = []  # of every level; compiled code only computes the last two, which are used
         for i in range(level + 1):
             x = self.blocks[i](x, styles[:, 2 * i : 2 * i + 2], keys)

@@ -193,6 +193,16 @@ class Model:
 
         return parallel.in_chunks(apply, self.config.eval.batch_size, inputs, keys, labels)
 
+    def apply(self, network: str, inputs: jax.Array, labels: jax.Array | None = None, role: str | None = None) -> Tree:
+        """'encoder' or 'decoder' on inputs [N, ...] of any N, at once, to be traced: N may be a symbol of `jax.export`.
+
+        What it returns is that of `encode` and `decode`. Nothing is checked.
+        """
+        level, blend = self.stage or (None, 1.0)
+        keys = self._keys(inputs.shape[0], network == "decoder")
+        module, variables = getattr(self, network), self.variables[network]
+        return _apply(module, level, variables, inputs, keys, blend, labels, role=role)
+
     @seeds.pinned()
     def prior(self, key: Seed, n: int) -> jax.Array:
         """n latents from the prior N(0, prior_std²). key: a jax key or an int seed. Returns [n, Z]."""

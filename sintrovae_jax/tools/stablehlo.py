@@ -1,0 +1,79 @@
+"""Writes a model as programs that need JAX alone: `python -m sintrovae_jax.tools.export WORKDIR OUT --stablehlo`.
+
+OUT has encoder and decoder as serialised `jax.export` artifacts for any number of examples on CPU, CUDA and TPU, with
+the weights inside; model.json, which says what they take; and load_model.py, which reads both without this package.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import export as jax_export
+
+from sintrovae_jax import files, seeds
+from sintrovae_jax.models import Model
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+LOADER = '''"""The model in this folder, with JAX alone: encode, decode, decode_prior, sample. model.json describes it.
+
+Images are float32 [N, *shape] in [0, 1], latents [N, z_dim]; a conditional model also takes labels, int32 [N].
+"""
+
+import json
+import pathlib
+
+import jax
+from jax import export
+
+FOLDER = pathlib.Path(__file__).parent
+MODEL = json.loads((FOLDER / "model.json").read_text())
+encode, decode, decode_prior = (
+    export.deserialize(bytearray((FOLDER / f"{name}.jax_export").read_bytes())).call
+    for name in ("encode", "decode", "decode_prior")
+)
+
+
+def sample(seed, n, *labels):
+    """n images [n, *shape], not clipped: decoded latents from the prior."""
+    key = jax.random.key(seed, impl="threefry2x32")
+    return decode_prior(MODEL["prior_std"] * jax.random.normal(key, (n, MODEL["z_dim"])), *labels)
+'''
+
+
+def write(model: Model, target: str | Path) -> None:
+    """Writes a model to a new folder. Raises `UserError` if it exists or cannot be written."""
+    programs = _programs(model)
+    about = {
+        "shape": list(model.shape),
+        "z_dim": model.config.model.z_dim,
+        "prior_std": model.config.objective.prior_std,
+        "classes": model.config.model.classes,
+        "step": model.step,
+        "batch_norm": model.batch_norm,
+        "platforms": PLATFORMS,
+        "jax": jax.__version__,
+    }
+    with files.new_folder(target) as folder:
+        for name, program in programs.items():
+            (folder / f"{name}.jax_export").write_bytes(program)
+        files.write_text(folder / "model.json", json.dumps(about, indent=2) + "\n")
+        files.write_text(folder / "load_model.py", LOADER)
+
+
+@seeds.pinned()
+def _programs(model: Model) -> dict[str, bytes]:
+    functions: dict[str, Callable[..., object]] = {
+        "encode": lambda x, *labels: tuple(model.apply("encoder", x, *labels)),
+        "decode": lambda z, *labels: model.apply("decoder", z, *labels, role="posterior"),
+        "decode_prior": lambda z, *labels: model.apply("decoder", z, *labels, role="prior"),
+    }
+    number = jax_export.symbolic_shape("n")
+    labels = [jax.ShapeDtypeStruct(number, jnp.int32)] if model.config.model.classes else []
+    out = {}
+    for name, function in functions.items():
+        one = model.shape if name == "encode" else (model.config.model.z_dim,)
+        inputs = jax.ShapeDtypeStruct((*number, *one), jnp.float32)
+        out[name] = jax_export.export(jax.jit(function), platforms=PLATFORMS)(inputs, *labels).serialize()
+    return out
