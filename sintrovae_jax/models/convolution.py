@@ -8,6 +8,7 @@ Convolutions of pairs also multiply by zeros, but only as many as there would be
 import functools
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,7 +168,7 @@ def _of_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
         weights = kernel.reshape(-1, kernel.shape[-1])
         return _sum(part * k for part, k in zip(_shifts(x, kernel.shape[0], pad), weights, strict=True))
 
-    batch = x.shape[0]
+    batch: Any = x.shape[0]
     if not isinstance(batch, int) or batch % 2:  # a symbol, in an export for any number of images
         return summed(x)
     y = lax.map(summed, x.reshape(2, -1, *x.shape[1:]))

@@ -65,9 +65,9 @@ def write(model: Model, target: str | Path) -> None:
 @seeds.pinned()
 def _programs(model: Model) -> dict[str, bytes]:
     functions: dict[str, Callable[..., object]] = {
-        "encode": lambda x, *labels: tuple(model.apply("encoder", x, *labels)),
-        "decode": lambda z, *labels: model.apply("decoder", z, *labels, role="posterior"),
-        "decode_prior": lambda z, *labels: model.apply("decoder", z, *labels, role="prior"),
+        "encode": lambda x, labels=None: tuple(model.apply("encoder", x, labels)),
+        "decode": lambda z, labels=None: model.apply("decoder", z, labels, role="posterior"),
+        "decode_prior": lambda z, labels=None: model.apply("decoder", z, labels, role="prior"),
     }
     number = jax_export.symbolic_shape("n")
     labels = [jax.ShapeDtypeStruct(number, jnp.int32)] if model.config.model.classes else []
@@ -75,5 +75,5 @@ def _programs(model: Model) -> dict[str, bytes]:
     for name, function in functions.items():
         one = model.shape if name == "encode" else (model.config.model.z_dim,)
         inputs = jax.ShapeDtypeStruct((*number, *one), jnp.float32)
-        out[name] = jax_export.export(jax.jit(function), platforms=PLATFORMS)(inputs, *labels).serialize()
+        out[name] = bytes(jax_export.export(jax.jit(function), platforms=PLATFORMS)(inputs, *labels).serialize())
     return out
