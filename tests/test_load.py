@@ -121,7 +121,15 @@ def test_the_models_of_the_package():
     wanted = json.loads((inference.PRETRAINED / "mnist5k" / "results.json").read_text())["kl_fake"]
     assert kl.mean() == pytest.approx(wanted, rel=1e-3)
     assert model.log_likelihood(samples[:8], 10).min() > model.log_likelihood(np.ones((1, 28, 28, 1)) / 2, 10).max()
-    with pytest.raises(UserError, match="there are digits, digits_style, mnist5k"):
+    model = sintrovae_jax.load("pretrained:digits_conditional")
+    source = pipeline.build(model.config.data)
+    x, labels = source.test(297, 0), source.labels[1]
+    error = np.square(np.asarray(model.reconstruct(x, labels)) - x).sum((1, 2, 3))
+    results = json.loads((inference.PRETRAINED / "digits_conditional" / "results.json").read_text())
+    assert error.mean() == pytest.approx(results["rec_error"], rel=1e-3)
+    other = np.square(np.asarray(model.reconstruct(x, (labels + 1) % 10)) - x).sum((1, 2, 3))
+    assert (other > error).mean() > 0.95  # with the label of another digit
+    with pytest.raises(UserError, match="there are digits, digits_conditional, digits_style, mnist5k"):
         sintrovae_jax.load("pretrained:cats")
 
 
