@@ -123,6 +123,10 @@ def _check_classes(mode: str, config: ConfigDict, options: Options) -> None:
         raise UserError("--class is for conditional models: this one takes no labels (model.classes=0)")
     if not all(label < classes for label in given):
         raise UserError(f"--class {','.join(map(str, given))}: labels are from 0 to {classes - 1}")
+    if mode == "sample" and len(set(given)) < len(given):
+        raise UserError(f"--class {','.join(map(str, given))}: a label is given twice")
+    if mode == "sample" and len(given) > config.eval.num_samples:
+        raise UserError(f"--class gives {len(given)} labels for eval.num_samples={config.eval.num_samples}")
     if mode == "interpolate" and len(given) != 2:
         raise UserError("--mode interpolate needs the labels of both --a and --b: --class A,B")
 
@@ -131,7 +135,7 @@ def _classes(text: str | None) -> tuple[int, ...]:
     """The labels that --class gives."""
     if text is None:
         return ()
-    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text, re.ASCII):
         raise UserError(f"--class {text!r} is no label, nor several: give --class 7 or --class 1,3")
     return tuple(map(int, text.split(",")))
 

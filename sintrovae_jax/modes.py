@@ -142,17 +142,21 @@ def _labels(model, source, ends):
         return tuple(np.array([label], np.int32) for label in ends.classes)
     if not model.config.model.classes:
         return None, None
-    if not all(end.isdigit() for end in ends.named):
+    if not all(map(_is_index, ends.named)):
         raise UserError("of an image file the label is not known: add --class A,B, the labels of --a and --b")
     of_test = of_labels(source).labels[1]
     return tuple(of_test[int(end) : int(end) + 1] for end in ends.named)
+
+
+def _is_index(end: str) -> bool:
+    return end.isascii() and end.isdigit()
 
 
 def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:
     """A test example by its index, or an image file as the model sees it."""
     from sintrovae_jax.data import images, readers, sources  # TensorFlow
 
-    if end.isdigit():
+    if _is_index(end):
         x = source.test(int(end) + 1, model.config.seed)
         if len(x) <= int(end):
             raise UserError(f"there is no test example {end}: there are {len(x)}, from 0")

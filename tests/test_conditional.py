@@ -221,6 +221,9 @@ def test_configs_that_cannot_work(values, says, tmp_path):
     [
         (["--mode", "sample", "--class", "10"], "--class 10: labels are from 0 to 9"),
         (["--mode", "sample", "--class", "one"], "--class 'one' is no label"),
+        (["--mode", "sample", "--class", "7" * 5000], "is no label"),
+        (["--mode", "sample", "--class", "7,3,7"], "--class 7,3,7: a label is given twice"),
+        (["--mode", "sample", "--class", "7,3", "--config.eval.num_samples=1"], "2 labels for eval.num_samples=1"),
         (["--mode", "eval", "--class", "1"], "--class is for --mode sample"),
         (["--mode", "interpolate", "--a", "0", "--b", "1", "--class", "1"], "needs the labels of both"),
         (["--mode", "interpolate", "--a", "x.png", "--b", "1"], "add --class A,B"),
@@ -237,6 +240,9 @@ def test_labels_that_a_model_cannot_use(trained):
     for labels, says in (
         (None, "needs labels, whole numbers [N] from 0 to 9"),
         ([0, 10], "labels are from 0 to 9 here, not from 0 to 10"),
+        ([[1], [1, 2]], "labels are no array"),
+        (np.full((2, 10), np.nan), "weights of classes are finite"),
+        (np.full((2, 10), "a"), "labels are whole numbers"),
         ([1], "whole numbers of shape [2] here, not int64 (1,)"),
         ([0.5, 1.0], "whole numbers of shape [2] here, not float64"),
     ):

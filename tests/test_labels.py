@@ -54,5 +54,5 @@ def test_a_folder_with_a_folder_for_each_class(tmp_path):
     with pytest.raises(UserError, match=r"model\.classes=2, but .* has labels 0 to 2"):
         check_labels(settings(2, "folder:"), source)
     Image.new("L", (4, 4)).save(tmp_path / "in" / "outside.png")
-    with pytest.raises(UserError, match=r"model\.classes needs a data\.source with labels"):
+    with pytest.raises(UserError, match=r"model\.classes needs labels, which this data\.source does not serve"):
         check_labels(config, pipeline.build(config.data))

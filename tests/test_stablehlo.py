@@ -28,6 +28,15 @@ for n in (1, 5):
     for got, name in zip(model.encode(known["x"][:n], *labels), ("mean", "logvar"), strict=True):
         close(got, name)
     close(model.decode(known["mean"][:n], *labels), "recon")
+if labels:
+    np.testing.assert_array_equal(model.sample(3, 5), model.sample(3, 5, [0, 1, 2, 3, 4]))
+    for wrong in (None, [0, 1], [0, 1, 2, 3, 10], [-1, 0, 0, 0, 0], [[0, 1, 2, 3, 4]]):
+        try:
+            model.encode(known["x"], wrong)
+        except ValueError as error:
+            assert "whole numbers from 0 to 9" in str(error)
+        else:
+            raise AssertionError(wrong)
 labels = [known["labels"]] if labels else []
 np.testing.assert_allclose(model.sample(3, 5, *labels), known["samples"], atol=1e-5)
 """

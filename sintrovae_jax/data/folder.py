@@ -51,7 +51,7 @@ _A_PROCESS = 64  # pictures that are worth starting a process for
 def build(path: str, form: Format, test_fraction: float, memory_bytes: float) -> Images:
     """The source of a folder's pictures: in memory if they fit, otherwise read during training.
 
-    In memory their classes are known, if all lie in folders of their own: these, in the order of their names.
+    In memory their classes are known, if all lie in one folder per class: numbered in the order of the folders' names.
     Those that cannot be read are skipped, counted and named. In memory every file is decoded first, so that all of them
     are known. Otherwise only the beginning of every file is checked first, and a file that turns out to be damaged
     later is replaced by the next readable one. Raises `UserError` if there is no folder or no readable picture in it.

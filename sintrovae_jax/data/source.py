@@ -113,8 +113,9 @@ def of_labels(source: Source) -> Labelled:
     """The same source. Raises `UserError` if it has no labels for training."""
     if not _has_labels(source):
         raise UserError(
-            "model.classes needs a data.source with labels: digits, letters, or another set with classes, if it fits "
-            "data.memory_gib (what is read from disk is read without them)"
+            "model.classes needs labels, which this data.source does not serve: digits and letters do; and an npz "
+            "with classes, a TFDS set with them, and a folder whose pictures all lie in one folder per class, if they "
+            "fit data.memory_gib"
         )
     return source
 

@@ -1,6 +1,6 @@
 """Whether the samples of a conditional model show the classes asked for, as a classifier of real images names them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,18 +14,26 @@ if TYPE_CHECKING:
     from sintrovae_jax.evaluators.scoring import Scoring
 
 
-def evaluate(scoring: "Scoring") -> dict[str, float]:
+def evaluate(scoring: "Scoring") -> dict[str, Any]:
     """class_accuracy, the share of `eval.num_samples` samples that are named as asked; class_accuracy_Y of label Y.
 
-    Also classifier_accuracy, of the classifier itself on test images.
+    Also classifier_accuracy, of the classifier itself on test images, and which one it is.
     """
     model, size = scoring.model, scoring.model.config.eval.batch_size
-    known = classifier.trained(model.config, scoring.images)
+    known = _classifier(scoring)
     asked = model.even_labels(scoring.num_samples)
     assert asked is not None
     right = np.concatenate([known.named(x, size) for x in scoring.samples()]) == asked
     each = {f"class_accuracy_{y}": float(right[asked == y].mean()) for y in range(model.config.model.classes)}
-    return {"class_accuracy": float(right.mean())} | each | {"classifier_accuracy": known.accuracy}
+    about = {"classifier_accuracy": known.accuracy, "class_accuracy_by": f"classifier {known.fingerprint}"}
+    return {"class_accuracy": float(right.mean())} | each | about
+
+
+def _classifier(scoring: "Scoring") -> classifier.Trained:
+    key = ("classifier", scoring.images.fingerprint)
+    if key not in scoring.kept:
+        scoring.kept[key] = classifier.trained(scoring.model.config, scoring.images)
+    return scoring.kept[key]
 
 
 def _check(config: ConfigDict) -> None:

@@ -102,12 +102,13 @@ def _labels(config: ConfigDict, source: Images) -> Labels:
 
 
 class Trained(NamedTuple):
-    """A classifier of the labels `names`, with its accuracy on test images."""
+    """A classifier of the labels `names`, with its accuracy on test images. fingerprint: of its parameters."""
 
     network: Classifier
     variables: Variables
     names: np.ndarray
     accuracy: float
+    fingerprint: str
 
     def named(self, x: np.ndarray, size: int) -> np.ndarray:
         """The labels [N] of images [N, H, W, C] in [0, 1], as a file of theirs would hold them. size: of a chunk."""
@@ -116,9 +117,8 @@ class Trained(NamedTuple):
 
 def build(config: ConfigDict, source: Images) -> Extractor:
     """The classifier of a source as an extractor. Its metrics: classifier_accuracy, on the test images."""
-    network, variables, names, accuracy = trained(config, source)
+    network, variables, names, accuracy, fingerprint = trained(config, source)
     log.info("features: a classifier of %d classes, right on %.1f %% of test images", len(names), 100 * accuracy)
-    fingerprint = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(variables))).hexdigest()
     metrics = {"classifier_accuracy": accuracy}
     return Extractor("classifier", fingerprint, functools.partial(_features, network), variables, metrics)
 
@@ -140,7 +140,8 @@ def trained(config: ConfigDict, source: Images) -> Trained:
     name = f"classifier-{_digest(x, y)}"
     folder = _SHIPPED if (_SHIPPED / f"{name}.npz").exists() else config.eval.cache
     variables = stored(str(folder), name, train, functools.partial(_checked, network, x[:1]))
-    without = Trained(network, variables, names, 0.0)
+    fingerprint = hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(variables))).hexdigest()
+    without = Trained(network, variables, names, 0.0, fingerprint)
     accuracy = float((without.named(source.test(len(y_test), 0), size) == y_test).mean())
     return without._replace(accuracy=accuracy)
 

@@ -144,8 +144,13 @@ class Model:
             raise UserError("this model takes no labels: it is not conditional (model.classes=0)")
         if labels is None:
             raise UserError(f"this model needs labels, whole numbers [N] from 0 to {classes - 1}")
-        given = labels if isinstance(labels, jax.core.Tracer) else np.asarray(labels)
-        if given.shape == (n, classes):
+        try:
+            given = labels if isinstance(labels, jax.core.Tracer) else np.asarray(labels)
+        except ValueError as error:  # lists of different lengths
+            raise UserError(f"labels are no array: {error}") from None
+        if given.shape == (n, classes) and given.dtype.kind in "fiu":
+            if not isinstance(given, jax.core.Tracer) and not (np.isfinite(given) & (given >= 0)).all():
+                raise UserError("weights of classes are finite and not negative")
             return jnp.asarray(given, jnp.float32)
         if given.shape != (n,) or not jnp.issubdtype(given.dtype, jnp.integer):
             raise UserError(f"labels are whole numbers of shape [{n}] here, not {given.dtype} {given.shape}")
@@ -300,6 +305,8 @@ class Model:
             raise UserError(f"a path of interpolation is one of {', '.join(self.paths)}, not {path!r}")
         if jnp.shape(a) != jnp.shape(b):
             raise UserError(f"a and b are of different shapes: {jnp.shape(a)} and {jnp.shape(b)}")
+        if len(labels) != 2:
+            raise UserError("an interpolation has the labels of both ends: (of a, of b)")
         z_a, z_b = self.encode(a, labels[0]).mean, self.encode(b, labels[1]).mean
         t, noise = jnp.linspace(0.0, 1.0, steps), jnp.arange(len(z_a)).repeat(steps)  # the same noise along a path
         images = self._along(path, z_a, z_b, t, noise, self._blended(labels, t))

@@ -18,27 +18,45 @@ from sintrovae_jax.models import Model
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOADER = '''"""The model in this folder, with JAX alone: encode, decode, decode_prior, sample. model.json describes it.
 
-Images are float32 [N, *shape] in [0, 1], latents [N, z_dim]; a conditional model also takes labels, int32 [N].
+Images are float32 [N, *shape] in [0, 1], latents [N, z_dim]. A conditional model also takes labels [N], whole numbers
+from 0 to classes - 1; samples without labels are of all classes in turn.
 """
 
 import json
 import pathlib
 
 import jax
+import numpy
 from jax import export
 
 FOLDER = pathlib.Path(__file__).parent
 MODEL = json.loads((FOLDER / "model.json").read_text())
-encode, decode, decode_prior = (
-    export.deserialize(bytearray((FOLDER / f"{name}.jax_export").read_bytes())).call
-    for name in ("encode", "decode", "decode_prior")
-)
 
 
-def sample(seed, n, *labels):
+def _read(name):
+    program = export.deserialize(bytearray((FOLDER / f"{name}.jax_export").read_bytes())).call
+
+    def call(inputs, labels=None):
+        inputs = numpy.asarray(inputs, "float32")
+        if not MODEL["classes"]:
+            return program(inputs)
+        labels = numpy.asarray(labels)
+        if labels.shape != (len(inputs),) or not set(labels.tolist()) <= set(range(MODEL["classes"])):
+            raise ValueError(f"labels are {len(inputs)} whole numbers from 0 to {MODEL['classes'] - 1}")
+        return program(inputs, labels.astype("int32"))
+
+    return call
+
+
+encode, decode, decode_prior = map(_read, ("encode", "decode", "decode_prior"))
+
+
+def sample(seed, n, labels=None):
     """n images [n, *shape], not clipped: decoded latents from the prior."""
+    if MODEL["classes"] and labels is None:
+        labels = numpy.arange(n) % MODEL["classes"]
     key = jax.random.key(seed, impl="threefry2x32")
-    return decode_prior(MODEL["prior_std"] * jax.random.normal(key, (n, MODEL["z_dim"])), *labels)
+    return decode_prior(MODEL["prior_std"] * jax.random.normal(key, (n, MODEL["z_dim"]), "float32"), labels)
 '''
 
 

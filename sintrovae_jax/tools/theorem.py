@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special
 
-from sintrovae_jax import cli, files
+from sintrovae_jax import cli, extras, files
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import text
 
@@ -149,12 +149,13 @@ def figure(path: Path, r: np.ndarray, rows: list[dict[str, Any]]) -> None:
     for number, (panel, alpha) in enumerate(zip(panels, alphas, strict=True)):
         some = [row for row in rows if row["alpha"] == alpha]
         gammas = [row["gamma"] for row in some]
+        half = (gammas[1] - gammas[0]) / 2
         for x in range(len(r)):
             panel.plot(gammas, [row["optimum"][x] for row in some], color=f"C{x}", label=f"x = {x}")
             panel.plot(gammas, [row["end"][x] for row in some], "o", markersize=4, color=f"C{x}", clip_on=False)
-        violated = [row["gamma"] for row in some if not row["exact"]]
-        if violated:
-            panel.axvspan(min(violated), max(gammas), color="0.88", zorder=0)
+        for row in some:
+            if not row["exact"]:
+                panel.axvspan(row["gamma"] - half, row["gamma"] + half, color="0.88", linewidth=0, zorder=0)
         panel.set(title=f"α = {alpha:g}", xlabel="γ", ylabel="p(x)", ylim=(0, None), xlim=(min(gammas), max(gammas)))
         if not number:
             entropies.plot(gammas, [special.entr(row["optimum"]).sum() for row in some], color="k", label="d*")
@@ -185,10 +186,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--figure", default="", help="where to draw it, a PNG file")
     args = parser.parse(argv[1:])
     r = _distribution(args.data)
+    place = files.place(args.figure) if args.figure else None
+    if place:
+        extras.need_train()  # matplotlib
     rows = sweep(r, np.linspace(0, 1, 11).round(1).tolist(), (2.0, 8.0))
     print(text.aligned([("α", "γ", "d*", "play ends at", "distance", "condition"), *map(_cells, rows)]))
-    if args.figure:
-        figure(files.place(args.figure), r, rows)
+    if place:
+        figure(place, r, rows)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
