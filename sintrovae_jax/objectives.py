@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from sintrovae_jax.arrays import Scalar
+from sintrovae_jax.chamfer import chamfer
 
 
 def _per_example(errors: jax.Array) -> jax.Array:
@@ -49,7 +50,7 @@ def bce(x: jax.Array, x_hat: jax.Array) -> jax.Array:
     return _per_example(-(x * jnp.log(x_hat) + (1 - x) * jnp.log1p(-x_hat)))
 
 
-RECONSTRUCTION_ERRORS = {"mse": mse, "l1": l1, "bce": bce}
+RECONSTRUCTION_ERRORS = {"mse": mse, "l1": l1, "bce": bce, "chamfer": chamfer}
 
 
 def kl(

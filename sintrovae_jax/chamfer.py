@@ -1,0 +1,69 @@
+"""The Chamfer distance between point clouds, in memory that does not grow with the product of their sizes.
+
+    chamfer(a, b) = Σ_i min_j |a_i - b_j|² + Σ_j min_i |a_i - b_j|²
+
+The nearest points are searched without a gradient, a few rows of the table of distances at a time, and one pass over it
+serves both directions. The distances to those that were found are then computed again, from the points, and this is
+what is differentiated: exact almost everywhere, and with neither the table nor its gradient in memory.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_AT_ONCE = 2**22  # distances in memory at once
+_IN_CACHE = 2**18  # the same, on CPUs
+
+
+def chamfer(x: jax.Array, x_hat: jax.Array) -> jax.Array:
+    """Σ of squared distances to the nearest point of the other cloud, both ways. [B, N, D], [B, M, D]. Returns [B]."""
+    x, x_hat = (points.astype(jnp.promote_types(points.dtype, jnp.float32)) for points in (x, x_hat))
+    on_cpu = functools.partial(nearest, at_once=_IN_CACHE)
+    constants = lax.stop_gradient((x, x_hat))
+    forth, back = lax.platform_dependent(*constants, cpu=on_cpu, default=nearest)
+    return _squared(x, x_hat, forth) + _squared(x_hat, x, back)
+
+
+def _squared(points: jax.Array, others: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Σ of the squared distances of points [B, N, D] from the chosen [B, N] ones of the others. Returns [B]."""
+    return jnp.square(points - jnp.take_along_axis(others, chosen[..., None], 1, mode="clip")).sum((1, 2))
+
+
+def nearest(a: jax.Array, b: jax.Array, at_once: int = _AT_ONCE) -> tuple[jax.Array, jax.Array]:
+    """For each point of a [B, N, D] the index of the nearest in b [B, M, D], int32 [B, N], and the reverse [B, M].
+
+    Of points that are equally near, the first. at_once: distances that are held in memory, at least; one row of the
+    table, B·M, is never divided.
+    """
+    (batch, n, _), m = a.shape, b.shape[1]
+    rows = min(n, max(1, at_once // (batch * m)))
+    count = -(-n // rows)
+    padded = jnp.pad(a, ((0, 0), (0, count * rows - n), (0, 0)), constant_values=jnp.inf)  # nearest to nothing
+    pieces = jnp.moveaxis(padded.reshape(batch, count, rows, -1), 1, 0)
+
+    def piece(best, inputs):
+        number, points = inputs
+        # Differences, not |a|² - 2a·b + |b|², whose rounding would choose other neighbours.
+        table = sum(jnp.square(points[:, :, None, axis] - b[:, None, :, axis]) for axis in range(a.shape[-1]))
+        smallest, forth = _smallest(table, 2)
+        least, back = _smallest(table, 1)
+        distance, index = best
+        nearer = least < distance
+        best = jnp.where(nearer, least, distance), jnp.where(nearer, back + number * rows, index)
+        return best, forth
+
+    start = jnp.full((batch, m), jnp.inf, a.dtype), jnp.zeros((batch, m), jnp.int32)
+    (_, back), forth = lax.scan(piece, start, (jnp.arange(count), pieces))
+    return jnp.moveaxis(forth, 0, 1).reshape(batch, -1)[:, :n], back
+
+
+def _smallest(table: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The smallest values along an axis, and their first places.
+
+    Two reductions of one kind each: CPUs compute them with vectors, but an argmin one number at a time.
+    """
+    least = table.min(axis, keepdims=True)
+    places = jnp.arange(table.shape[axis], dtype=jnp.int32).reshape([-1 if i == axis else 1 for i in range(table.ndim)])
+    return least.squeeze(axis), jnp.where(table <= least, places, table.shape[axis]).min(axis)
