@@ -15,6 +15,7 @@ from jax import lax
 
 _AT_ONCE = 2**22  # distances in memory at once
 _IN_CACHE = 2**18  # the same, on CPUs
+_ROUNDING = 2e-6  # of a distance in float32, relative, at most
 
 
 def chamfer(x: jax.Array, x_hat: jax.Array) -> jax.Array:
@@ -34,7 +35,7 @@ def _squared(points: jax.Array, others: jax.Array, chosen: jax.Array) -> jax.Arr
 def nearest(a: jax.Array, b: jax.Array, at_once: int = _AT_ONCE) -> tuple[jax.Array, jax.Array]:
     """For each point of a [B, N, D] the index of the nearest in b [B, M, D], int32 [B, N], and the reverse [B, M].
 
-    Of points that are equally near, the first. at_once: distances that are held in memory, at least; one row of the
+    Of points that are equally near up to rounding, the first. at_once: distances that are held in memory, at least; one row of the
     table, B·M, is never divided.
     """
     (batch, n, _), m = a.shape, b.shape[1]
@@ -47,7 +48,7 @@ def nearest(a: jax.Array, b: jax.Array, at_once: int = _AT_ONCE) -> tuple[jax.Ar
         number, points = inputs
         # Differences, not |a|² - 2a·b + |b|², whose rounding would choose other neighbours.
         table = sum(jnp.square(points[:, :, None, axis] - b[:, None, :, axis]) for axis in range(a.shape[-1]))
-        smallest, forth = _smallest(table, 2)
+        _, forth = _smallest(table, 2)
         least, back = _smallest(table, 1)
         distance, index = best
         nearer = least < distance
@@ -60,10 +61,11 @@ def nearest(a: jax.Array, b: jax.Array, at_once: int = _AT_ONCE) -> tuple[jax.Ar
 
 
 def _smallest(table: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """The smallest values along an axis, and their first places.
+    """The smallest values along an axis, and the first places of such.
 
-    Two reductions of one kind each: CPUs compute them with vectors, but an argmin one number at a time.
+    Two reductions of one kind each: CPUs compute them with vectors, but an argmin one number at a time. The compiler
+    may compute the table twice and round it differently, hence the tolerance.
     """
     least = table.min(axis, keepdims=True)
     places = jnp.arange(table.shape[axis], dtype=jnp.int32).reshape([-1 if i == axis else 1 for i in range(table.ndim)])
-    return least.squeeze(axis), jnp.where(table <= least, places, table.shape[axis]).min(axis)
+    return least.squeeze(axis), jnp.where(table <= least * (1 + _ROUNDING), places, table.shape[axis]).min(axis)

@@ -144,11 +144,19 @@ def _check_together(config, values):
         )
     if config.objective.target_period and config.objective.name != "soft_intro":
         raise UserError("objective.target_period is the bootstrap variant of objective.name=soft_intro: set it to 0")
-    images = examples.of(config.data).kind == "images"
+    kind = examples.of(config.data).kind
+    images = kind == "images"
     if not images and (config.data.translate or config.data.hue or config.data.flip):
-        raise UserError("data.translate, data.hue and data.flip are for images: set them to 0 for points")
+        raise UserError(f"data.translate, data.hue and data.flip are for images: set them to 0 for {kind}")
     if config.model.augment and not images:
-        raise UserError("model.augment is for images: set it to False for points")
+        raise UserError(f"model.augment is for images: set it to False for {kind}")
+    if kind != "clouds" and config.data.rotate:
+        raise UserError(f"data.rotate is for point clouds: set it to 0 for {kind}")
+    if (kind == "clouds") != (config.objective.reconstruction == "chamfer"):
+        raise UserError(
+            "objective.reconstruction=chamfer is for point clouds, and for them there is no other: "
+            f"it is {config.objective.reconstruction}, and data.source={config.data.source} has {kind}"
+        )
     if config.data.hue and config.data.image_channels != 3:
         raise UserError("data.hue turns colours: it needs data.image_channels=3")
     if config.model.classes and not models.family_of(config.model).conditional:

@@ -161,8 +161,9 @@ def _example(end: str, model: inference.Model, source: Source) -> np.ndarray:
         if len(x) <= int(end):
             raise UserError(f"there is no test example {end}: there are {len(x)}, from 0")
         return x[int(end)]
-    if examples.of(model.config.data).kind != "images":
-        raise UserError(f"--a and --b of a model of points are indices of test points, not {end!r}")
+    kind = examples.of(model.config.data).kind
+    if kind != "images":
+        raise UserError(f"--a and --b of a model of {kind} are indices of test {kind}, not {end!r}")
     form = images.read_format(model.config.data)
     x = np.empty((1, *form.shape), np.uint8)
     for problem in readers.Readers(form, 1).read([files.resolved(end)], x).values():

@@ -18,11 +18,13 @@ _RUN = {
 }
 _DATA = {
     "source": Key("", f"the dataset, one of {', '.join(examples.NAMES)}; PATH may be on gs://"),
-    "image_size": Key(0, "resolution, in pixels a side; 0: points, not images", at_least(0)),
+    "image_size": Key(0, "resolution, in pixels a side; 0: points or clouds, not images", at_least(0)),
     "image_channels": Key(1, "grey or colour", one_of(1, 3)),
     "max_pixels": Key(178_956_970, "of a picture's file; a larger one is skipped, without decoding it", at_least(1)),
     "crop": Key(True, "the largest square in the middle of a picture; False: all of it, squeezed"),
     "background": Key((255, 255, 255), "behind transparent pictures, and what translations bring in", COLOUR),
+    "points": Key(2048, "of a cloud", at_least(1)),
+    "radius": Key(0.5, "clouds are centred, and scaled to a sphere of this radius; 0: left as they are", at_least(0)),
     "test_fraction": Key(0.05, "held out where a set has no test split of its own", between(0, 0.5)),
     "memory_gib": Key(2.0, "a set larger than this is read from disk during training", ABOVE_0),
     "shuffle_buffer": Key(10_000, "encoded images, of a TFDS set that is read from disk", at_least(1)),
@@ -33,19 +35,22 @@ _DATA = {
     "translate": Key(0, "pixels, at most, in each direction", at_least(0)),
     "hue": Key(0.0, "at most this part of the colour circle, either way; 0.5 is all of it", between(0, 0.5)),
     "flip": Key(False, "mirror left to right, with probability 1/2"),
+    "rotate": Key(0.0, "clouds: degrees, at most, about the vertical axis (y)", between(0, 360)),
 }
 _MODEL = {
     "family": Key("mlp", f"of the networks, by name: {', '.join(models.FAMILIES)}"),
     "z_dim": Key(2, "latent dimensions", at_least(1)),
     "channels": Key(
         (256, 256, 256, 256),
-        "mlp: width of each hidden layer; others: of each stage, from the finest",
+        "mlp: width of each hidden layer; point_cloud: of each layer of the encoder, point by point; others: of each "
+        "stage, from the finest",
         widths(64),
     ),
+    "decoder_channels": Key((), "point_cloud: width of each of the decoder's hidden layers", widths(64)),
     "classes": Key(0, "conv, mlp: labels 0, 1, … of the examples, given to both networks; 0: none", at_least(0)),
     "class_dim": Key(0, "two_encoder: size of the class code; the rest of z_dim is the content code", at_least(0)),
     "kernel": Key(7, "two_encoder: pixels a side of the outermost convolutions; the last but one has 2 less"),
-    "hidden": Key(256, "two_encoder: width of the encoders' dense layers", at_least(1)),
+    "hidden": Key(256, "two_encoder, point_cloud: width of the encoders' dense layers", at_least(1)),
     "output": Key("linear", "of the decoder; sigmoid for bce", one_of("linear", "sigmoid")),
     "augment": Key(False, "images: in training the encoder is given them moved and erased in part"),
     "remat": Key(False, "all but mlp: recompute activations in the backward pass, to save memory"),

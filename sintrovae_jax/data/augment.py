@@ -1,9 +1,11 @@
-"""Augmentation of a batch of images: translation, hue jitter, flip, in this order.
+"""Augmentation of a batch of images: translation, hue jitter, flip, in this order; or of clouds: rotation.
 
 Every example's draw is a function of (seed, step, index of the example in the global batch). Images are [B, H, W, C],
-uint8 or floats in [0, 1], and keep their type.
+uint8 or floats in [0, 1], and keep their type; clouds [B, points, 3].
 """
 
+import functools
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -21,17 +23,14 @@ def from_config(data: ConfigDict) -> Augmentation | None:
 
     x: this process's part of the batches of these steps (one, or a vector of them), one after the other.
     """
+    if data.rotate:
+        return functools.partial(_rotate, data.rotate)
     if not (data.translate or data.hue or data.flip):
         return None
     fill = read_format(data).fill
 
     def augment(x: tf.Tensor, seed: int, steps: tf.Tensor, shard: Shard) -> tf.Tensor:
-        def draws(step):
-            stateless = tf.stack([tf.cast(seed, tf.int64), step + _STREAM])
-            # Drawn for the whole global batch, then cut, so that draws do not depend on the number of processes.
-            return tf.random.stateless_uniform([shard.batch_size, 4], stateless)[shard.start : shard.stop]
-
-        u = tf.reshape(tf.map_fn(draws, tf.reshape(steps, [-1]), fn_output_signature=tf.float32), [len(x), 4])
+        u = _draws(seed, steps, shard, 4)
         by = tf.cast(tf.floor(u[:, :2] * (2 * data.translate + 1)), tf.int32) - data.translate
         mirrored = u[:, 3] < (0.5 if data.flip else 0.0)
         # The flip may precede the change of hue, which acts on single pixels.
@@ -42,6 +41,27 @@ def from_config(data: ConfigDict) -> Augmentation | None:
         return turn_hue(x, data.hue * (2 * u[:, 2] - 1)) if data.hue else x
 
     return augment
+
+
+def _draws(seed: int, steps: tf.Tensor, shard: Shard, count: int) -> tf.Tensor:
+    """`count` numbers from [0, 1) for each of this process's examples of these steps, [examples, count]."""
+
+    def of_step(step):
+        stateless = tf.stack([tf.cast(seed, tf.int64), step + _STREAM])
+        # Drawn for the whole global batch, then cut, so that draws do not depend on the number of processes.
+        return tf.random.stateless_uniform([shard.batch_size, count], stateless)[shard.start : shard.stop]
+
+    return tf.reshape(tf.map_fn(of_step, tf.reshape(steps, [-1]), fn_output_signature=tf.float32), [-1, count])
+
+
+def _rotate(most: float, x: tf.Tensor, seed: int, steps: tf.Tensor, shard: Shard) -> tf.Tensor:
+    return rotate(x, math.radians(most) * _draws(seed, steps, shard, 1)[:, 0])
+
+
+def rotate(x: tf.Tensor, angles: tf.Tensor) -> tf.Tensor:
+    """Turns each cloud [B, points, 3] about the axis y by an angle [B], in radians."""
+    cos, sin = tf.cos(angles)[:, None], tf.sin(angles)[:, None]
+    return tf.stack([cos * x[..., 0] + sin * x[..., 2], x[..., 1], cos * x[..., 2] - sin * x[..., 0]], -1)
 
 
 def move(x: tf.Tensor, by: tf.Tensor, mirrored: tf.Tensor, fill: tuple[int, ...]) -> tf.Tensor:

@@ -20,8 +20,8 @@ HALF_RANGES = {
 # What `data.source` may be. `pipeline` builds them.
 NAMES = (
     *HALF_RANGES,
-    *("digits", "letters", "sprites"),
-    *("tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH", "cars3d:PATH", "kth:PATH"),
+    *("digits", "letters", "sprites", "shapes"),
+    *("tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH", "cars3d:PATH", "kth:PATH", "clouds:PATH"),
 )
 PATHS = tuple(name.removesuffix(":PATH") for name in NAMES if name.endswith(":PATH"))  # kinds that are KIND:PATH
 
@@ -39,7 +39,7 @@ def same_kind(a: str, b: str) -> bool:
 
 
 class Examples(NamedTuple):
-    """kind: 'images' or 'points'. shape: of one example. dtype: as a source serves them (an .npz of floats: float32).
+    """kind: 'images', 'points' or 'clouds' (of `data.points` points). shape: of one example. dtype: as a source serves them (an .npz of floats: float32).
 
     half_range: of points, half of the side of the square over which they are plotted and scored.
     """
@@ -56,6 +56,10 @@ def of(data: ConfigDict) -> Examples:
         if data.image_size:
             raise UserError(f"data.source={data.source} is a density of points: set data.image_size=0")
         return Examples("points", (2,), np.float32, HALF_RANGES[data.source])
+    if data.source == "shapes" or data.source.startswith("clouds:"):
+        if data.image_size:
+            raise UserError(f"data.source={data.source} is of point clouds: set data.image_size=0")
+        return Examples("clouds", (data.points, 3), np.float32)
     if data.image_size < 1:
         raise UserError(f"data.source={data.source!r} needs data.image_size of 1 or more")
     return Examples("images", (data.image_size, data.image_size, data.image_channels))

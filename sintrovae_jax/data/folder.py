@@ -149,8 +149,7 @@ def listing(path: str) -> list[str]:
     """
     if not is_folder(path):
         raise UserError(f"data.source=folder:{path} is no folder")
-    files = _walk_remote(path) if is_remote(path) else _walk(path)
-    files = [name for name in files if not os.path.basename(name).startswith("._")]  # what macOS keeps about a file
+    files = below(path)
     names = sorted(name for name in files if name.lower().endswith(images.SUFFIXES))
     kinds = Counter(kind for name in files if (kind := _unread(path, name)))
     unread = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
@@ -160,6 +159,12 @@ def listing(path: str) -> list[str]:
     if unread:
         log.warning("not read in %s: %s (only %s)", path, unread, ", ".join(images.SUFFIXES))
     return names
+
+
+def below(path: str) -> list[str]:
+    """The names of all files below a folder, relative to it. Follows links to folders, but never in a loop."""
+    files = _walk_remote(path) if is_remote(path) else _walk(path)
+    return [name for name in files if not os.path.basename(name).startswith("._")]  # what macOS keeps about a file
 
 
 def _unread(path: str, name: str) -> str:

@@ -18,7 +18,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every
 import tensorflow as tf
 
 from sintrovae_jax import files
-from sintrovae_jax.data import augment, cars3d, examples, failures, folder, images, sources, sprites
+from sintrovae_jax.data import augment, cars3d, clouds, examples, failures, folder, images, shapes, sources, sprites
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
@@ -49,8 +49,14 @@ _PLACES: dict[str, Callable[[str, ConfigDict, images.Format], Images]] = {
 def build(data: ConfigDict) -> Source:
     """The source that `config.data.source` names (see `source`). Raises `UserError` if there is none."""
     kind, _, place = data.source.partition(":")
-    if examples.of(data).kind == "points":
+    what = examples.of(data).kind
+    if what == "points":
         return sources.Density(data.source)
+    if what == "clouds" and data.source == "shapes":
+        return shapes.build(data.points, data.radius)
+    if what == "clouds" and place:
+        memory_bytes = data.memory_gib * 2**30
+        return clouds.build(files.resolved(place), data.points, data.radius, data.test_fraction, memory_bytes)
     form = images.read_format(data)
     if data.source in _EMBEDDED:
         return _EMBEDDED[data.source](form)

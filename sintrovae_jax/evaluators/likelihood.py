@@ -36,7 +36,9 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
 
 
 def check_std(name: str, config: ConfigDict) -> None:
-    """Raises `UserError` where p(x|z) has no standard deviation. name: of the evaluator that needs one."""
+    """Raises `UserError` where p(x|z) has no standard deviation, or none is meant. name: of the evaluator."""
+    if examples.of(config.data).kind == "clouds":
+        raise UserError(f"the {name} evaluator is for images and points: a cloud's points have no order to compare in")
     if not (config.eval.likelihood.observation_std or importance.observation_std(config.objective) > 0):
         raise UserError(
             f"the {name} evaluator has no standard deviation of p(x|z) here: set eval.likelihood.observation_std"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sintrovae_jax.errors import UserError
-from sintrovae_jax.models import conv, mlp, style, two_encoder
+from sintrovae_jax.models import conv, mlp, point_cloud, style, two_encoder
 from sintrovae_jax.models.family import Family
 from sintrovae_jax.models.layers import Posterior, Stage
 from sintrovae_jax.models.trained import Model
@@ -28,6 +28,7 @@ FAMILIES: dict[str, Family] = {
     "conv": conv.FAMILY,
     "style": style.FAMILY,
     "two_encoder": two_encoder.FAMILY,
+    "point_cloud": point_cloud.FAMILY,
 }
 # The type networks compute in; parameters, losses and statistics are float32 either way. None: the inputs' own type.
 DTYPES = {"float32": None, "bfloat16": jnp.dtype(jnp.bfloat16)}

@@ -12,6 +12,7 @@ from PIL import Image
 from sintrovae_jax import files
 
 _SMALLEST = 48  # pixels: images smaller than this are enlarged, so that a person can see them
+_VIEW = 30, 25  # degrees from which clouds are seen: to the right, and above
 
 
 def grid(path: Path, images: np.ndarray, columns: int) -> None:
@@ -28,6 +29,31 @@ def grid(path: Path, images: np.ndarray, columns: int) -> None:
     enlarge = -(-_SMALLEST // height)
     with files.storing(path), files.replacing(path) as beside:
         picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST).save(beside)
+
+
+def clouds(path: Path, clouds: np.ndarray, columns: int) -> None:
+    """Clouds [N, points, 3] as a table, row by row: each seen from the front, the right and above, y upwards.
+
+    What is near is bright. All are drawn to one scale, and what is far outside of it is cut off.
+    """
+    x, y, z = np.moveaxis(np.asarray(clouds, np.float32), -1, 0)
+    turn, tilt = np.radians(_VIEW)
+    x, z = np.cos(turn) * x - np.sin(turn) * z, np.sin(turn) * x + np.cos(turn) * z
+    y, z = np.cos(tilt) * y - np.sin(tilt) * z, np.sin(tilt) * y + np.cos(tilt) * z
+    reach = max(np.percentile(np.sqrt(x**2 + y**2 + z**2), 99.5), 1e-6)
+    rows, cell = -(-len(x) // columns), np.arange(len(x))
+    seen = (np.abs(x) < 1.2 * reach) & (np.abs(y) < 1.2 * reach)
+    across, down = (v[:, None] * 2.2 * reach for v in (cell % columns, cell // columns))
+    figure = Figure(figsize=(1.3 * columns, 1.3 * rows))
+    axis = figure.add_axes((0, 0, 1, 1))
+    order = np.argsort(z[seen])  # the near ones over the others
+    places = ((x + across)[seen][order], (y - down)[seen][order])
+    size = 5 * np.sqrt(512 / x.shape[1])
+    axis.scatter(*places, s=size, c=z[seen][order], cmap="viridis", vmin=-reach, vmax=reach, linewidths=0)
+    xlim, ylim = ((-1.1, 2.2 * columns - 1.1), (1.1 - 2.2 * rows, 1.1))
+    axis.set(xlim=np.multiply(xlim, reach), ylim=np.multiply(ylim, reach), aspect="equal")
+    axis.axis("off")
+    _save(figure, path)
 
 
 def _points(axis, points, title, half_range):

@@ -33,9 +33,9 @@ def samples(
         rows = np.array(classes or range(min(model.config.model.classes, _CLASSES)), np.int32)
         z = np.tile(model.prior(model.config.seed, _COLUMNS), (len(rows), 1))
         images = model.decode(z, role="prior", labels=rows.repeat(_COLUMNS))
-        draw.grid(path, np.asarray(images), _COLUMNS)
+        _grid(model)(path, np.asarray(images), _COLUMNS)
     elif _images(model):
-        draw.grid(path, np.asarray(model.sample(model.config.seed, _ROWS * _COLUMNS, truncation)), _COLUMNS)
+        _grid(model)(path, np.asarray(model.sample(model.config.seed, _ROWS * _COLUMNS, truncation)), _COLUMNS)
     else:
         _scatter(path, model, source, np.asarray(model.sample(model.config.seed, _POINTS)))
     return path
@@ -50,7 +50,7 @@ def reconstructions(model: Model, source: Source, folder: Path, suffix: str = ""
         x = x[: len(x) // columns * columns]  # whole rows
         labels = labels_of_test(model.config, source, len(x))
         pairs = np.stack([x, np.asarray(model.reconstruct(x, labels))]).reshape(2, -1, columns, *model.shape)
-        draw.grid(path, pairs.swapaxes(0, 1).reshape(-1, *model.shape), columns)
+        _grid(model)(path, pairs.swapaxes(0, 1).reshape(-1, *model.shape), columns)
     else:
         x = source.test(_POINTS, model.config.seed)
         _scatter(path, model, source, np.asarray(model.reconstruct(x)))
@@ -83,14 +83,19 @@ def interpolation(
     steps = _COLUMNS if _images(model) else 32
     between = np.asarray(model.interpolate(a, b, steps, path, labels)).reshape(-1, *model.shape)
     if _images(model):
-        draw.grid(file, between, _COLUMNS)
+        _grid(model)(file, between, _COLUMNS)
     else:
         _scatter(file, model, source, between)
     return file
 
 
 def _images(model):
-    return examples.of(model.config.data).kind == "images"
+    """Whether each example is a picture of its own: an image or a cloud, not a point."""
+    return examples.of(model.config.data).kind != "points"
+
+
+def _grid(model):
+    return draw.clouds if examples.of(model.config.data).kind == "clouds" else draw.grid
 
 
 def _scatter(path, model, source, points):
