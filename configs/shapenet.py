@@ -3,8 +3,8 @@
     python -m sintrovae_jax.main --config configs/shapenet.py --config.data.source=clouds:PATH
 
 PATH is the folder of one class of shape_net_core_uniform_samples_2048 (Achlioptas et al. 2018), such as 03001627, the
-chairs: .ply files of 2,048 points, centred and scaled as the published figures need them. Here 85 % of the chairs, 5,761
-clouds, give the steps of 2,000 epochs; for another class pass their number: configs/shapenet.py:COUNT.
+chairs: .ply files of 2,048 points, centred and scaled already. Here 85 % of the chairs, 5,761 clouds, give the steps of
+2,000 epochs; for another class pass the number: configs/shapenet.py:COUNT.
 
 The betas are those of the released configuration; its README has 1.0, 0.2 and 20. Published JSD of the validation set:
 chair 0.0175, table 0.0143, car 0.0113, airplane 0.0191. This recipe has not been run to its end yet.
@@ -35,6 +35,6 @@ def get_config(count=str(CHAIRS)):
     config.optimizer.learning_rate = 5e-4
     config.optimizer.milestones = tuple(steps(epochs) for epochs in (350, 450, 550))
     config.optimizer.decay = 0.5
-    config.eval.evaluators = ("latents",)
+    config.eval.evaluators = ("latents", "clouds")
     config.eval.num_samples = 400
     return config

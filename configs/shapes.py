@@ -29,6 +29,6 @@ def get_config():
     config.checkpoint.every = 200
     config.log.every = 50
     config.log.figures_every = 200
-    config.eval.evaluators = ("latents",)
+    config.eval.evaluators = ("latents", "clouds")
     config.eval.num_samples = 600
     return config

@@ -35,8 +35,8 @@ def _squared(points: jax.Array, others: jax.Array, chosen: jax.Array) -> jax.Arr
 def nearest(a: jax.Array, b: jax.Array, at_once: int = _AT_ONCE) -> tuple[jax.Array, jax.Array]:
     """For each point of a [B, N, D] the index of the nearest in b [B, M, D], int32 [B, N], and the reverse [B, M].
 
-    Of points that are equally near up to rounding, the first. at_once: distances that are held in memory, at least; one row of the
-    table, B·M, is never divided.
+    Of points that are equally near up to rounding, the first. at_once: distances that are held in memory, about; one
+    row of the table, B·M, is never divided.
     """
     (batch, n, _), m = a.shape, b.shape[1]
     rows = min(n, max(1, at_once // (batch * m)))
@@ -47,7 +47,8 @@ def nearest(a: jax.Array, b: jax.Array, at_once: int = _AT_ONCE) -> tuple[jax.Ar
     def piece(best, inputs):
         number, points = inputs
         # Differences, not |a|² - 2a·b + |b|², whose rounding would choose other neighbours.
-        table = sum(jnp.square(points[:, :, None, axis] - b[:, None, :, axis]) for axis in range(a.shape[-1]))
+        squares = (jnp.square(points[:, :, None, axis] - b[:, None, :, axis]) for axis in range(a.shape[-1]))
+        table = functools.reduce(jnp.add, squares)
         _, forth = _smallest(table, 2)
         least, back = _smallest(table, 1)
         distance, index = best

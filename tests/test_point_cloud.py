@@ -1,5 +1,6 @@
 """The networks of point clouds, and a run with them: trained, resumed exactly, loaded, planned, scored, pictured."""
 
+import itertools
 import json
 
 import jax
@@ -30,10 +31,10 @@ def test_the_published_networks_have_the_published_layers():
     x, z = np.zeros((2, 2048, 3), np.float32), np.zeros((2, 128), np.float32)
     ours = jax.eval_shape(lambda: (encoder.init(jax.random.key(0), x)["params"], decoder.init(jax.random.key(0), z)))
     points, dense = (3, 64, 128, 256, 256, 512), (128, 64, 128, 512, 1024, 6144)
-    of_points = sum(a * b + 2 * b for a, b in zip(points, points[1:], strict=False))  # BatchNorm's pairs; no biases
+    of_points = sum(a * b + 2 * b for a, b in itertools.pairwise(points))  # BatchNorm's pairs; no biases
     of_clouds = (512 + 1) * 256 + 2 * (256 + 1) * 128
     counts = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in ours]
-    assert counts == [of_points + of_clouds, sum((a + 1) * b for a, b in zip(dense, dense[1:], strict=False))]
+    assert counts == [of_points + of_clouds, sum((a + 1) * b for a, b in itertools.pairwise(dense))]
 
 
 def variables(settings, x):

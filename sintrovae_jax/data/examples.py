@@ -39,7 +39,8 @@ def same_kind(a: str, b: str) -> bool:
 
 
 class Examples(NamedTuple):
-    """kind: 'images', 'points' or 'clouds' (of `data.points` points). shape: of one example. dtype: as a source serves them (an .npz of floats: float32).
+    """kind: 'images', 'points' or 'clouds' (of `data.points` points). shape: of one example. dtype: as a source serves
+    them (an .npz of floats: float32).
 
     half_range: of points, half of the side of the square over which they are plotted and scored.
     """

@@ -11,6 +11,7 @@ from sintrovae_jax.data.source import Source
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import (
     class_accuracy,
+    clouds,
     density,
     frechet,
     kid,
@@ -24,6 +25,7 @@ from sintrovae_jax.evaluators.evaluator import Evaluator
 
 EVALUATORS: dict[str, Evaluator] = {
     "density": density.EVALUATOR,
+    "clouds": clouds.EVALUATOR,
     "latents": latents.EVALUATOR,
     "fid": frechet.EVALUATOR,
     "kid": kid.EVALUATOR,
