@@ -14,11 +14,11 @@ def get_config():
     config.model.channels = (16, 32, 128)
     config.model.hidden = 128
     config.model.decoder_channels = (64, 128, 512)
-    config.model.z_dim = 16
+    config.model.z_dim = 8
     config.objective.reconstruction = "chamfer"
-    config.objective.beta_rec = 20.0
+    config.objective.beta_rec = 4.0
     config.objective.beta_kl = 1.0
-    config.objective.beta_neg = 128.0
+    config.objective.beta_neg = 256.0
     config.objective.num_vae = 200
     config.optimizer.learning_rate = 1e-3
     config.optimizer.milestones = (1_600,)
