@@ -150,13 +150,7 @@ def _check_together(config, values):
         raise UserError(f"data.translate, data.hue and data.flip are for images: set them to 0 for {kind}")
     if config.model.augment and not images:
         raise UserError(f"model.augment is for images: set it to False for {kind}")
-    if kind != "clouds" and config.data.rotate:
-        raise UserError(f"data.rotate is for point clouds: set it to 0 for {kind}")
-    if (kind == "clouds") != (config.objective.reconstruction == "chamfer"):
-        raise UserError(
-            "objective.reconstruction=chamfer is for point clouds, and for them there is no other: "
-            f"it is {config.objective.reconstruction}, and data.source={config.data.source} has {kind}"
-        )
+    _check_clouds(config, kind)
     if config.data.hue and config.data.image_channels != 3:
         raise UserError("data.hue turns colours: it needs data.image_channels=3")
     if config.model.classes and not models.family_of(config.model).conditional:
@@ -173,6 +167,16 @@ def _check_together(config, values):
                 f"{key}={values[key]} is not a multiple of train.substeps={config.train.substeps}, the steps of one "
                 f"dispatch: {_multiples(key, lengths, config.train.substeps)}, or another train.substeps"
             )
+
+
+def _check_clouds(config, kind):
+    if kind != "clouds" and config.data.rotate:
+        raise UserError(f"data.rotate is for point clouds: set it to 0 for {kind}")
+    if (kind == "clouds") != (config.objective.reconstruction == "chamfer"):
+        raise UserError(
+            "objective.reconstruction=chamfer is for point clouds, and for them there is no other: "
+            f"it is {config.objective.reconstruction}, and data.source={config.data.source} has {kind}"
+        )
 
 
 # The keys that a list of `growth` replaces. They must equal the last value, so that no override is ignored.
