@@ -1,6 +1,8 @@
 """Soft-IntroVAE on point clouds of boxes, cylinders, cones, tori, tables and chairs.
 
 python -m sintrovae_jax.main --config configs/shapes.py
+
+These weights have not been run to their end yet; docs/clouds.md says what larger ones gave.
 """
 
 from sintrovae_jax.config import default
