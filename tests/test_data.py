@@ -28,7 +28,7 @@ SETTINGS["sprites"] = settings("sprites", image_size=8, image_channels=3)
 
 def test_every_name_of_a_source_is_built_by_one_of_the_tables():
     assert DENSITIES.keys() == examples.HALF_RANGES.keys()
-    built = [*DENSITIES, *pipeline._EMBEDDED, *pipeline._PLACES]
+    built = [*DENSITIES, *pipeline._EMBEDDED, *pipeline._PLACES, *pipeline._CLOUDS]
     assert sorted(name.partition(":")[0] for name in examples.NAMES) == sorted(built)
 
 

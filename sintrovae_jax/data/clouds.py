@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -169,7 +169,7 @@ def _of_mesh(data: bytes, suffix: str, count: int, rng: np.random.Generator) -> 
     if not meshes:
         vertices = [each.vertices for each in scene.geometry.values() if hasattr(each, "vertices")]
         return np.concatenate(vertices) if vertices else np.empty((0, 3))
-    mesh = trimesh.util.concatenate(meshes)
+    mesh: Any = trimesh.util.concatenate(meshes)
     if not mesh.area > 0:
         raise ValueError("its surface has no area")
     return np.asarray(trimesh.sample.sample_surface(mesh, count, seed=int(rng.integers(2**31)))[0])

@@ -44,6 +44,12 @@ _PLACES: dict[str, Callable[[str, ConfigDict, images.Format], Images]] = {
     "cars3d": lambda path, data, form: cars3d.build(path, form, data.memory_gib * 2**30),
     "kth": lambda path, data, form: folder.by_class(path, form, data.test_fraction),
 }
+_CLOUDS: dict[str, Callable[[str, ConfigDict], Source]] = {
+    "shapes": lambda place, data: shapes.build(data.points, data.radius),
+    "clouds": lambda path, data: clouds.build(
+        path, data.points, data.radius, data.test_fraction, data.memory_gib * 2**30
+    ),
+}
 
 
 def build(data: ConfigDict) -> Source:
@@ -52,11 +58,8 @@ def build(data: ConfigDict) -> Source:
     what = examples.of(data).kind
     if what == "points":
         return sources.Density(data.source)
-    if what == "clouds" and data.source == "shapes":
-        return shapes.build(data.points, data.radius)
-    if what == "clouds" and place:
-        memory_bytes = data.memory_gib * 2**30
-        return clouds.build(files.resolved(place), data.points, data.radius, data.test_fraction, memory_bytes)
+    if what == "clouds" and (place or kind not in examples.PATHS):
+        return _CLOUDS[kind](files.resolved(place) if place else "", data)
     form = images.read_format(data)
     if data.source in _EMBEDDED:
         return _EMBEDDED[data.source](form)
