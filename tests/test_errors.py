@@ -23,7 +23,7 @@ from conftest import FULL, TINY, here, run
         ("gaussians8", ["--config.objective.kl_weights=(1.0,)"], "objective.kl_weights has 1 values"),
         ("digits", ["--config.data.source=dgits"], "data.source='dgits' is none of"),
         ("gaussians8", ["--config.model.family=vit"], "model.family='vit' is none of"),
-        ("gaussians8", ["--config.eval.evaluators=('mmd',)"], "'mmd' is none of density, latents"),
+        ("gaussians8", ["--config.eval.evaluators=('mmd',)"], "'mmd' is none of density, clouds, latents"),
         ("gaussians8", ["--config.eval.evaluators=fid"], "the fid evaluator scores images"),
         ("digits", ["--config.eval.evaluators=latents,ood"], "the ood evaluator needs eval.ood.source"),
         ("digits", ["--config.eval.evaluators=kid"], "eval.kid.subset_size=1000 needs as many samples"),
