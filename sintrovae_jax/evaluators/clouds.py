@@ -14,6 +14,7 @@ from sintrovae_jax import cancellation, progress
 from sintrovae_jax.chamfer import chamfer
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
+from sintrovae_jax.evaluators import density
 from sintrovae_jax.evaluators.evaluator import Evaluator
 from sintrovae_jax.keys import Key, at_least
 
@@ -44,13 +45,7 @@ def occupancy(clouds: np.ndarray) -> np.ndarray:
 
 def js_divergence(p: np.ndarray, q: np.ndarray) -> float:
     """The Jensen-Shannon divergence, in bits, of two distributions [N]: 0 to 1."""
-
-    def kl(a, b):
-        inside = a > 0
-        return (a[inside] * np.log2(a[inside] / b[inside])).sum()
-
-    m = (p + q) / 2
-    return float((kl(p, m) + kl(q, m)) / 2)
+    return density.js_divergence(p, q) / float(np.log(2))
 
 
 @jax.jit
