@@ -1,5 +1,6 @@
 """Fréchet distance between Gaussian fits of features (Heusel et al. 2017, arXiv 1706.08500): FID with Inception."""
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from sintrovae_jax.evaluators.evaluator import Evaluator
 
 if TYPE_CHECKING:
     from sintrovae_jax.evaluators.scoring import Scoring
+
+log = logging.getLogger(__name__)
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
@@ -34,6 +37,7 @@ def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, 
 def evaluate(scoring: "Scoring") -> dict[str, Any]:
     """fid, or frechet_EXTRACTOR; and the numbers of samples and real images."""
     real, generated = scoring.compared(2, "a Fréchet distance")
+    log.info("comparing covariances of %d features", len(real.mean))
     distance = frechet_distance(real.mean, real.covariance, generated.mean, generated.covariance)
     return scoring.described("fid", {"fid": distance}, generated.count, real.count)
 
