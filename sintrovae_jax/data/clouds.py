@@ -15,7 +15,7 @@ from sintrovae_jax.data import folder
 from sintrovae_jax.data.identity import Identity
 from sintrovae_jax.data.source import Labels
 from sintrovae_jax.data.sources import Arrays, opened, refuse_large
-from sintrovae_jax.errors import Unavailable, UserError, listed, printable
+from sintrovae_jax.errors import Unavailable, UserError
 from sintrovae_jax.files import is_remote
 from sintrovae_jax.parallel import Shard, first_line
 
@@ -27,7 +27,6 @@ _MESHES = (".ply", ".off", ".obj")  # read by trimesh
 SUFFIXES = (".npy", ".xyz", *_MESHES)
 _LARGEST = 2**28  # bytes of a file
 _THREADS = 16
-_NAMED = 20  # skipped files that the warning names
 
 
 class Clouds:
@@ -80,24 +79,13 @@ def build(path: str, points: int, radius: float, test_fraction: float, memory_by
     _need_trimesh(names)
     log.info("reading %d clouds in %s", len(names), path)
     found, skipped = _read_all(path, names, points, radius)
-    if not found:
-        name, reason = next(iter(skipped.items()))
-        raise UserError(f"not one of {len(names)} files in {path} can be read as a cloud: {name}: {reason}")
-    if skipped:
-        reasons = listed([f"{name} ({reason})" for name, reason in skipped.items()], _NAMED)
-        log.warning("skipped %d of %d clouds: %s", len(skipped), len(names), printable(reasons))
+    folder.report(path, skipped, len(names), "cloud")
     train, test = folder.split(list(found), test_fraction)
     test = [test[i] for i in np.random.default_rng(0).permutation(len(test))]  # so that the first are of many classes
     x, x_test = (np.stack([found[name] for name in part]) for part in (train, test))
-    return Clouds(Arrays(x, x_test, skipped, _classes(train, test), identity=folder.marked(path, names)))
-
-
-def _classes(train: list[str], test: list[str]) -> Labels | None:
-    folders = [name.split(os.sep)[0] if os.sep in name else "" for name in train + test]
-    known, classes = np.unique(folders, return_inverse=True)
-    if "" in known or len(known) == 1:
-        return None
-    return classes[: len(train)], classes[len(train) :]
+    classes = folder.classes_of(train + test)
+    labels = None if classes is None else (classes[: len(train)], classes[len(train) :])
+    return Clouds(Arrays(x, x_test, skipped, labels, identity=folder.marked(path, names)))
 
 
 def _need_trimesh(names: list[str]) -> None:

@@ -9,7 +9,7 @@ import os
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
     """
     names = listing(path)
     path = path if is_remote(path) else os.path.abspath(path)  # independent of the working directory
-    in_memory, classes = len(names) * np.prod(form.shape) <= memory_bytes, _classes(names)
+    in_memory, classes = len(names) * np.prod(form.shape) <= memory_bytes, classes_of(names)
     log.info("%s %d pictures in %s", "reading" if in_memory else "looking through", len(names), path)
     x = np.empty((len(names), *form.shape), np.uint8) if in_memory else None
     read, at_once = reader(path, form, len(names) if in_memory else 0)
@@ -78,12 +78,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
     train, test = split(list(found), test_fraction)
     while not in_memory and found and not (sound(train) and sound(test)):
         train, test = split(list(found), test_fraction)
-    if not found:
-        name, reason = next(iter(skipped.items()))
-        raise UserError(f"not one of {len(names)} files in {path} can be read as a picture: {name}: {reason}")
-    if skipped:
-        reasons = listed([f"{name} ({reason})" for name, reason in skipped.items()], _NAMED)
-        log.warning("skipped %d of %d pictures: %s", len(skipped), len(names), printable(reasons))
+    report(path, skipped, len(names), "picture")
     if x is not None:
         places = [[found[name] for name in part] for part in (train, test)]
         x_train, x_test = (x[part] for part in places)
@@ -93,7 +88,17 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
     return Files(read, train, test, form, skipped, at_once, look, memory_bytes, marked(path, names))
 
 
-def _classes(names: list[str]) -> np.ndarray | None:
+def report(path: str, skipped: Mapping[str, str], count: int, what: str) -> None:
+    """Warns of the files of a folder, of `count`, that cannot be read as `what`. Raises `UserError` if all of them."""
+    if len(skipped) == count:
+        name, reason = next(iter(skipped.items()))
+        raise UserError(f"not one of {count} files in {path} can be read as a {what}: {name}: {reason}")
+    if skipped:
+        reasons = listed([f"{name} ({reason})" for name, reason in skipped.items()], _NAMED)
+        log.warning("skipped %d of %d %ss: %s", len(skipped), count, what, printable(reasons))
+
+
+def classes_of(names: list[str]) -> np.ndarray | None:
     """The number [N] of every picture's folder; None if one lies in none, or all in the same."""
     folders = [name.split(os.sep)[0] if os.sep in name else "" for name in names]
     known, classes = np.unique(folders, return_inverse=True)
