@@ -1,8 +1,9 @@
 """Checkpoints with Orbax: saving, retention, restoring, and handling of damaged checkpoints.
 
-A checkpoint has the items `networks` (the variables of both networks) and `training` (the step and the optimiser
-states). Depending on the config it also has `ema` (the averaged networks) and `target` (bootstrap's decoder). All are
-plain arrays without a device axis, so that any number of devices or processes can read them.
+A checkpoint has the items `networks` (the variables of both networks) and `training` (the step, the optimiser states
+and, where β_neg is controlled, the state of its controller). Depending on the config it also has `ema` (the averaged
+networks) and `target` (bootstrap's decoder). All are plain arrays without a device axis, so that any number of devices
+or processes can read them.
 """
 
 import functools
@@ -32,6 +33,8 @@ _COMPRESSED = 1000  # times that the arrays of a checkpoint are larger than its 
 
 def _items(state: TrainState) -> dict[str, Tree]:
     training = {"step": state.step, "encoder": state.encoder.opt_state, "decoder": state.decoder.opt_state}
+    if state.beta_neg is not None:
+        training["beta_neg"] = state.beta_neg
     items = {"networks": state.variables, "training": training, "target": state.target, "ema": state.ema}
     return {name: tree for name, tree in items.items() if tree is not None}
 
@@ -46,7 +49,7 @@ def _state(
         variables = dict(networks[name])
         return NetworkState(params=variables.pop("params"), stats=variables, opt_state=training[name])
 
-    return TrainState(training["step"], network("encoder"), network("decoder"), target, ema)
+    return TrainState(training["step"], network("encoder"), network("decoder"), target, ema, training.get("beta_neg"))
 
 
 def _template(tree):

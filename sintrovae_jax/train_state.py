@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from sintrovae_jax import seeds
+from sintrovae_jax import controller, seeds
 from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
 
 
@@ -38,6 +38,7 @@ class TrainState(struct.PyTreeNode):
     ema: dict[str, Variables] | None = (
         None  # the exponential moving average of both networks' variables, {'encoder': ..., 'decoder': ...}
     )
+    beta_neg: controller.BetaNeg | None = None  # of a β_neg that is controlled
 
     @property
     def variables(self) -> dict[str, Variables]:
@@ -106,11 +107,12 @@ def create(
     target: bool = False,
     ema: bool = False,
     conditional: bool = False,
+    beta_neg: Callable[[], controller.BetaNeg] | None = None,
 ) -> TrainState:
     """A fresh state, a function of the seed alone. shape: of one example. Traceable, for `jax.eval_shape`.
 
     target, ema: whether it has a target decoder and averaged networks; both start as copies. conditional: whether the
-    networks take labels.
+    networks take labels. beta_neg: creates the state of its controller, if it has one.
     """
     encoder_key, decoder_key = jax.random.split(seeds.key(seed))
     options = {"labels": jnp.zeros(1, jnp.int32)} if conditional else {}
@@ -127,4 +129,4 @@ def create(
         decoder=network(networks.decoder, networks.decoder_tx, decoder_key, jnp.zeros((1, z_dim))),
     )
     copies = {"target": state.decoder.variables if target else None, "ema": state.variables if ema else None}
-    return state.replace(**copies)
+    return state.replace(**copies, beta_neg=beta_neg() if beta_neg else None)

@@ -13,7 +13,7 @@ combines them into losses. All functions are pure and run under the device axis 
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from sintrovae_jax import models, parallel
+from sintrovae_jax import controller, models, parallel
 from sintrovae_jax.arrays import Tree, Variables
 from sintrovae_jax.data import examples
 from sintrovae_jax.models import Stage
@@ -178,6 +178,8 @@ def update(
     keys = parallel.example_keys(key, state.step, batch["index"])
     noise = draw_noise(keys, networks.encoder.z_dim)
     x, labels = as_float(batch["x"]), batch.get("labels")
+    if state.beta_neg is not None:
+        hyper = hyper._replace(beta_neg=state.beta_neg.value)
     if static.growth is not None and static.level is not None:
         x = static.growth.shown(x, Stage(static.level, hyper.blend))
     if static.vae or static.objective.encoder is None:
@@ -186,8 +188,12 @@ def update(
         state, logged, decodings = encoder_update(networks, static, state, x, noise, hyper, weights, labels)
         state, loss = decoder_update(networks, static, state, x, noise, hyper, decodings, weights, labels)
         logged |= loss
+        if static.beta_neg is not None and state.beta_neg is not None:
+            logged |= controller.logged(state.beta_neg)
+            kls = logged["kl_real"], logged["kl_recon"], logged["kl_fake"]
+            state = state.replace(beta_neg=controller.moved(state.beta_neg, *kls, static.beta_neg))
     # A term that this step does not have (an adversarial one in the VAE phase) counts 0 times.
-    terms = {t: jnp.stack([logged[t], 1.0]) if t in logged else jnp.zeros(2) for t in static.objective.logged}
+    terms = {t: jnp.stack([logged[t], 1.0]) if t in logged else jnp.zeros(2) for t in static.logged}
     return _follow(static, state.replace(step=state.step + 1), hyper), terms
 
 
@@ -268,8 +274,15 @@ def from_config(config: ConfigDict) -> tuple[Networks, Static, Callable[[], Trai
         growth=family.growth,
         level=len(config.model.channels) - 1 if family.growth else None,
         augment=config.model.augment,
+        beta_neg=controller.setting(o),
     )
     tx = family.optimizer()
     networks = Networks(encoder, decoder, tx, tx)
-    options = {"target": o.target_period > 0, "ema": has_ema(config), "conditional": config.model.classes > 0}
+    options: dict[str, Any] = {
+        "target": o.target_period > 0,
+        "ema": has_ema(config),
+        "conditional": config.model.classes > 0,
+    }
+    if static.beta_neg is not None:
+        options["beta_neg"] = functools.partial(controller.create, o.beta_neg, static.beta_neg)
     return networks, static, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **options)
