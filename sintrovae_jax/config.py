@@ -145,6 +145,7 @@ def _check_together(config, values):
     if config.objective.target_period and config.objective.name != "soft_intro":
         raise UserError("objective.target_period is the bootstrap variant of objective.name=soft_intro: set it to 0")
     _check_controlled(config.objective, config.growth)
+    _check_prior(config)
     kind = examples.of(config.data).kind
     images = kind == "images"
     if not images and (config.data.translate or config.data.hue or config.data.flip):
@@ -180,6 +181,18 @@ def _check_controlled(objective, growth):
     low, high = objective.beta_neg_bounds
     if not low <= objective.beta_neg <= high:
         raise UserError(f"objective.beta_neg={objective.beta_neg} is not within beta_neg_bounds={low, high}")
+
+
+def _check_prior(config):
+    o, learnt = config.objective, config.model.prior == "mixture"
+    if learnt and o.kl_weights:
+        raise UserError("objective.kl_weights are for model.prior=normal: the KL to a mixture has no single dimensions")
+    if not learnt and (o.responsibility or config.optimizer.prior_learning_rate is not None):
+        raise UserError("objective.responsibility and optimizer.prior_learning_rate are for model.prior=mixture")
+    if o.responsibility and config.model.components == 1:
+        raise UserError("objective.responsibility needs model.components of 2 or more")
+    if o.responsibility and o.name == "vae":
+        raise UserError("objective.responsibility is for the adversarial steps: objective.name=vae has none")
 
 
 def _check_clouds(config, kind):

@@ -53,12 +53,13 @@ def add_samples(
     stop: Scalar,
     *,
     std: Scalar,
-    prior_std: Scalar,
+    log_prior: Callable[[jax.Array], jax.Array],
 ) -> Sums:
     """Adds the samples [first, stop), which may be traced. Holds one at a time: memory does not grow with their number.
 
     decode: z [B, Z], keys [B] for a decoder's noise -> x̂ [B, ...]. x: [B, ...]. posterior: q(z|x). keys: [B]; the
-    samples of an example depend on its key and their numbers alone. std: of p(x|z).
+    samples of an example depend on its key and their numbers alone. std: of p(x|z). log_prior: ln p(z) + Z/2·ln 2π of z
+    [B, Z].
     """
     mean, logvar = (a.astype(jnp.float32) for a in posterior)
     dimensions = math.prod(x.shape[1:])
@@ -70,8 +71,7 @@ def add_samples(
         error = (x - decode(z, noise[:, 0])).astype(jnp.float32).reshape(len(x), -1)
         log_p_x = -0.5 * jnp.square(error / std).sum(1) - dimensions * (jnp.log(std) + _LOG_2PI / 2)
         # log p(z) - log q(z|x), whose 2π cancel.
-        log_ratio = 0.5 * (jnp.square(eps) + logvar - jnp.square(z / prior_std) - 2 * jnp.log(prior_std)).sum(1)
-        return log_p_x + log_ratio
+        return log_p_x + log_prior(z) + 0.5 * (jnp.square(eps) + logvar).sum(1)
 
     def add(k, sums):
         weight = log_weight(k)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sintrovae_jax import controller, diff_augment, objectives, reconstruction
+from sintrovae_jax import controller, diff_augment, objectives, parallel, priors, reconstruction
 from sintrovae_jax.arrays import Tree, Variables
 from sintrovae_jax.models import Posterior, Stage
 from sintrovae_jax.models.family import Growth
@@ -31,6 +31,7 @@ class Static:
     level: int | None = None  # the level of these networks
     augment: bool = False  # `diff_augment` before the encoder
     beta_neg: controller.Setting | None = None  # of the controller of β_neg, if there is one
+    prior: priors.Setting | None = None  # of a learnt prior
 
     @property
     def objective(self) -> objectives.Objective:
@@ -51,7 +52,7 @@ class Noise(NamedTuple):
     fake: jax.Array
     recon_again: jax.Array
     fake_again: jax.Array
-    keys: jax.Array | None = None  # [B], for the noise that a decoder adds, and for augmentation
+    keys: jax.Array | None = None  # [B], for the noise that a decoder adds, for augmentation, and for a learnt prior
 
 
 _SAMPLES = Noise._fields[:-1]
@@ -85,6 +86,7 @@ class Passes:
         self.encoder, self.decoder, self.state, self.static = networks.encoder, networks.decoder, state, static
         self.rec = reconstruction.error(static.reconstruction, weights)
         self._noise, self._labels = noise, labels
+        self._prior = None if state.prior is None else state.prior.mixture  # None: N(0, prior_std²)
         self._stage = {} if static.level is None else {"stage": Stage(static.level, hyper.blend)}
 
     def encode(self, params: Tree, x: jax.Array, samples: Sequence[str] = ("real",)) -> tuple[Posterior, Variables]:
@@ -113,9 +115,39 @@ class Passes:
         target = self.state.target
         return self.decode(params if target is None else target["params"], z, samples, keep=False)[0]
 
-    def kl(self, posterior: Posterior) -> jax.Array:
-        weights = self.static.kl_weights or None
-        return objectives.kl(posterior.mean, posterior.logvar, self.static.prior_std, weights)
+    def latents(self) -> jax.Array:
+        """z_p [B, Z], samples of the prior."""
+        of = self._prior
+        if of is None:
+            return self.static.prior_std * self._noise.prior
+        component = jax.vmap(lambda key: jax.random.categorical(key, of.logits))(self._keys(["prior"], 4))
+        return of.at(self._noise.prior, component)
+
+    def kl(
+        self, posterior: Posterior, samples: Sequence[str] = ("real",), mixture: priors.Mixture | None = None
+    ) -> jax.Array:
+        """KL(posterior || prior) [groups·B]. samples: as of `encode`. mixture: the prior, if not the state's."""
+        of = self._prior if mixture is None else mixture
+        if of is None:
+            return objectives.kl(*posterior, self.static.prior_std, self.static.kl_weights or None)
+        return of.kl(*posterior, self._kl_noise(samples))
+
+    def unevenness(self, posterior: Posterior) -> jax.Array:
+        """-H / ln K of the responsibilities r of the prior's K components, averaged over the batch of all devices.
+
+        From -1 (even) to 0 (of one component). Its gradient is that of a device's share of the batch.
+        """
+        assert self._prior is not None
+        z = posterior.mean[:, None] + jnp.exp(0.5 * posterior.logvar)[:, None] * self._kl_noise(["real"])
+        here = self._prior.responsibilities(z).mean((0, 1))
+        log_mean = jnp.log(parallel.pmean(jax.lax.stop_gradient(here)) + 1e-8)
+        # The derivative of Σ r ln r is Σ (ln r + 1) dr, and Σ dr = 0.
+        return (here * log_mean).sum() / jnp.log(self._prior.components)
+
+    def _kl_noise(self, samples):
+        assert self.static.prior is not None
+        shape = self.static.prior.kl_samples, self._noise.prior.shape[1]
+        return jax.vmap(lambda key: jax.random.normal(key, shape))(self._keys(samples, 3))
 
     def _keys(self, samples, use):
         """Keys [groups·B]. use: 0 is that of `draw_noise`."""

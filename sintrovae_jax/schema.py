@@ -53,6 +53,8 @@ _MODEL = {
     "hidden": Key(256, "two_encoder, point_cloud: width of the encoders' dense layers", at_least(1)),
     "output": Key("linear", "of the decoder; sigmoid for bce", one_of("linear", "sigmoid")),
     "augment": Key(False, "images: in training the encoder is given them moved and erased in part"),
+    "prior": Key("normal", "mixture: of Gaussians, learnt with the decoder", one_of("normal", "mixture")),
+    "components": Key(10, "of the mixture", at_least(1)),
     "remat": Key(False, "all but mlp: recompute activations in the backward pass, to save memory"),
 }
 # For families that grow: a value for each level, from the coarsest up. Empty: the key named here, at all levels.
@@ -91,13 +93,22 @@ _OBJECTIVE = {
     "scale": Key(Optional(float), "s; default: 1 / (dimensions of an example)", ABOVE_0),
     "num_vae": Key(0, "first steps, which train a VAE in the scale of the objective that follows", at_least(0)),
     "target_period": Key(0, "bootstrap: steps between refreshes of the target decoder; 0: no target", at_least(0)),
-    "prior_std": Key(1.0, "standard deviation of the prior", ABOVE_0),
+    "prior_std": Key(1.0, "standard deviation of the prior; of a learnt one, at first", ABOVE_0),
     "kl_weights": Key((), "one for each latent dimension; empty: all 1", each_at_least(0)),
+    "kl_samples": Key(100, "model.prior=mixture: latents of each estimate of a KL", at_least(1)),
+    "responsibility": Key(
+        0.0, "model.prior=mixture: weight of a term by which the encoder uses all components alike", at_least(0)
+    ),
     "intro_alpha": Key(0.25, "IntroVAE's weight of the hinge", at_least(0)),
     "margin": Key(110.0, "IntroVAE's m, in nats", at_least(0)),
 }
 _OPTIMIZER = {
     "learning_rate": Key(2e-4, "of Adam, for both networks", ABOVE_0),
+    "prior_learning_rate": Key(
+        Optional(float),
+        "of a learnt prior, multiplied like `learning_rate`, which is the default; 0: it stays as it was drawn",
+        Check(lambda v: v is None or v >= 0, "must be at least 0"),
+    ),
     "milestones": Key((), "steps at which the learning rate is multiplied by `decay`", each_at_least(1, int)),
     "decay": Key(0.1, "", at_least(0)),
 }

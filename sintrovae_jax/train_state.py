@@ -1,7 +1,7 @@
 """The training state, its creation, and the two optimisers."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from sintrovae_jax import controller, seeds
+from sintrovae_jax import controller, priors, seeds
 from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
 
 
@@ -39,11 +39,13 @@ class TrainState(struct.PyTreeNode):
         None  # the exponential moving average of both networks' variables, {'encoder': ..., 'decoder': ...}
     )
     beta_neg: controller.BetaNeg | None = None  # of a β_neg that is controlled
+    prior: priors.PriorState | None = None  # of a learnt prior
 
     @property
     def variables(self) -> dict[str, Variables]:
-        """Both networks' present variables, {'encoder': ..., 'decoder': ...}."""
-        return {"encoder": self.encoder.variables, "decoder": self.decoder.variables}
+        """Both networks' present variables, {'encoder': ..., 'decoder': ...}, and the 'prior' if it is learnt."""
+        learnt: dict[str, Any] = {} if self.prior is None else {"prior": self.prior.mixture}
+        return {"encoder": self.encoder.variables, "decoder": self.decoder.variables, **learnt}
 
     @property
     def best_variables(self) -> dict[str, Variables]:
@@ -108,11 +110,13 @@ def create(
     ema: bool = False,
     conditional: bool = False,
     beta_neg: Callable[[], controller.BetaNeg] | None = None,
+    learnt: priors.Setting | None = None,
 ) -> TrainState:
     """A fresh state, a function of the seed alone. shape: of one example. Traceable, for `jax.eval_shape`.
 
     target, ema: whether it has a target decoder and averaged networks; both start as copies. conditional: whether the
-    networks take labels. beta_neg: creates the state of its controller, if it has one.
+    networks take labels. beta_neg: creates the state of its controller, if it has one. learnt:
+    of a learnt prior.
     """
     encoder_key, decoder_key = jax.random.split(seeds.key(seed))
     options = {"labels": jnp.zeros(1, jnp.int32)} if conditional else {}
@@ -128,5 +132,8 @@ def create(
         encoder=network(networks.encoder, networks.encoder_tx, encoder_key, jnp.zeros((1, *shape))),
         decoder=network(networks.decoder, networks.decoder_tx, decoder_key, jnp.zeros((1, z_dim))),
     )
+    if learnt is not None:
+        key = jax.random.fold_in(seeds.key(seed), 2)
+        state = state.replace(prior=priors.create(key, learnt, z_dim, networks.decoder_tx))
     copies = {"target": state.decoder.variables if target else None, "ema": state.variables if ema else None}
     return state.replace(**copies, beta_neg=beta_neg() if beta_neg else None)

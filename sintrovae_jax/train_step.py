@@ -21,10 +21,10 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from sintrovae_jax import controller, models, parallel
+from sintrovae_jax import controller, models, parallel, priors
 from sintrovae_jax.arrays import Tree, Variables
 from sintrovae_jax.data import examples
-from sintrovae_jax.models import Stage
+from sintrovae_jax.models import Posterior, Stage
 from sintrovae_jax.objectives import Hyper, Terms
 from sintrovae_jax.passes import Noise, Passes, Static, draw_noise
 from sintrovae_jax.train_state import Networks, TrainState, apply_gradients, create, has_ema
@@ -36,6 +36,7 @@ class Decodings(NamedTuple):
     images: jax.Array  # recon and fake, [2B, ...]
     pull: Callable[[jax.Array], tuple[Tree, jax.Array]]  # their gradient -> the decoder's parameters' and the latents'
     stats: Variables
+    real: Posterior  # of x, for a learnt prior
 
 
 def _together(a, b):
@@ -56,36 +57,39 @@ def encoder_update(
     net = Passes(networks, static, state, noise, hyper, weights, labels)
     frozen, adversarial = state.decoder.params, static.objective.encoder
     assert adversarial is not None
+    responsibility = static.prior.responsibility if static.prior else 0.0
 
     def encode(params):
         real, stats = net.encode(params, x)
-        return (real.sample(noise.real), net.kl(real)), stats
+        uneven = net.unevenness(real) if responsibility else 0.0
+        return (real.sample(noise.real), net.kl(real), uneven), (stats, real)
 
     decode = functools.partial(net.decode, samples=("real", "prior"))
-    (z, kl_real), pull_real, stats = jax.vjp(encode, state.encoder.params, has_aux=True)
-    z_p = static.prior_std * noise.prior
-    images, pull, decoder_stats = jax.vjp(decode, frozen, _together(z, z_p), has_aux=True)
+    (z, kl_real, uneven), pull_real, (stats, real) = jax.vjp(encode, state.encoder.params, has_aux=True)
+    images, pull, decoder_stats = jax.vjp(decode, frozen, _together(z, net.latents()), has_aux=True)
 
-    def loss_fn(params, kl_real, recon):
+    def loss_fn(params, kl_real, uneven, recon):
         generated, _ = net.encode(params, images, ("recon", "fake"))  # images are constants here
         z_again = generated.sample(_together(noise.recon, noise.fake))
         again = net.decode_again(frozen, z_again, ("recon", "fake"))
         rec_recon, rec_fake = jnp.split(net.rec(images, again), 2)
-        kl_recon, kl_fake = jnp.split(net.kl(generated), 2)
+        kl_recon, kl_fake = jnp.split(net.kl(generated, ("recon", "fake")), 2)
 
         terms = Terms(net.rec(x, recon), kl_real, rec_recon, kl_recon, rec_fake, kl_fake)
         loss = adversarial(terms, hyper)
+        if responsibility:
+            loss += hyper.scale * responsibility * uneven
         return loss, _means(static, terms._asdict() | static.objective.derived(terms, hyper) | {"loss_encoder": loss})
 
     recon, fake = jnp.split(images, 2)
-    gradient = jax.grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
-    (grads, kl_grad, recon_grad), logged = gradient(state.encoder.params, kl_real, recon)
+    gradient = jax.grad(loss_fn, argnums=(0, 1, 2, 3), has_aux=True)
+    (grads, kl_grad, uneven_grad, recon_grad), logged = gradient(state.encoder.params, kl_real, uneven, recon)
     # The chain rule: the gradient of the reconstructions is pulled back to their latents, then to the encoding of x.
     # A gradient of the whole would differentiate the custom gradients of BatchNorm and convolutions term by term.
     _, z_grad = pull(_together(recon_grad, jnp.zeros_like(fake)))
-    grads = parallel.pmean(jax.tree.map(jnp.add, grads, pull_real((z_grad[: len(z)], kl_grad))[0]))
+    grads = parallel.pmean(jax.tree.map(jnp.add, grads, pull_real((z_grad[: len(z)], kl_grad, uneven_grad))[0]))
     encoder = apply_gradients(state.encoder, networks.encoder_tx, grads, hyper.learning_rate, stats)
-    return state.replace(encoder=encoder), logged, Decodings(images, pull, decoder_stats)
+    return state.replace(encoder=encoder), logged, Decodings(images, pull, decoder_stats, real)
 
 
 def decoder_update(
@@ -113,7 +117,7 @@ def decoder_update(
     def loss_fn(params, images):
         recon, _ = jnp.split(images, 2)
         generated, _ = net.encode(frozen, images, ("recon_again", "fake_again"))
-        kl_recon, kl_fake = jnp.split(net.kl(generated), 2)
+        kl_recon, kl_fake = jnp.split(net.kl(generated, ("recon_again", "fake_again")), 2)
         terms = Terms(rec_real=net.rec(x, recon), kl_recon=kl_recon, kl_fake=kl_fake)
         if static.use_gamma_r:
             z_again = constant(generated.sample(_together(noise.recon_again, noise.fake_again)))
@@ -126,7 +130,21 @@ def decoder_update(
     # The chain rule: the gradient of the images is pulled back to the parameters that decoded them.
     grads = parallel.pmean(jax.tree.map(jnp.add, grads, decodings.pull(images_grad)[0]))
     decoder = apply_gradients(state.decoder, networks.decoder_tx, grads, hyper.learning_rate, decodings.stats)
-    return state.replace(decoder=decoder), {"loss_decoder": loss}
+    state = state.replace(decoder=decoder)
+    return _prior_update(networks, static, state, net, decodings.real, hyper), {"loss_decoder": loss}
+
+
+def _prior_update(
+    networks: Networks, static: Static, state: TrainState, net: Passes, real: Posterior, hyper: Hyper
+) -> TrainState:
+    """A learnt prior minimises s·β_kl·kl of real data, whose posteriors are constants."""
+    if state.prior is None or static.prior is None:
+        return state
+    held = state.prior if static.vae else priors.bounded(state.prior)
+    gradient = jax.grad(lambda mixture: hyper.scale * hyper.beta_kl * jnp.mean(net.kl(real, mixture=mixture)))
+    grads = parallel.pmean(gradient(held.mixture))
+    rate = hyper.learning_rate * static.prior.rate
+    return state.replace(prior=priors.stepped(held, networks.decoder_tx, grads, rate))
 
 
 def vae_update(
@@ -148,14 +166,15 @@ def vae_update(
         terms = Terms(rec_real=net.rec(x, recon), kl_real=net.kl(real))
         loss = static.objective.real(terms, hyper)
         logged = {"rec_real": terms.rec_real, "kl_real": terms.kl_real, "loss_encoder": loss, "loss_decoder": loss}
-        return loss, (_means(static, logged), encoder_stats, decoder_stats)
+        return loss, (_means(static, logged), encoder_stats, decoder_stats, real)
 
     params = (state.encoder.params, state.decoder.params)
-    grads, (logged, encoder_stats, decoder_stats) = jax.grad(loss_fn, has_aux=True)(params)
+    grads, (logged, encoder_stats, decoder_stats, posterior) = jax.grad(loss_fn, has_aux=True)(params)
     encoder_grads, decoder_grads = parallel.pmean(grads)
     encoder = apply_gradients(state.encoder, networks.encoder_tx, encoder_grads, hyper.learning_rate, encoder_stats)
     decoder = apply_gradients(state.decoder, networks.decoder_tx, decoder_grads, hyper.learning_rate, decoder_stats)
-    return state.replace(encoder=encoder, decoder=decoder), logged
+    state = state.replace(encoder=encoder, decoder=decoder)
+    return _prior_update(networks, static, state, net, posterior, hyper), logged
 
 
 def _means(static: Static, values: Mapping[str, jax.Array | float]) -> dict[str, jax.Array]:
@@ -275,6 +294,7 @@ def from_config(config: ConfigDict) -> tuple[Networks, Static, Callable[[], Trai
         level=len(config.model.channels) - 1 if family.growth else None,
         augment=config.model.augment,
         beta_neg=controller.setting(o),
+        prior=priors.setting(config),
     )
     tx = family.optimizer()
     networks = Networks(encoder, decoder, tx, tx)
@@ -282,6 +302,7 @@ def from_config(config: ConfigDict) -> tuple[Networks, Static, Callable[[], Trai
         "target": o.target_period > 0,
         "ema": has_ema(config),
         "conditional": config.model.classes > 0,
+        "learnt": static.prior,
     }
     if static.beta_neg is not None:
         options["beta_neg"] = functools.partial(controller.create, o.beta_neg, static.beta_neg)

@@ -29,7 +29,7 @@ def energy(model: Model, x: np.ndarray) -> np.ndarray:
     for start in progress.counted(range(0, len(x), _CHUNK), "points", len(x), _CHUNK):
         chunk = jnp.asarray(x[start : start + _CHUNK], jnp.float32)
         posterior = model.encode(chunk)
-        kl = objectives.kl(*posterior, model.config.objective.prior_std)
+        kl = model.kl(posterior)
         out.append(np.asarray(rec(chunk, model.decode(posterior.mean)) + kl, np.float64))
     return np.concatenate(out)
 

@@ -18,7 +18,8 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
     Samples of a conditional model have the labels of the test images.
 
     rec_error (summed over an image's dimensions), kl_real, kl_fake, kl_recon (nats, unweighted) and kl_gap: not that of
-    training batches, which `logs.summarise` gives (docs/method.md, "The KL gap").
+    training batches, which `logs.summarise` gives (docs/method.md, "The KL gap"). Of a learnt prior also
+    components_used, of test images.
     """
     model, seed = scoring.model, scoring.seed
     x, labels = scoring.test(scoring.num_samples)
@@ -26,11 +27,25 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
     rec = reconstruction.error(objective.reconstruction, reconstruction.weights(objective))
 
     def kl(images):
-        return float(np.mean(objectives.kl(*model.encode(images, labels), model.config.objective.prior_std)))
+        return float(np.mean(model.kl(model.encode(images, labels), seed)))
 
     recon = model.reconstruct(x, labels)
     kls = {"kl_real": kl(x), "kl_fake": kl(model.sample(seed, len(x), labels=labels)), "kl_recon": kl(recon)}
-    return {"rec_error": float(np.mean(rec(jnp.asarray(x), recon)))} | kls | {"kl_gap": objectives.kl_gap(**kls)}
+    out = {"rec_error": float(np.mean(rec(jnp.asarray(x), recon)))} | kls | {"kl_gap": objectives.kl_gap(**kls)}
+    if model.mixture is not None:
+        out["components_used"] = _used(model.mixture, model.encode(x, labels).mean)
+    return out
 
 
-EVALUATOR = Evaluator(evaluate, lambda config: ("rec_error", "kl_real", "kl_fake", "kl_recon", "kl_gap"))
+def _used(mixture, z):
+    """exp(entropy) of the responsibilities, averaged over latents z [N, Z]: as many components if they are even."""
+    mean = np.asarray(mixture.responsibilities(z).mean(0), np.float64)
+    return float(np.exp(-(mean * np.log(np.maximum(mean, 1e-300))).sum()))
+
+
+def _metrics(config):
+    learnt = ("components_used",) if config.model.prior == "mixture" else ()
+    return ("rec_error", "kl_real", "kl_fake", "kl_recon", "kl_gap", *learnt)
+
+
+EVALUATOR = Evaluator(evaluate, _metrics)

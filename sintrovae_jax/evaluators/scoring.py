@@ -156,7 +156,7 @@ class Scoring:
         samples = config.eval.likelihood.importance_samples
         estimate = self.model.importance_weighted(x, samples, key=self.seed, labels=labels)
         posterior = self.model.encode(x, labels)
-        kl = objectives.kl(*posterior, config.objective.prior_std)
+        kl = self.model.kl(posterior, self.seed)
         scores = {
             "likelihood": estimate.log_likelihood,
             "elbo": estimate.elbo,

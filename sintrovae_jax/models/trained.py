@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from sintrovae_jax import cancellation, importance, parallel, progress, seeds
+from sintrovae_jax import cancellation, importance, objectives, parallel, priors, progress, seeds
 from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
@@ -43,13 +43,13 @@ def _apply(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _add_samples(encoder, decoder, level, variables, x, keys, sums, first, stop, std, prior_std, blend, labels=None):
+def _add_samples(encoder, decoder, level, variables, x, keys, sums, first, stop, std, prior, blend, labels=None):
     def decode(z, noise):
         keys = None if level is None else noise
         return _apply(decoder, level, variables["decoder"], z, keys, blend, labels, role="posterior")
 
     posterior = _apply(encoder, level, variables["encoder"], x, None, blend, labels)
-    return importance.add_samples(sums, decode, x, posterior, keys, first, stop, std=std, prior_std=prior_std)
+    return importance.add_samples(sums, decode, x, posterior, keys, first, stop, std=std, log_prior=prior.log_prob)
 
 
 def great_circle(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
@@ -209,11 +209,44 @@ class Model:
         return _apply(module, level, variables, inputs, keys, blend, labels, role=role)
 
     @seeds.pinned()
-    def prior(self, key: Seed, n: int) -> jax.Array:
-        """n latents from the prior N(0, prior_std²). key: a jax key or an int seed. Returns [n, Z]."""
+    def prior(self, key: Seed, n: int, component: int | None = None) -> jax.Array:
+        """n latents from the prior, N(0, prior_std²) or a learnt mixture. Returns [n, Z].
+
+        key: a jax key or an int seed. component: of a mixture, from which all are drawn. Raises `UserError` if there is
+        no such component.
+        """
         if n < 0:
             raise UserError(f"the number of latents cannot be negative: {n}")
-        return self.config.objective.prior_std * jax.random.normal(seeds.as_key(key), (n, self.config.model.z_dim))
+        key, mixture = seeds.as_key(key), self.mixture
+        noise = jax.random.normal(key, (n, self.config.model.z_dim))
+        components = 0 if mixture is None else mixture.components
+        if component is not None and not 0 <= component < components:
+            raise UserError(f"the prior of this model has {components or 'no'} components: there is no {component}")
+        if mixture is None:
+            return self.config.objective.prior_std * noise
+        drawn = jax.random.categorical(jax.random.fold_in(key, 1), jnp.asarray(mixture.logits), shape=(n,))
+        return mixture.at(noise, drawn if component is None else jnp.full(n, component))
+
+    @property
+    def mixture(self) -> priors.Mixture | None:
+        """The learnt prior; None if the prior is N(0, prior_std²)."""
+        return priors.learnt(self.variables)
+
+    @seeds.pinned()
+    def kl(self, posterior: Posterior, key: Seed = 0) -> jax.Array:
+        """KL(posterior || prior) in nats [N]; to a learnt prior an estimate from `objective.kl_samples` samples."""
+        mixture = self.mixture
+        if mixture is None:
+            return objectives.kl(*posterior, self.config.objective.prior_std)
+        noise_key, samples = seeds.as_key(key), self.config.objective.kl_samples
+
+        def estimate(mean, logvar, index):
+            keys = jax.vmap(lambda i: jax.random.fold_in(noise_key, i))(index)
+            noise = jax.vmap(lambda key: jax.random.normal(key, (samples, mean.shape[1])))(keys)
+            return mixture.kl(mean, logvar, noise)
+
+        index = jnp.arange(len(posterior.mean))
+        return parallel.in_chunks(jax.jit(estimate), self.config.eval.batch_size, *posterior, index)
 
     def sample(self, key: Seed, n: int, truncation: float = 1.0, labels: ArrayLike | None = None) -> jax.Array:
         """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
@@ -251,7 +284,8 @@ class Model:
         key = seeds.as_key(key)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(x)))
         level, blend = self.stage or (None, 1.0)
-        static, prior_std = (self.encoder, self.decoder, level), self.config.objective.prior_std
+        static = (self.encoder, self.decoder, level)
+        prior = priors.learnt(self._on_devices) or priors.Normal(self.config.objective.prior_std)
 
         def estimate(x, keys, labels):
             sums, tracing = importance.no_samples(len(x)), isinstance(x, jax.core.Tracer)
@@ -261,7 +295,7 @@ class Model:
                 span = first, min(first + size, samples)
                 if not tracing:  # waits, as what is queued could not be cancelled; one sharding is one program
                     sums = jax.device_put(jax.block_until_ready(sums), x.sharding)
-                sums = _add_samples(*static, self._on_devices, x, keys, sums, *span, std, prior_std, blend, labels)
+                sums = _add_samples(*static, self._on_devices, x, keys, sums, *span, std, prior, blend, labels)
             return importance.estimate(sums, samples)
 
         return parallel.in_chunks(estimate, self.config.eval.batch_size, x, keys, known)

@@ -243,6 +243,8 @@ def table(config: ConfigDict) -> list[Entry]:
     if family not in _FAMILIES or (family == "mlp" and config.data.image_size):
         networks = f"model.family={family}" + (" for images" if family in _FAMILIES else "")
         raise UserError(f"the official release has no networks of {networks}; choose another --config")
+    if config.model.prior != "normal":
+        raise UserError(f"the official networks have no learnt prior, and model.prior={config.model.prior}")
     if config.model.classes and family != "conv":
         raise UserError(f"the official networks of model.family={family} take no labels: set model.classes=0")
     if config.model.output != "linear":

@@ -70,6 +70,18 @@ def scatter(path: Path, data: np.ndarray, samples: np.ndarray, half_range: float
     _save(figure, path)
 
 
+def clusters(path: Path, z: np.ndarray, samples: np.ndarray, cluster: np.ndarray, half_range: float) -> None:
+    """Two panels coloured by cluster [N]: the first two dimensions of latents z [N, Z], and samples [N, 2]."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    cyclic = cluster % 20  # of the colours of tab20
+    for axis, points, title in ((axes[0], z[:, :2], "latents by component"), (axes[1], samples, "their samples")):
+        axis.scatter(points[:, 0], points[:, -1], s=2, linewidths=0, c=cyclic, cmap="tab20", vmin=0, vmax=19)
+        axis.set(title=title, aspect="equal")
+    axes[1].set(xlim=(-half_range, half_range), ylim=(-half_range, half_range))
+    _save(figure, path)
+
+
 def density(path: Path, data: np.ndarray, samples: np.ndarray, energy: np.ndarray, half_range: float) -> None:
     """Three panels: data points, samples [N, 2], and exp(-energy) on a grid [rows = y, columns = x], y upwards."""
     figure = Figure(figsize=(12, 4), layout="constrained")

@@ -99,8 +99,31 @@ def _grid(model):
 
 
 def _scatter(path, model, source, points):
-    half_range = examples.of(model.config.data).half_range
-    draw.scatter(path, source.test(_POINTS, model.config.seed), points, half_range)
+    draw.scatter(path, source.test(_POINTS, model.config.seed), points, _half_range(model))
+
+
+def _half_range(model):
+    return examples.of(model.config.data).half_range
+
+
+def components(model: Model, source: Source, folder: Path, suffix: str = "") -> Path:
+    """components.png: samples of the components of a learnt prior, a row for each of the heaviest; for points, all of
+    them, coloured by component.
+    """
+    path, mixture = folder / f"components{suffix}.png", model.mixture
+    assert mixture is not None
+    heaviest = np.argsort(-np.asarray(mixture.logits), kind="stable")
+    if not _images(model):
+        points = model.prior(model.config.seed, _POINTS)
+        component = np.asarray(mixture.responsibilities(points)).argmax(1)
+        samples = np.asarray(model.decode(points, role="prior"))
+        draw.clusters(path, np.asarray(points), samples, component, _half_range(model))
+        return path
+    z = np.concatenate([model.prior(model.config.seed, _COLUMNS, int(k)) for k in heaviest[:_ROWS]])
+    labels = model.even_labels(_COLUMNS)
+    labels = None if labels is None else np.tile(labels, len(z) // _COLUMNS)
+    _grid(model)(path, np.asarray(model.decode(z, role="prior", labels=labels)), _COLUMNS)
+    return path
 
 
 def of_family(model: Model, source: Source, folder: Path, suffix: str = "", mode: str = "") -> list[Path]:
@@ -124,5 +147,6 @@ def of_two(model: Model, a: np.ndarray, b: np.ndarray, folder: Path, mode: str) 
 def write_all(model: Model, source: Source, workdir: Path, suffix: str = "") -> list[Path]:
     """Writes all figures of the model to WORKDIR/figures."""
     folder = workdir / workdirs.FIGURES
-    common = [figure(model, source, folder, suffix) for figure in (samples, reconstructions, interpolations)]
+    learnt = () if model.mixture is None else (components,)
+    common = [figure(model, source, folder, suffix) for figure in (samples, reconstructions, interpolations, *learnt)]
     return common + of_family(model, source, folder, suffix)

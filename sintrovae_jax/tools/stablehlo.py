@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export as jax_export
 
 from sintrovae_jax import files, seeds
@@ -56,7 +57,12 @@ def sample(seed, n, labels=None):
     if MODEL["classes"] and labels is None:
         labels = numpy.arange(n) % MODEL["classes"]
     key = jax.random.key(seed, impl="threefry2x32")
-    return decode_prior(MODEL["prior_std"] * jax.random.normal(key, (n, MODEL["z_dim"]), "float32"), labels)
+    noise, mixture = jax.random.normal(key, (n, MODEL["z_dim"]), "float32"), MODEL["mixture"]
+    if mixture is None:
+        return decode_prior(MODEL["prior_std"] * noise, labels)
+    mean, logvar, logits = (numpy.asarray(mixture[name], "float32") for name in ("mean", "logvar", "logits"))
+    component = jax.random.categorical(jax.random.fold_in(key, 1), logits, shape=(n,))
+    return decode_prior(mean[component] + numpy.exp(logvar[component] / 2) * noise, labels)
 '''
 
 
@@ -67,6 +73,7 @@ def write(model: Model, target: str | Path) -> None:
         "shape": list(model.shape),
         "z_dim": model.config.model.z_dim,
         "prior_std": model.config.objective.prior_std,
+        "mixture": model.mixture and {name: np.asarray(a).tolist() for name, a in vars(model.mixture).items()},
         "classes": model.config.model.classes,
         "step": model.step,
         "batch_norm": model.batch_norm,
