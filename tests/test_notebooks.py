@@ -19,8 +19,10 @@ CASES = {
         assert np.allclose(between[:, 0], reconstructions[:-1], atol=1e-4)
         assert likelihoods["digits"] > max(likelihoods["upside down"], likelihoods["inverted"])
         assert mixed.shape == (36, 16, 16, 1)
+        assert asked.shape == (100, 16, 16, 1)
+        assert np.allclose(asked[70:80], conditional.decode(z, role="prior", labels=[7] * 10), atol=1e-5)
         """,
-        4,
+        5,
     ),
     "densities": (
         f"""
