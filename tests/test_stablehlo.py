@@ -67,9 +67,9 @@ def test_programs_need_jax_alone(name, tmp_path):
         export.export_programs(f"pretrained:{name}", tmp_path / "out")
 
 
-def test_programs_of_a_conditional_model_take_labels(tmp_path):
+def test_programs_of_a_conditional_model_with_a_learnt_prior_take_labels(tmp_path):
     settings = config.read_recipe("configs/digits_conditional.py")
-    settings.model.channels, settings.data.image_size = (4,), 8
+    settings.model.channels, settings.data.image_size, settings.model.prior = (4,), 8, "mixture"
     networks, _, create = train_step.from_config(settings)
     model = Model(settings, 0, networks.encoder, networks.decoder, jax.jit(create)().variables)
     stablehlo.write(model, tmp_path / "out")
