@@ -56,7 +56,9 @@ def add_samples(sums, weights, x, q, keys, first, stop, std, prior_std):
         del noise
         return z @ weights[0] + weights[1]
 
-    return importance.add_samples(sums, decode, x, q, keys, first, stop, std=std, log_prior=priors.Normal(prior_std).log_prob)
+    return importance.add_samples(
+        sums, decode, x, q, keys, first, stop, std=std, log_prior=priors.Normal(prior_std).log_prob
+    )
 
 
 @pytest.mark.parametrize("prior_std", [1.0, 1.7])
@@ -147,7 +149,9 @@ def test_memory_does_not_grow_with_samples(model):
     x, keys = jnp.zeros((64, 2)), jax.random.split(jax.random.key(0), 64)
     variables = jax.tree.map(jnp.asarray, model.variables)
     sums = importance.no_samples(64)
-    compiled = trained._add_samples.lower(*args, variables, x, keys, sums, 0, 1000, 0.6, priors.Normal(1.0), 1.0).compile()
+    compiled = trained._add_samples.lower(
+        *args, variables, x, keys, sums, 0, 1000, 0.6, priors.Normal(1.0), 1.0
+    ).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 64 * 2 * 4 * 50
     before = trained._add_samples._cache_size()
     for samples in (3, 30):

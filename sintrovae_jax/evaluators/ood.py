@@ -3,6 +3,7 @@
 Scores are higher for images that the model finds likelier (`Scoring.scores`); test images are the positives.
 """
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sintrovae_jax.evaluators.scoring import Scoring
 
 
+log = logging.getLogger(__name__)
 SCORES = ("likelihood", "elbo", "kl", "reconstruction")  # of `Scoring.scores`
 
 
@@ -66,6 +68,7 @@ def evaluate(scoring: "Scoring") -> dict[str, Any]:
     model, config = scoring.model, scoring.model.config
     other = source_of(model, outside_source(config, scoring.kept))
     if config.model.classes:  # what lies outside has no label of its own, so that none is given to either
+        log.info("scoring all images with each of the %d labels: the highest score counts", config.model.classes)
         tested = scoring.highest_scores(scoring.test(config.eval.likelihood.num_scored)[0])
     else:
         tested = scoring.test_scores
