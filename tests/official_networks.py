@@ -68,6 +68,17 @@ def _dense(name, inputs, width):
     return {f"{name}.weight": (width, inputs), f"{name}.bias": (width,)}
 
 
+def cloud_shapes(channels, hidden, decoder, *, points, z):
+    out = {}
+    for i, (inputs, width) in enumerate(zip((3, *channels), channels, strict=False)):
+        out |= {f"encoder.conv.{3 * i}.weight": (width, inputs, 1)} | _norm(f"encoder.conv.{3 * i + 2}", width)
+    out |= _dense("encoder.fc.0", channels[-1], hidden)
+    out |= _dense("encoder.mu_layer", hidden, z) | _dense("encoder.std_layer", hidden, z)
+    for i, (inputs, width) in enumerate(zip((z, *decoder), (*decoder, 3 * points), strict=True)):
+        out |= _dense(f"decoder.model.{2 * i}", inputs, width)
+    return out
+
+
 def style_shapes(channels, z, copies=True):
     """channels: of the blocks, finest first; the last two alike, as where the release's widths end."""
     count, out = len(channels), {"dlatent_avg.buff": (2 * len(channels), z)}
@@ -207,6 +218,20 @@ class Networks:
         x = self.block(f"{decoder}.main.res_in_16", x)
         weight, bias = (self[f"{decoder}.main.predict.{leaf}"] for leaf in ("weight", "bias"))
         return conv(x, weight, 2) + bias[:, None, None]
+
+    # point clouds [B, 3, points]
+
+    def cloud_encode(self, x, layers):
+        for i in range(layers):
+            x = np.maximum(np.einsum("oc,bcn->bon", self[f"encoder.conv.{3 * i}.weight"][:, :, 0], x), 0)
+            x = self.norm(f"encoder.conv.{3 * i + 2}", x[..., None])[..., 0]
+        x = np.maximum(self.dense("encoder.fc.0", x.max(2)), 0)
+        return self.dense("encoder.mu_layer", x), self.dense("encoder.std_layer", x)
+
+    def cloud_decode(self, z, layers):
+        for i in range(layers):
+            z = np.maximum(self.dense(f"decoder.model.{2 * i}", z), 0)
+        return self.dense(f"decoder.model.{2 * layers}", z).reshape(len(z), 3, -1)
 
     # style-based
 

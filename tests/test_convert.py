@@ -33,6 +33,13 @@ OVERRIDES = {
     "cifar10_bootstrap": {"model.channels": (4, 4), "model.z_dim": 5, "data.image_size": 16},
     "mnist": {"model.channels": (4, 6), "model.z_dim": 3},
     "digits_style": {"model.channels": STYLE, "model.z_dim": 5, "data.image_channels": 3},
+    "shapenet": {
+        "model.channels": (4, 6),
+        "model.hidden": 7,
+        "model.decoder_channels": (5, 8),
+        "model.z_dim": 3,
+        "data.points": 16,
+    },
     "digits_conditional": {"model.channels": (4, 6), "model.z_dim": 5, "model.classes": 7, "train.ema": 0.0},
 }
 SHAPES = {
@@ -41,6 +48,7 @@ SHAPES = {
     "cifar10_bootstrap": theirs.conv_shapes(4, 4, size=16, colours=3, z=5, target=True),
     "mnist": theirs.conv_shapes(4, 6, size=28, colours=1, z=3),
     "digits_style": theirs.style_shapes(STYLE, 5),
+    "shapenet": theirs.cloud_shapes((4, 6), 7, (5, 8), points=16, z=3),
     "digits_conditional": theirs.conv_shapes(4, 6, size=16, colours=1, z=5, cond_dim=7),
 }
 
@@ -95,11 +103,15 @@ def test_our_variables_there_and_back(case):
             assert back[path].tobytes() == ours[layouts.AVERAGE].tobytes()
 
 
-@pytest.mark.parametrize("name", ["gaussians8", "cifar10", "mnist", "celebahq1024", "cifar10_bootstrap", "ffhq_style"])
+@pytest.mark.parametrize(
+    "name", ["gaussians8", "cifar10", "mnist", "celebahq1024", "cifar10_bootstrap", "ffhq_style", "shapenet"]
+)
 def test_every_array_of_a_recipe_has_its_tensor(name):
     config = configs.read_recipe(f"configs/{name}.py")
-    paths = [entry.path for entry in layouts.table(config) if entry.path]
-    assert len(set(paths)) == len(paths)
+    entries = [entry for entry in layouts.table(config) if entry.path]
+    paths = [entry.path for entry in entries]
+    assert len({(entry.path, entry.part) for entry in entries}) == len(paths)
+    assert len(set(paths)) == sum(1 / entry.part[1] for entry in entries)
     unsaved = {("ema", *layouts.AVERAGE)} if name == "ffhq_style" else set()
     assert set(paths) == flatten_dict(layouts.abstract_variables(config)).keys() - unsaved
 
@@ -173,6 +185,16 @@ def test_conv_computes_what_the_official_one_does(name, train):
     if "target" in variables:
         got = nchw(apply(decoder, variables["target"], z, train=train))
         check(got, networks.conv_decode(z, shape, "target_decoder"))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_clouds_are_encoded_and_decoded_as_by_the_official_ones(train):
+    config, tensors = tiny("shapenet"), theirs.random(SHAPES["shapenet"])
+    variables, (encoder, decoder) = layouts.from_official(config, tensors), built(config)
+    networks, x, z = theirs.Networks(tensors, train=train), normal(BATCH, 16, 3), normal(BATCH, 3)
+    got = apply(encoder, variables["encoder"], x, train=train)
+    check(posterior(got), np.concatenate(networks.cloud_encode(x.swapaxes(1, 2), 2), 1))
+    check(apply(decoder, variables["decoder"], z).swapaxes(1, 2), networks.cloud_decode(z, 2))
 
 
 @pytest.mark.parametrize(
@@ -336,7 +358,7 @@ def saved(path: Path, name: str, epoch: int = 0) -> dict:
 
     tensors = weights(name)
     if not name.endswith("style"):
-        torch.save({"epoch": epoch, "model": tensors}, path)
+        torch.save(tensors if name == "shapenet" else {"epoch": epoch, "model": tensors}, path)
         return tensors
     models = {}
     for n, t in tensors.items():
@@ -368,18 +390,20 @@ def flags(name):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", ["gaussians8", "cifar10_bootstrap", "digits_style"])
+@pytest.mark.parametrize("name", ["gaussians8", "cifar10_bootstrap", "digits_style", "shapenet"])
 def test_the_command_there_and_back(name, tmp_path):
     torch = pytest.importorskip("torch")
     tensors = saved(tmp_path / "in.pth", name, epoch=20)
     given = [*flags(name), *(["--config.train.substeps=5", "--config.log.every=5"] if name == "gaussians8" else [])]
     out = run(name, tmp_path / "run", str(tmp_path / "in.pth"), *given, program=convert.main)
-    at = {"gaussians8": 20, "cifar10_bootstrap": 0, "digits_style": 2_300}[name]
+    at = {"gaussians8": 20, "cifar10_bootstrap": 0, "digits_style": 2_300, "shapenet": 0}[name]
     assert out.strip().splitlines() == [f"{tmp_path}/run: {tmp_path}/in.pth, at step {at} of {steps(tmp_path)}"]
     convert.to_torch(tmp_path / "run", tmp_path / "out.pth")
     content = torch.load(tmp_path / "out.pth", weights_only=True)
     if name == "digits_style":
         back = {f"{model}.{n}": t for model, named in content["models"].items() for n, t in named.items()}
+    elif name == "shapenet":
+        back = content
     else:
         back = content["model"]
         assert content["epoch"] == at

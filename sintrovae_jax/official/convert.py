@@ -10,7 +10,6 @@ blended in; else 0, as the release counts epochs, not steps. --step N sets anoth
 
 import contextlib
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,14 +52,15 @@ def read(path: Path) -> Official:
         content = pth.load(data, _IGNORED)
     except Exception as error:  # whatever torch, pickle and zipfile raise where a file is not one of theirs
         raise UserError(f"{path} is no file of tensors alone, or is damaged ({type(error).__name__})") from None
-    models = content.get("models") if isinstance(content, Mapping) else None
     try:
+        models = content.get("models")
         if models is not None:
             tensors = {f"{model}.{name}": pth.array(t) for model, named in models.items() for name, t in named.items()}
-        else:
-            tensors = {_name(name): pth.array(tensor) for name, tensor in content["model"].items()}
+        else:  # the release for point clouds saves the tensors alone
+            named = content.get("model", content)
+            tensors = {_name(name): pth.array(tensor) for name, tensor in named.items()}
     except (KeyError, TypeError, AttributeError, IndexError):
-        raise UserError(f"{path} is no official checkpoint: it has no tensors in 'model' or 'models'") from None
+        raise UserError(f"{path} is no official checkpoint: it has no tensors, in 'model', 'models' or alone") from None
     epoch = content.get("epoch", 0)
     return Official(tensors, max(epoch, 0) if isinstance(epoch, int) else 0, models is not None)
 
@@ -185,6 +185,8 @@ def _unused(workdir: Path) -> dict[str, np.ndarray]:
 
 def _content(config: ConfigDict, tensors: dict[str, np.ndarray], step: int) -> dict[str, Any]:
     """The file's dictionary, as the release's own code reads it."""
+    if config.model.family == "point_cloud":
+        return dict(tensors)
     if config.model.family != "style":
         return {"epoch": step, "model": tensors}
     models: dict[str, dict[str, np.ndarray]] = {}

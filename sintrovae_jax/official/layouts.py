@@ -41,16 +41,26 @@ SAME = Layout(lambda x: x, lambda x: x)
 
 
 class Entry(NamedTuple):
-    """An official tensor: our array at `path`, or if we have none a constant `value`, verified if `checked`."""
+    """An official tensor: our array at `path`, or if we have none a constant `value`, verified if `checked`.
+
+    part: (number, count) of a tensor that is one of several equal parts of our array, along its last axis.
+    """
 
     name: str
     path: Path = ()
     layout: Layout = SAME
     value: np.ndarray | None = None
     checked: bool = False
+    part: tuple[int, int] = (0, 1)
+
+    def theirs(self, ours: np.ndarray) -> np.ndarray:
+        """The official tensor of our array."""
+        number, count = self.part
+        return self.layout.theirs(np.split(ours, count, -1)[number])
 
 
 DENSE = Layout(np.transpose, np.transpose)
+POINTWISE = Layout(lambda x: x[:, :, 0].T, lambda x: x.T[:, :, None])  # a convolution of single points
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 # The kernel of a transposed convolution, mirrored for a convolution of the doubled image.
 CONV_UP = Layout(lambda x: x[:, :, ::-1, ::-1].transpose(2, 3, 0, 1), lambda x: x[::-1, ::-1].transpose(2, 3, 0, 1))
@@ -221,9 +231,26 @@ def _style_decoder(channels: Sequence[int], suffix: str, root: Path) -> Iterator
             yield from _layer(f"{name}.style_{k}", (*block, f"modulation{k}"), DENSE)
 
 
+# --- point clouds -----------------------------------------------------------------------------------------------------
+
+
+def _point_cloud(config: ConfigDict) -> Iterator[Entry]:
+    encoder, decoder = ("encoder", "params"), ("decoder", "params")
+    for i in range(len(config.model.channels)):  # convolution, ReLU, BatchNorm
+        yield from _layer(f"encoder.conv.{3 * i}", (*encoder, f"point{i}"), POINTWISE, None)
+        yield from _norm(f"encoder.conv.{3 * i + 2}", ("encoder",), f"norm{i}")
+    yield from _layer("encoder.fc.0", (*encoder, "hidden", "dense"), DENSE)
+    for number, name in enumerate(("mu", "std")):  # which is the logvar
+        for entry in _layer(f"encoder.{name}_layer", (*encoder, "posterior", "dense"), DENSE):
+            yield entry._replace(part=(number, 2))
+    layers = [*(f"hidden{i}" for i in range(len(config.model.decoder_channels))), "points"]
+    for i, layer in enumerate(layers):  # dense, ReLU
+        yield from _layer(f"decoder.model.{2 * i}", (*decoder, layer, "dense"), DENSE)
+
+
 # --- both ways --------------------------------------------------------------------------------------------------------
 
-_FAMILIES = {"mlp": _mlp, "conv": _conv, "style": _style}
+_FAMILIES = {"mlp": _mlp, "conv": _conv, "style": _style, "point_cloud": _point_cloud}
 _COPIES = {"target_decoder": "target", "_s": "ema"}  # the suffixes of networks that are copies
 _HINTS = {
     "target": "a target decoder needs objective.target_period above 0",
@@ -269,11 +296,11 @@ def from_official(config: ConfigDict, tensors: dict[str, np.ndarray]) -> dict[st
     stored = {_copy_of(name) for name in tensors} | {""}
     expected = [entry for entry in expected if _copy_of(entry.name) in stored]
     _refuse(expected, shapes, tensors)
-    variables = {
-        entry.path: np.array(entry.layout.ours(tensors[entry.name]), np.float32, order="C")
-        for entry in expected
-        if entry.path
-    }
+    parts: dict[Path, list[np.ndarray]] = {}
+    for entry in expected:  # parts come in order
+        if entry.path:
+            parts.setdefault(entry.path, []).append(entry.layout.ours(tensors[entry.name]))
+    variables = {path: np.array(np.concatenate(of_path, -1), np.float32, order="C") for path, of_path in parts.items()}
     return _completed(shapes, variables)
 
 
@@ -309,7 +336,7 @@ def to_official(
     leaves = flatten_dict(variables)
     return {
         entry.name: np.array(
-            entry.layout.theirs(np.asarray(leaves[entry.path])) if entry.path else unused.get(entry.name, entry.value),
+            entry.theirs(np.asarray(leaves[entry.path])) if entry.path else unused.get(entry.name, entry.value),
             order="C",
         )
         for entry in table(config)
@@ -347,7 +374,7 @@ def _shape(entry: Entry, shapes: dict[Path, Any]) -> tuple[int, ...]:
     """The official shape of an entry, found by laying out an array that takes no memory."""
     if entry.value is not None:
         return entry.value.shape
-    return entry.layout.theirs(np.broadcast_to(np.float32(0), shapes[entry.path].shape)).shape
+    return entry.theirs(np.broadcast_to(np.float32(0), shapes[entry.path].shape)).shape
 
 
 def _other_values(expected: list[Entry], tensors: dict[str, Any]) -> list[str]:
