@@ -18,10 +18,11 @@ test: .venv/test
 soak: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak
 
-# One marker per set of extras, so that nothing is installed twice.
+# One marker per set of extras, so that nothing is installed twice. Modules are compiled when they are first imported:
+# most never are, and compiling all takes half of the time of an installation.
 .venv/%: pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(if $(filter test,$*),train$(comma)convert$(comma)test,$*)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.[$(if $(filter test,$*),train$(comma)convert$(comma)test,$*)]'
 	touch $@
 
 comma := ,
