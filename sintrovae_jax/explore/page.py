@@ -1,0 +1,252 @@
+"""The page: what `views` computes, in Gradio's components. A tab for each thing that the model can do."""
+
+import functools
+import html
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before it is imported
+
+import gradio as gr
+import numpy as np
+
+from sintrovae_jax.errors import Unavailable, UserError
+from sintrovae_jax.explore.uploads import Uploads
+from sintrovae_jax.explore.views import HOTTEST, REACH, Views
+from sintrovae_jax.models import Model
+
+_IN_TURN = "all in turn"
+
+
+def page(model: Model, name: str = "") -> gr.Blocks:
+    """The page of a model. name: what it calls the model."""
+    return _Page(model, name).blocks
+
+
+class _Page:
+    """Builds the page. Every output is computed once while it is built: all is compiled, and nothing empty."""
+
+    def __init__(self, model: Model, name: str) -> None:
+        self.views = Views(model)
+        self.uploads = Uploads(model) if self.views.kind == "images" else None
+        title = name or model.config.data.source
+        self.blocks = gr.Blocks(title=f"{title} - sintrovae_jax", analytics_enabled=False, delete_cache=(3600, 3600))
+        with self.blocks:
+            gr.Markdown(f"## {html.escape(title)}\n{self.views.summary()}.")
+            with gr.Tabs():
+                for view in self.views.can():
+                    getattr(self, f"_{view}")()
+
+    # --- tabs ---------------------------------------------------------------------------------------------------------
+
+    def _sample(self) -> None:
+        views = self.views
+        with gr.Tab("Sample"):
+            with gr.Row():
+                seed = _seed()
+                spread = gr.Slider(
+                    *((0, 1) if views.truncates else (0, HOTTEST)),
+                    value=1,
+                    step=0.05,
+                    label="Truncation" if views.truncates else "Temperature of the prior",
+                )
+                label = self._class(in_turn=True)
+            picture = _picture(views.sample(0), "Samples")
+            if views.kind == "points":
+                gr.Markdown("A 2D density has this tab alone.")
+        self._answer(
+            "sample",
+            lambda seed, spread, label: views.sample(seed, spread, _label(label)),
+            [seed, spread, label],
+            [picture],
+            [seed, spread, label],
+        )
+
+    def _latents(self) -> None:
+        views = self.views
+        place = views.place(None, 0)
+        with gr.Tab("Latents"):
+            with gr.Row():
+                with gr.Column(min_width=240):
+                    gr.Markdown(
+                        "Start from a sample or a picture, and move the latent dimensions that are used most, in "
+                        "standard deviations of the prior."
+                    )
+                    seed, label, upload = _seed(), self._class(), self._upload("A picture, instead of the sample")
+                with gr.Column(min_width=240):
+                    sliders = [
+                        gr.Slider(-REACH, REACH, value, step=0.01, label=f"Dimension {i} (KL {views.kl[i]:.2f} nats)")
+                        for i, value in zip(views.order, views.sliders(place), strict=True)
+                    ]
+                with gr.Column(min_width=240):
+                    moved = _picture(views.edited(place, list(views.sliders(place))), "Start, and moved")
+            table = _picture(views.traversed(place), "A column for each slider: -3, -1, 1 and 3")
+        start = [seed, label, upload]
+
+        def begin(seed: object, label: object, upload: object) -> list[Any]:
+            place = views.place(self._read(upload), seed, _label(label))
+            values = views.sliders(place)
+            return [*values, views.edited(place, list(values)), views.traversed(place)]
+
+        def move(seed: object, label: object, upload: object, *values: object) -> np.ndarray:
+            return views.edited(views.place(self._read(upload), seed, _label(label)), list(values))
+
+        # A sampled start may also be the first picture's role: BatchNorm has other averages there.
+        self._warm(lambda x: (views.edited(p := views.place(x, 0), list(views.sliders(p))), views.traversed(p)))
+        self._answer("latents_start", begin, start, [*sliders, moved, table], start)
+        self._answer("latents", move, [*start, *sliders], [moved], sliders, event="input")
+
+    def _score(self) -> None:
+        views = self.views
+        with gr.Tab("Reconstruct and score"), gr.Row():
+            with gr.Column(min_width=240):
+                seed, label = _seed(), self._class()
+                samples = gr.Slider(20, 1000, 60, step=20, label="Importance samples")
+                upload = self._upload("A picture, instead of the sample")
+            with gr.Column(scale=2, min_width=300):
+                picture, text = views.score(None, 0)
+                shown, told = _picture(picture, "Picture, reconstruction, error"), gr.Markdown(text)
+        inputs = [upload, seed, samples, label]
+
+        def score(upload: object, seed: object, samples: object, label: object) -> tuple[np.ndarray, str]:
+            return views.score(self._read(upload), seed, samples, _label(label))
+
+        self._answer("score", score, inputs, [shown, told], [upload, seed, label])
+        self._answer("", score, inputs, [shown, told], [samples], event="release")
+
+    def _interpolate(self) -> None:
+        views = self.views
+        with gr.Tab("Interpolate"):
+            with gr.Row():
+                ends = [self._end(f"{which} picture", seed) for seed, which in enumerate(("First", "Last"))]
+            paths = list(views.model.paths)
+            path = gr.Radio(paths, value=paths[0], label="Path through latent space")
+            made = views.interpolated(None, None, 0, 1)
+            picture = _picture(made, "The first, the points between their latents decoded, and the last")
+        (seed_a, label_a, a), (seed_b, label_b, b) = ends
+        inputs = [a, b, seed_a, seed_b, path, label_a, label_b]
+
+        def interpolate(a, b, seed_a, seed_b, path, label_a, label_b):
+            labels = _label(label_a), _label(label_b)
+            return views.interpolated(self._read(a), self._read(b), seed_a, seed_b, path, *labels)
+
+        for path_name in paths[1:]:
+            views.interpolated(None, None, 0, 1, path_name)
+        self._answer("interpolate", interpolate, inputs, [picture], inputs)
+
+    def _mix(self) -> None:
+        views = self.views
+        with gr.Tab("Mix styles"):
+            with gr.Row():
+                rows, columns = _seed(0, "Seed of the rows"), _seed(1, "Seed of the columns")
+                most = views.layers
+                layers = gr.Slider(0, most, most // 2, step=1, label=f"Layers with the style of the row, of {most}")
+                truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation")
+            picture = _picture(views.mixed(0, 1, most // 2), "Rows give the first layers, columns the others")
+        inputs = [rows, columns, layers, truncation]
+        self._answer("mix", views.mixed, inputs, [picture], inputs)
+
+    def _translate(self) -> None:
+        views = self.views
+        with gr.Tab("Translate"):
+            with gr.Row():
+                (seed_a, _, a), (seed_b, _, b) = self._end("First picture", 0), self._end("Second picture", 1)
+            made = views.translated(None, None, 0, 1)
+            picture = _picture(made, "The class of the column, the content of the row")
+        inputs = [a, b, seed_a, seed_b]
+
+        def translate(a: object, b: object, seed_a: object, seed_b: object) -> np.ndarray:
+            return views.translated(self._read(a), self._read(b), seed_a, seed_b)
+
+        self._answer("translate", translate, inputs, [picture], inputs)
+
+    # --- shared -------------------------------------------------------------------------------------------------------
+
+    def _end(self, name: str, seed: int) -> tuple[gr.Number, gr.components.Component, gr.components.Component]:
+        """The inputs of one of two pictures: seed, class and upload."""
+        with gr.Column(min_width=240):
+            return (
+                _seed(seed, f"{name}: seed of a sample"),
+                self._class(),
+                self._upload(f"{name}, instead of the sample"),
+            )
+
+    def _upload(self, name: str) -> gr.components.Component:
+        """Where a picture is uploaded; for a model of no pictures, what is always empty."""
+        if self.uploads is None:
+            return gr.State(None)
+        gr.Markdown(self.uploads.conversion)
+        return gr.Image(type="filepath", label=name, sources=["upload", "clipboard"], height=180)
+
+    def _class(self, in_turn: bool = False) -> gr.components.Component:
+        """The choice of a class, of a conditional model; for others, what is always None."""
+        if not self.views.classes:
+            return gr.State(None)
+        choices = [str(i) for i in range(self.views.classes)]
+        first = [_IN_TURN] if in_turn else []
+        return gr.Dropdown([*first, *choices], value=(first or choices)[0], label="Class")
+
+    def _read(self, upload: object) -> np.ndarray | None:
+        """The picture of what Gradio says of an upload; None without one."""
+        if upload is None:
+            return None
+        path = upload.get("path") if isinstance(upload, dict) else None
+        if self.uploads is None or not isinstance(path, str):
+            raise UserError("this is no uploaded picture")
+        return self.uploads.read(path)
+
+    def _warm(self, function: Callable[[np.ndarray], object]) -> None:
+        """Compiles what starts from a picture."""
+        if self.uploads is not None:
+            function(np.zeros(self.uploads.form.shape, np.float32))
+
+    def _answer(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        inputs: Sequence[gr.components.Component],
+        outputs: Sequence[gr.components.Component],
+        changing: Sequence[gr.components.Component],
+        event: str = "change",
+    ) -> None:
+        """Calls the function with the inputs whenever one of `changing` has changed. name: in the API, '' for none.
+
+        What a visitor got wrong is one line on the page. Inputs come as they were sent: Gradio would open a picture in
+        this process; `views` and `uploads` check them.
+        """
+
+        @functools.wraps(function)
+        def answer(*values: object) -> Any:
+            try:
+                return function(*values)
+            except (UserError, Unavailable) as error:
+                raise gr.Error(html.escape(str(error)), print_exception=False) from None
+
+        triggers = [getattr(component, event) for component in changing if not isinstance(component, gr.State)]
+        gr.on(
+            triggers,
+            answer,
+            list(inputs),
+            list(outputs),
+            api_name=name or None,
+            api_visibility="public" if name else "private",
+            preprocess=False,
+            show_progress="hidden",
+            trigger_mode="always_last",
+        )
+
+
+def _seed(value: int = 0, name: str = "Seed") -> gr.Number:
+    return gr.Number(value, label=name, precision=0, minimum=0, maximum=2**32 - 1, min_width=120)
+
+
+def _label(chosen: object) -> object:
+    """A class as `views` takes it."""
+    if isinstance(chosen, str) and chosen.isdecimal():
+        return int(chosen)
+    return None if chosen == _IN_TURN else chosen
+
+
+def _picture(value: np.ndarray, name: str) -> gr.Image:
+    return gr.Image(value, label=name, format="png", interactive=False, buttons=["download", "fullscreen"])
