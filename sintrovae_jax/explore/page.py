@@ -52,36 +52,32 @@ class _Page:
                     label="Truncation" if views.truncates else "Temperature of the prior",
                 )
                 label = self._class(in_turn=True)
-            picture = _picture(views.sample(0), "Samples")
+            both = "Samples, and the density that the encoder sees"
+            picture = _picture(views.sample(0), both if views.kind == "points" else "Samples")
             if views.kind == "points":
-                gr.Markdown("A 2D density has this tab alone.")
-        self._answer(
-            "sample",
-            lambda seed, spread, label: views.sample(seed, spread, _label(label)),
-            [seed, spread, label],
-            [picture],
-            [seed, spread, label],
-        )
+                gr.Markdown("There is no other tab: a 2D density has no pictures.")
+        inputs = [seed, spread, label]
+
+        def sample(seed: object, spread: object, label: object) -> np.ndarray:
+            return views.sample(seed, spread, _label(label))
+
+        self._answer("sample", sample, inputs, [picture], inputs)
 
     def _latents(self) -> None:
         views = self.views
         place = views.place(None, 0)
         with gr.Tab("Latents"):
             with gr.Row():
-                with gr.Column(min_width=240):
-                    gr.Markdown(
-                        "Start from a sample or a picture, and move the latent dimensions that are used most, in "
-                        "standard deviations of the prior."
-                    )
-                    seed, label, upload = _seed(), self._class(), self._upload("A picture, instead of the sample")
-                with gr.Column(min_width=240):
-                    sliders = [
-                        gr.Slider(-REACH, REACH, value, step=0.01, label=f"Dimension {i} (KL {views.kl[i]:.2f} nats)")
-                        for i, value in zip(views.order, views.sliders(place), strict=True)
-                    ]
-                with gr.Column(min_width=240):
-                    moved = _picture(views.edited(place, list(views.sliders(place))), "Start, and moved")
-            table = _picture(views.traversed(place), "A column for each slider: -3, -1, 1 and 3")
+                with gr.Column(min_width=280):
+                    seed, label = _seed(), self._class()
+                    upload = self._upload("A picture, instead of the sample")
+                with gr.Column(scale=2, min_width=300):
+                    values = views.sliders(place)
+                    moved = _picture(views.edited(place, list(values)), "The start, and where the sliders are")
+                    sliders = self._sliders(values)
+            caption = "A column for each slider, in their order: at -3, -1, 1 and 3, while the others stay"
+            table = _picture(views.traversed(place), caption)
+            self._conversion()
         start = [seed, label, upload]
 
         def begin(seed: object, label: object, upload: object) -> list[Any]:
@@ -92,21 +88,26 @@ class _Page:
         def move(seed: object, label: object, upload: object, *values: object) -> np.ndarray:
             return views.edited(views.place(self._read(upload), seed, _label(label)), list(values))
 
-        # A sampled start may also be the first picture's role: BatchNorm has other averages there.
+        # From a picture BatchNorm has other averages, and decoding is another program.
         self._warm(lambda x: (views.edited(p := views.place(x, 0), list(views.sliders(p))), views.traversed(p)))
         self._answer("latents_start", begin, start, [*sliders, moved, table], start)
         self._answer("latents", move, [*start, *sliders], [moved], sliders, event="input")
 
     def _score(self) -> None:
         views = self.views
-        with gr.Tab("Reconstruct and score"), gr.Row():
-            with gr.Column(min_width=240):
-                seed, label = _seed(), self._class()
-                samples = gr.Slider(20, 1000, 60, step=20, label="Importance samples")
-                upload = self._upload("A picture, instead of the sample")
-            with gr.Column(scale=2, min_width=300):
-                picture, text = views.score(None, 0)
-                shown, told = _picture(picture, "Picture, reconstruction, error"), gr.Markdown(text)
+        with gr.Tab("Score"):
+            with gr.Row():
+                with gr.Column(min_width=240):
+                    seed, label = _seed(), self._class()
+                    samples = gr.Slider(20, 1000, 60, step=20, label="Importance samples")
+                    upload = self._upload("A picture, instead of the sample")
+                with gr.Column(scale=2, min_width=300):
+                    picture, text = views.score(None, 0)
+                    shown, told = (
+                        _picture(picture, "The picture, its reconstruction, and the error of every pixel"),
+                        gr.Markdown(text),
+                    )
+            self._conversion()
         inputs = [upload, seed, samples, label]
 
         def score(upload: object, seed: object, samples: object, label: object) -> tuple[np.ndarray, str]:
@@ -123,7 +124,9 @@ class _Page:
             paths = list(views.model.paths)
             path = gr.Radio(paths, value=paths[0], label="Path through latent space")
             made = views.interpolated(None, None, 0, 1)
-            picture = _picture(made, "The first, the points between their latents decoded, and the last")
+            caption = "The first picture; points from its latent to that of the last, decoded; the last picture"
+            picture = _picture(made, caption)
+            self._conversion()
         (seed_a, label_a, a), (seed_b, label_b, b) = ends
         inputs = [a, b, seed_a, seed_b, path, label_a, label_b]
 
@@ -137,13 +140,14 @@ class _Page:
 
     def _mix(self) -> None:
         views = self.views
-        with gr.Tab("Mix styles"):
+        with gr.Tab("Mix"):
             with gr.Row():
                 rows, columns = _seed(0, "Seed of the rows"), _seed(1, "Seed of the columns")
                 most = views.layers
                 layers = gr.Slider(0, most, most // 2, step=1, label=f"Layers with the style of the row, of {most}")
                 truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation")
-            picture = _picture(views.mixed(0, 1, most // 2), "Rows give the first layers, columns the others")
+            caption = "The first layers of a picture have the style of its row, the others that of its column"
+            picture = _picture(views.mixed(0, 1, most // 2), caption)
         inputs = [rows, columns, layers, truncation]
         self._answer("mix", views.mixed, inputs, [picture], inputs)
 
@@ -153,7 +157,8 @@ class _Page:
             with gr.Row():
                 (seed_a, _, a), (seed_b, _, b) = self._end("First picture", 0), self._end("Second picture", 1)
             made = views.translated(None, None, 0, 1)
-            picture = _picture(made, "The class of the column, the content of the row")
+            picture = _picture(made, "Every picture has its column's class and its row's content")
+            self._conversion()
         inputs = [a, b, seed_a, seed_b]
 
         def translate(a: object, b: object, seed_a: object, seed_b: object) -> np.ndarray:
@@ -176,8 +181,23 @@ class _Page:
         """Where a picture is uploaded; for a model of no pictures, what is always empty."""
         if self.uploads is None:
             return gr.State(None)
-        gr.Markdown(self.uploads.conversion)
         return gr.Image(type="filepath", label=name, sources=["upload", "clipboard"], height=180)
+
+    def _conversion(self) -> None:
+        """Says what is done to uploaded pictures."""
+        if self.uploads is not None:
+            gr.Markdown(self.uploads.conversion)
+
+    def _sliders(self, values: Sequence[float]) -> list[gr.Slider]:
+        """Sliders of the latent dimensions that are used most, in two columns."""
+        kl, made, half = self.views.kl, list[gr.Slider](), -(-len(values) // 2)
+        named = [(f"Dimension {i} (KL {kl[i]:.2f} nats)", v) for i, v in zip(self.views.order, values, strict=True)]
+        gr.Markdown("The latent dimensions that are used most, in standard deviations of the prior")
+        with gr.Row():
+            for part in (named[:half], named[half:]):
+                with gr.Column(min_width=220):
+                    made += [gr.Slider(-REACH, REACH, v, step=0.01, label=name) for name, v in part]
+        return made
 
     def _class(self, in_turn: bool = False) -> gr.components.Component:
         """The choice of a class, of a conditional model; for others, what is always None."""
@@ -248,5 +268,7 @@ def _label(chosen: object) -> object:
     return None if chosen == _IN_TURN else chosen
 
 
-def _picture(value: np.ndarray, name: str) -> gr.Image:
-    return gr.Image(value, label=name, format="png", interactive=False, buttons=["download", "fullscreen"])
+def _picture(value: np.ndarray, caption: str) -> gr.Image:
+    gr.Markdown(caption)  # a label would lie on the picture
+    buttons = ["download", "fullscreen"]
+    return gr.Image(value, show_label=False, format="png", interactive=False, buttons=buttons)

@@ -29,10 +29,13 @@ class Uploads:
     def conversion(self) -> str:
         """What is done to a picture, as a sentence."""
         form = self.form
-        cut = "cut to the square in its middle, " if form.crop else ""
-        transparent = f"laid on {form.background} where it is transparent"
-        colour = "made grey" if form.channels == 1 else "made RGB"
-        return f"A picture is {cut}resized to {form.size}×{form.size}, {colour} and {transparent}, like training data."
+        cut = "cut to the squares in their middle, " if form.crop else ""
+        grey = ", made grey" if form.channels == 1 else ""
+        back = {(255,) * 3: "white", (0,) * 3: "black"}.get(form.background, f"RGB {form.background}")
+        return (
+            f"Uploaded pictures are {cut}resized to {form.size}×{form.size}{grey}, and laid on {back} where they are "
+            "transparent, as training data are."
+        )
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
         """A file -> float32 [H, W, C] in [0, 1], of the model's shape. Raises `UserError` if it is no such picture."""

@@ -179,8 +179,8 @@ class Views:
         kl = float(objectives.kl(jnp.asarray(posterior[0]), jnp.asarray(posterior[1]), self._std)[0])
         squared = float(np.square(shown - recon).sum())
         lines = [
-            f"Left to right: the picture, its reconstruction, the error of every pixel (white: {most:.2f}).",
-            f"Squared error {squared:.2f}, KL {kl:.1f} nats. {self._likelihood(shown, count, labels)}",
+            f"The highest error, {most:.2f}, is white. Squared error {squared:.2f}, KL {kl:,.1f} nats.",
+            self._likelihood(shown, count, labels),
         ]
         return drawing.table(three, 3), "\n\n".join(lines)
 
