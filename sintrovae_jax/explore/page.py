@@ -103,10 +103,8 @@ class _Page:
                     upload = self._upload("A picture, instead of the sample")
                 with gr.Column(scale=2, min_width=300):
                     picture, text = views.score(None, 0)
-                    shown, told = (
-                        _picture(picture, "The picture, its reconstruction, and the error of every pixel"),
-                        gr.Markdown(text),
-                    )
+                    shown = _picture(picture, "The picture, its reconstruction, and the error of every pixel")
+                    told = gr.Markdown(text)
             self._conversion()
         inputs = [upload, seed, samples, label]
 
@@ -144,7 +142,7 @@ class _Page:
             with gr.Row():
                 rows, columns = _seed(0, "Seed of the rows"), _seed(1, "Seed of the columns")
                 most = views.layers
-                layers = gr.Slider(0, most, most // 2, step=1, label=f"Layers with the style of the row, of {most}")
+                layers = gr.Slider(0, most, most // 2, step=1, label=f"Layers of the row, of {most}")
                 truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation")
             caption = "The first layers of a picture have the style of its row, the others that of its column"
             picture = _picture(views.mixed(0, 1, most // 2), caption)
