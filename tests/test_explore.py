@@ -16,7 +16,7 @@ from conftest import ROOT, environment, free_port, here
 from PIL import Image
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import inference, train_step
+from sintrovae_jax import explore, inference, train_step
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.explore import __main__ as command
 from sintrovae_jax.explore import drawing
@@ -284,6 +284,20 @@ def test_without_the_extra_it_says_which(monkeypatch):
     assert code == 2
     assert said.count("\n") == 1
     assert "gradio is not installed: install the extra `explore`" in said
+
+
+@WITH_GRADIO
+def test_a_page_is_built_with_the_tabs_that_the_model_has(views):
+    import gradio
+
+    page = explore.build(views.model, "<b>mine</b>")
+    assert [b.label for b in page.blocks.values() if isinstance(b, gradio.Tab)] == [
+        *("Sample", "Latents", "Score", "Interpolate")
+    ]
+    assert [b.label for b in page.blocks.values() if isinstance(b, gradio.Dropdown)] == ["Class"] * 5
+    texts = [b.value for b in page.blocks.values() if isinstance(b, gradio.Markdown)]
+    assert "&lt;b&gt;mine" in texts[0] and "3 classes, 10 latent dimensions" in texts[0]
+    assert not page.analytics_enabled
 
 
 @WITH_GRADIO

@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     from sintrovae_jax.explore.page import page
 
     streams.say(f"compiling what the page of {args.model} computes; once it is on disk, it starts faster")
-    app = page(model, args.model)
+    of_package = args.model.startswith("pretrained:")
+    app = page(model, args.model if of_package else inference.locate(args.model)[0].name)  # not where it lies
     try:
         _, local, shared = app.launch(
             server_name=args.host,
@@ -48,6 +49,8 @@ def main(argv: list[str]) -> None:
         )
     except OSError as error:
         raise UserError(f"the page cannot be served at {args.host}:{port}: {error}") from None
+    if args.share and not shared:
+        streams.say("there is no public link: the server of Gradio's makers did not give one")
     print(f"{local}{f' and {shared}' if shared else ''} (Ctrl-C ends it)", flush=True)
     try:
         threading.Event().wait()
