@@ -50,6 +50,7 @@ class _Page:
                     value=1,
                     step=0.05,
                     label="Truncation" if views.truncates else "Temperature of the prior",
+                    min_width=240,
                 )
                 label = self._class(in_turn=True)
             both = "Samples, and the density that the encoder sees"
@@ -142,8 +143,8 @@ class _Page:
             with gr.Row():
                 rows, columns = _seed(0, "Seed of the rows"), _seed(1, "Seed of the columns")
                 most = views.layers
-                layers = gr.Slider(0, most, most // 2, step=1, label=f"Layers of the row, of {most}")
-                truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation")
+                layers = gr.Slider(0, most, most // 2, step=1, label=f"Layers of the row, of {most}", min_width=240)
+                truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation", min_width=240)
             caption = "The first layers of a picture have the style of its row, the others that of its column"
             picture = _picture(views.mixed(0, 1, most // 2), caption)
         inputs = [rows, columns, layers, truncation]
@@ -239,7 +240,7 @@ class _Page:
             try:
                 return function(*values)
             except (UserError, Unavailable) as error:
-                raise gr.Error(html.escape(str(error)), print_exception=False) from None
+                raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
 
         triggers = [getattr(component, event) for component in changing if not isinstance(component, gr.State)]
         gr.on(
