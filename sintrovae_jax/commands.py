@@ -34,3 +34,7 @@ def export() -> None:
 
 def convert() -> None:
     _run("sintrovae_jax.official.convert")
+
+
+def explore() -> None:
+    _run("sintrovae_jax.explore.__main__")

@@ -1,6 +1,7 @@
-"""What the extra `train` of the package brings, and whether it is installed."""
+"""What extras of the package bring, and whether they are installed."""
 
 import importlib.util
+from collections.abc import Sequence
 
 from sintrovae_jax.errors import UserError
 
@@ -9,13 +10,24 @@ _TRAIN = (
     *("clu", "matplotlib", "PIL", "simplejpeg", "sklearn"),
     *("tensorboard", "tensorflow", "tensorflow_datasets", "tqdm"),
 )
+_EXPLORE = ("gradio", "matplotlib", "PIL", "simplejpeg")
 
 
 def need_train() -> None:
     """Raises `UserError`, naming the extra, if a part of it is not installed. Imports nothing."""
-    missing = [name for name in _TRAIN if importlib.util.find_spec(name) is None]
+    _need("train", _TRAIN)
+
+
+def need_explore() -> None:
+    """Raises `UserError`, naming the extra, if a part of it is not installed. Imports nothing."""
+    _need("explore", _EXPLORE)
+
+
+def _need(extra: str, names: Sequence[str]) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
         raise UserError(
-            f"{', '.join(missing)} {are} not installed: install the extra `train`, pip install '.[train]' in a clone"
+            f"{', '.join(missing)} {are} not installed: install the extra `{extra}`, "
+            f"pip install '.[{extra}]' in a clone"
         )

@@ -72,6 +72,7 @@ COMMANDS = {
     "sintrovae-jax-compare": ([], "WORKDIR"),
     "sintrovae-jax-export": ([], "WORKDIR, OUT"),
     "sintrovae-jax-convert": (["--config", "RECIPE", "a", "b", "c"], "official.pth"),
+    "sintrovae-jax-explore": ([], "MODEL"),
 }
 
 
