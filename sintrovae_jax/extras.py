@@ -1,6 +1,7 @@
-"""What the extra `train` of the package brings, and whether it is installed."""
+"""What the extras of the package bring, and whether it is installed."""
 
 import importlib.util
+from collections.abc import Sequence
 
 from sintrovae_jax.errors import UserError
 
@@ -12,10 +13,18 @@ _TRAIN = (
 
 
 def need_train() -> None:
-    """Raises `UserError`, naming the extra, if a part of it is not installed. Imports nothing."""
-    missing = [name for name in _TRAIN if importlib.util.find_spec(name) is None]
+    """Raises `UserError`, naming the extra, if a part of `train` is not installed. Imports nothing."""
+    _need("train", _TRAIN)
+
+
+def need_hub() -> None:
+    """Raises `UserError`, naming the extra, if `hub` is not installed. Imports nothing."""
+    _need("hub", ("huggingface_hub",))
+
+
+def _need(extra: str, names: Sequence[str]) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
-        raise UserError(
-            f"{', '.join(missing)} {are} not installed: install the extra `train`, pip install '.[train]' in a clone"
-        )
+        how = f"install the extra `{extra}`, pip install '.[{extra}]' in a clone"
+        raise UserError(f"{', '.join(missing)} {are} not installed: {how}")
