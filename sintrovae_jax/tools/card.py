@@ -70,7 +70,7 @@ def _slug(text: str) -> str:
     return "-".join("".join(c if c.isalnum() or c in ".-" else " " for c in text.lower()).split())
 
 
-def _front(model: Model, name: str, licence: str, metrics: dict[str, float]) -> str:
+def _front(model: Model, name: str, licence: str, metrics: dict[str, Any]) -> str:
     """The front matter, in YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -94,7 +94,7 @@ def _front(model: Model, name: str, licence: str, metrics: dict[str, float]) -> 
     ).to_yaml()
 
 
-def _text(model: Model, name: str, licence: str, metrics: dict[str, float], drawn: bool) -> str:
+def _text(model: Model, name: str, licence: str, metrics: dict[str, Any], drawn: bool) -> str:
     config, title = model.config, name.partition("/")[2]
     objective, paper = _OBJECTIVES[config.objective.name]
     trained = (
