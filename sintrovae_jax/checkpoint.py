@@ -68,11 +68,26 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 def _size(folder: Path) -> int:
-    """The bytes of all files in a folder. Does not follow links."""
+    """The bytes of all files of a step. Follows no links but those of the Hub's cache to its own files."""
     if files.is_remote(folder):
         remote = epath.Path(folder)
         return sum(_size(path) if path.is_dir() else path.stat().length for path in remote.iterdir())
-    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
+    cache = _hub_cache(folder)
+    paths = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+    return sum(os.lstat(_followed(path, cache) if cache else path).st_size for path in paths)
+
+
+def _hub_cache(folder: Path) -> str:
+    """The Hub's cache that a step lies in, as CACHE/models--NAME/snapshots/COMMIT/checkpoints/STEP; '' if in none."""
+    parents = folder.parents
+    inside = len(parents) > 4 and parents[2].name == "snapshots" and parents[3].name.startswith("models--")
+    return os.path.realpath(parents[4]) if inside else ""
+
+
+def _followed(path: str, cache: str) -> str:
+    """Where a link leads if that is a file in the cache; else the path."""
+    target = os.path.realpath(path)
+    return target if os.path.isfile(target) and os.path.commonpath([target, cache]) == cache else path
 
 
 @functools.cache
@@ -85,6 +100,15 @@ def _ignore_late_reads() -> None:
             report(unraisable)
 
     sys.unraisablehook = hook
+
+
+def forget_place(workdir: Path) -> None:
+    """Takes the path at which they were written out of the checkpoints of a local workdir.
+
+    Orbax writes it into a file of which it asks later whether it is there.
+    """
+    for path in (workdir / workdirs.CHECKPOINTS).rglob("commit_success.txt"):
+        path.write_text("Checkpoint commit was successful\n")
 
 
 class _Manager(ocp.CheckpointManager):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -230,14 +231,19 @@ def _check_growth(config, values):
         raise UserError("data.translate is in pixels, but every level has another size: set it to 0")
 
 
-def write(config: ConfigDict, workdir: Path) -> None:
-    """Writes WORKDIR/config.json: all values used, with relative paths made absolute."""
-    stored, given = ConfigDict(config.to_dict()), flatten(config)
-    stored.update_from_flattened_dict(
-        {name: files.anchored(given[name]) for name in _PATHS}
-        | {name: examples.anchored(given[name]) for name in _SOURCES}
-        | dict.fromkeys(_ONCE, False)
-    )
+def write(config: ConfigDict, workdir: Path, *, places: bool = True) -> None:
+    """Writes WORKDIR/config.json: all values used, with relative paths made absolute.
+
+    places: False for what is handed on: of the absolute path of data the last part stays, and other keys of absolute
+    paths have their defaults, so that it does not say where things lie on this machine.
+    """
+    stored, given, defaults = ConfigDict(config.to_dict()), flatten(config), schema.defaults()
+    paths = {name: files.anchored(given[name]) for name in _PATHS}
+    sources = {name: examples.anchored(given[name]) for name in _SOURCES}
+    if not places:
+        paths = {name: defaults[name] if os.path.isabs(path) else path for name, path in paths.items()}
+        sources = {name: examples.last_part(source) for name, source in sources.items()}
+    stored.update_from_flattened_dict(paths | sources | dict.fromkeys(_ONCE, False))
     files.write_text(workdir / workdirs.CONFIG, json.dumps(stored.to_dict(), indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What extras of the package bring, and whether they are installed."""
+"""What the extras of the package bring, and whether it is installed."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -14,20 +14,23 @@ _EXPLORE = ("gradio", "matplotlib", "PIL", "simplejpeg")
 
 
 def need_train() -> None:
-    """Raises `UserError`, naming the extra, if a part of it is not installed. Imports nothing."""
+    """Raises `UserError`, naming the extra, if a part of `train` is not installed. Imports nothing."""
     _need("train", _TRAIN)
 
 
 def need_explore() -> None:
-    """Raises `UserError`, naming the extra, if a part of it is not installed. Imports nothing."""
+    """Raises `UserError`, naming the extra, if a part of `explore` is not installed. Imports nothing."""
     _need("explore", _EXPLORE)
+
+
+def need_hub() -> None:
+    """Raises `UserError`, naming the extra, if `hub` is not installed. Imports nothing."""
+    _need("hub", ("huggingface_hub",))
 
 
 def _need(extra: str, names: Sequence[str]) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
-        raise UserError(
-            f"{', '.join(missing)} {are} not installed: install the extra `{extra}`, "
-            f"pip install '.[{extra}]' in a clone"
-        )
+        how = f"install the extra `{extra}`, pip install '.[{extra}]' in a clone"
+        raise UserError(f"{', '.join(missing)} {are} not installed: {how}")

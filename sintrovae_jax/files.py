@@ -29,6 +29,9 @@ _ERRNOS = (
 _REASONS = [os.strerror(number) for number in _ERRNOS]
 
 
+HUB = "hf:"  # begins the name of a model on the Hugging Face Hub (`hub`)
+
+
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is outside of the local file systems."""
     return "://" in os.fspath(path)
@@ -116,11 +119,16 @@ def resolved(path: str | os.PathLike[str]) -> str:
     """The full path that a user means: absolute, with ~ expanded; what is remote (gs://…) stays as it is.
 
     Every path that a user gives goes through here, alone or by `place`. Raises `UserError` for an empty path, and for ~
-    where there is no such home folder.
+    where there is no such home folder; also for a model on the Hub, which is no path: `inference.locate` knows it.
     """
     path = os.fspath(path)
     if not path:
         raise UserError("an empty path")
+    if path.startswith(HUB):
+        raise UserError(
+            f"{path} is a model on the Hub, which is only read: export it to a folder first, with "
+            f"python -m sintrovae_jax.tools.export {path} FOLDER (a folder of this name is ./{path})"
+        )
     if is_remote(path):
         return path
     expanded = os.path.expanduser(path)

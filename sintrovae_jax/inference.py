@@ -57,14 +57,15 @@ def load(
     """Rebuilds a trained model from its workdir alone, on any devices.
 
     path: a workdir, its `checkpoints` folder, or one checkpoint (`checkpoints/STEP`), local or remote (gs://…, which
-    needs TensorFlow or gcsfs); or 'pretrained:NAME', a model that comes with the package. step: the step of a
-    checkpoint; 'best': the best stored one by the metric `config.checkpoint.best`; 'latest' or None: the newest. ema:
-    the averaged networks if the run has them; False: the networks as trained. batch_norm: BatchNorm's averages:
-    'running'; 'standing', which the workdir keeps of evaluations; None: what `eval.batch_norm` of its config names, but
-    running ones if it keeps no others of these networks. trust: evaluations may run the code that the config of the
-    workdir names (`eval.features=MODULE:FUNCTION`); loading runs none. Raises `UserError` if there is no such workdir
-    or checkpoint, or if it cannot be read or holds another model than its config describes; `Unavailable` if remote
-    storage does not answer.
+    needs TensorFlow or gcsfs); 'pretrained:NAME', a model that comes with the package; or 'hf:USER/NAME', perhaps with
+    '@REVISION', one on the Hugging Face Hub (which needs the extra `hub`). step: the step of a checkpoint; 'best': the
+    best stored one by the metric `config.checkpoint.best`; 'latest' or None: the newest. ema: the averaged networks if
+    the run has them; False: the networks as trained. batch_norm: BatchNorm's averages: 'running'; 'standing', which the
+    workdir keeps of evaluations; None: what `eval.batch_norm` of its config names, but running ones if it keeps no
+    others of these networks. trust: evaluations may run the code that the config of the workdir names
+    (`eval.features=MODULE:FUNCTION`); loading runs none. Raises `UserError` if there is no such workdir or checkpoint,
+    or if it cannot be read or holds another model than its config describes; `Unavailable` if remote storage or the Hub
+    does not answer.
     """
     if batch_norm not in (None, "running", "standing"):
         raise UserError(f"batch_norm={batch_norm!r} is none of running, standing")
@@ -97,7 +98,10 @@ def _averaged(model: Model, workdir: Path, batch_norm: str | None) -> Model:
 
 
 def locate(path: str | Path, step: int | str | None = None) -> tuple[Path, int | str | None]:
-    """Splits a path of `load` into the workdir and the step. Raises `UserError` for an impossible path or step."""
+    """Splits a path of `load` into the workdir and the step. A model on the Hub is downloaded.
+
+    Raises `UserError` for an impossible path or step, and what `hub.fetch` raises.
+    """
     step = None if step == "latest" else step
     if step is not None and step != "best":
         if not isinstance(step, numbers.Integral):
@@ -106,6 +110,10 @@ def locate(path: str | Path, step: int | str | None = None) -> tuple[Path, int |
     kind, _, name = str(path).partition("pretrained:")
     if name and not kind:
         return _pretrained(name), step
+    if str(path).startswith(files.HUB):
+        from sintrovae_jax import hub
+
+        return hub.fetch(str(path)), step
     place = files.place(path)
     files.refuse_other_encodings(place)
     if place.parent.name == workdirs.CHECKPOINTS and place.name.isdecimal() and not (place / workdirs.CONFIG).exists():

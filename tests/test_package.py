@@ -70,7 +70,7 @@ COMMANDS = {
     "sintrovae-jax": (["--config", "RECIPE", "--mode", "dream"], "--mode dream"),
     "sintrovae-jax-bench": (["--config", "RECIPE", "--config.seeed=1"], "seeed"),
     "sintrovae-jax-compare": ([], "WORKDIR"),
-    "sintrovae-jax-export": ([], "WORKDIR, OUT"),
+    "sintrovae-jax-export": (["WORKDIR"], "OUT"),
     "sintrovae-jax-convert": (["--config", "RECIPE", "a", "b", "c"], "official.pth"),
     "sintrovae-jax-explore": ([], "MODEL"),
 }

@@ -1,5 +1,7 @@
 """Kind and shape of a source's examples, from the config alone: without the data, and without TensorFlow."""
 
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +32,12 @@ def anchored(source: str) -> str:
     """A `data.source` whose path, if it has one, means the same from every folder (`files.anchored`)."""
     kind, _, path = source.partition(":")
     return f"{kind}:{files.anchored(path)}" if kind in PATHS else source
+
+
+def last_part(source: str) -> str:
+    """A `data.source` without the folders that its absolute path is in; what is remote or below ~ stays."""
+    kind, _, path = source.partition(":")
+    return f"{kind}:{Path(path).name}" if kind in PATHS and os.path.isabs(path) else source
 
 
 def same_kind(a: str, b: str) -> bool:
