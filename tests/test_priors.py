@@ -264,6 +264,9 @@ def test_a_loaded_model_uses_its_prior(trained):
     z = np.concatenate([model.prior(0, 400, component=k) for k in range(4)])
     for k, part in enumerate(np.split(z, 4)):
         np.testing.assert_allclose(part.mean(0), model.mixture.mean[k], atol=0.3)
+    np.testing.assert_allclose(model.prior(0, 2, component=1, temperature=0.0), model.mixture.mean[[1, 1]])
+    fixed = sintrovae_jax.load("pretrained:digits")
+    np.testing.assert_allclose(fixed.prior(0, 2, temperature=0.5), fixed.prior(0, 2) / 2, rtol=1e-6)
     assert len(model.sample(0, 3)) == 3
 
 

@@ -15,7 +15,7 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import density
 from sintrovae_jax.explore import drawing
 from sintrovae_jax.explore.batches import MANY, Batches
-from sintrovae_jax.models import Model
+from sintrovae_jax.models import Model, Posterior
 from sintrovae_jax.models.family import table
 from sintrovae_jax.models.style import StyleModel
 from sintrovae_jax.models.trained import between, line
@@ -106,14 +106,15 @@ class Views:
         count = _POINTS if self.kind == "points" else max(rows, 1) * columns
         spread = number(spread, 0, 1 if self.truncates else HOTTEST, "truncation" if self.truncates else "temperature")
         labels = self._labels(label, count)
-        z = np.asarray(self.model.prior(seed_of(seed), count))
+        temperature = 1.0 if self.truncates else spread
+        z = np.asarray(self.model.prior(seed_of(seed), count, temperature=temperature))
         if self._energy is not None:
-            x = np.asarray(self.model.decode(spread * z, role="prior", labels=labels))
+            x = np.asarray(self.model.decode(z, role="prior", labels=labels))
             return drawing.density(x, self._energy, examples.of(self.model.config.data).half_range)
         if self.truncates:
             x = self._batches.synthesize(self._batches.styles(z, spread), np.arange(count))
         else:
-            x = self._batches.decode(spread * z, "prior", labels)
+            x = self._batches.decode(z, "prior", labels)
         return self._drawn(x, columns)
 
     # --- latents -----------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class Views:
         most = float(error.max())
         colours = drawing.heat(error / max(most, 1e-12))
         three = np.stack([np.broadcast_to(image, (*shown.shape[:2], 3)) for image in (shown, recon, colours)])
-        kl = float(objectives.kl(jnp.asarray(posterior[0]), jnp.asarray(posterior[1]), self._std)[0])
+        kl = float(self.model.kl(Posterior(*map(jnp.asarray, posterior)))[0])
         squared = float(np.square(shown - recon).sum())
         lines = [
             f"The highest error, {most:.2f}, is white. Squared error {squared:.2f}, KL {kl:,.1f} nats.",
@@ -253,7 +254,10 @@ class Views:
         return float(self.model.config.objective.prior_std)
 
     def _kl_per_dimension(self) -> np.ndarray:
-        """The KL of the posteriors of the model's own samples, their mean in nats, [Z]: data are not needed."""
+        """The KL of the posteriors of the model's own samples, their mean in nats, [Z]: data are not needed.
+
+        To N(0, prior_std²), also where the prior is learnt: a mixture has no KL of single dimensions.
+        """
         labels = self.model.even_labels(_KL_SAMPLES)
         x = self._batches.decode(np.asarray(self.model.prior(0, _KL_SAMPLES)), "prior", labels, np.arange(_KL_SAMPLES))
         mean, logvar = self._batches.encode(x.clip(0, 1) if self.kind == "images" else x, labels)

@@ -209,16 +209,16 @@ class Model:
         return _apply(module, level, variables, inputs, keys, blend, labels, role=role)
 
     @seeds.pinned()
-    def prior(self, key: Seed, n: int, component: int | None = None) -> jax.Array:
+    def prior(self, key: Seed, n: int, component: int | None = None, temperature: float = 1.0) -> jax.Array:
         """n latents from the prior, N(0, prior_std²) or a learnt mixture. Returns [n, Z].
 
-        key: a jax key or an int seed. component: of a mixture, from which all are drawn. Raises `UserError` if there is
-        no such component.
+        key: a jax key or an int seed. component: of a mixture, from which all are drawn. temperature: the standard
+        deviation, of every component, is multiplied by it. Raises `UserError` if there is no such component.
         """
         if n < 0:
             raise UserError(f"the number of latents cannot be negative: {n}")
         key, mixture = seeds.as_key(key), self.mixture
-        noise = jax.random.normal(key, (n, self.config.model.z_dim))
+        noise = temperature * jax.random.normal(key, (n, self.config.model.z_dim))
         components = 0 if mixture is None else mixture.components
         if component is not None and not 0 <= component < components:
             raise UserError(f"the prior of this model has {components or 'no'} components: there is no {component}")
