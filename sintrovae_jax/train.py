@@ -21,6 +21,7 @@ from sintrovae_jax import (
     logs,
     ownership,
     parallel,
+    provenance,
     reconstruction,
     schedule,
     seeds,
@@ -128,9 +129,10 @@ def refuse_bad_state(config: ConfigDict, host: train_state.TrainState) -> None:
             raise Diverged(f"step {host.step}: {name} became NaN or infinite; {_advice(config, int(host.step))}")
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(config: ConfigDict, workdir: Path, recipe: provenance.Recipe | None = None) -> None:
     """Trains to `config.train.steps`, resuming if the workdir has a checkpoint; ends with an evaluation.
 
+    recipe: what the config was made from, if that is known, for the report.
     Raises `UserError`, also if another run is training in the workdir; `Diverged` (the last good checkpoint stays);
     `Interrupted` (a checkpoint was saved); or `Unavailable` (one was saved if that was possible).
     """
@@ -139,7 +141,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         configs.refuse_other(config, workdir)
         run = Run(config, workdir, check_owner)
         with Stop().listening() as stop, _closing(run.checkpoints.close):
-            _train(run, stop)
+            _train(run, stop, recipe)
 
 
 @contextlib.contextmanager
@@ -157,7 +159,7 @@ def _closing(close: Callable[[], None]) -> Iterator[None]:
     close()
 
 
-def _train(run, stop):
+def _train(run, stop, recipe):
     config, workdir = run.config, run.workdir
     host = run.restore_or_create()
     first, last = int(host.step), config.train.steps
@@ -172,6 +174,8 @@ def _train(run, stop):
     if parallel.agree(done):  # all processes have read the results before the main one writes
         log.info("already trained to step %d: see %s", first, workdir / workdirs.RESULTS)
         return
+    if parallel.is_main():
+        provenance.write(workdir, run.source, first, recipe)
     writer = logs.Metrics(workdir, first) if parallel.is_main() else None
     with _closing(writer.close if writer else lambda: None):
         _to_the_end(run, stop, host, writer)
@@ -373,7 +377,19 @@ def _finish(run, model, metrics, writer, clock):
     _draw(run, model, writer)
     training = {"seconds": clock.seconds(), "examples_per_second": clock.rate() or writer.rate()}
     evaluation.write_results(model, run.source, run.workdir, metrics, training)
+    writer.flush()
+    _report(run.workdir)
     log.info("done: %s", run.workdir)
+
+
+def _report(workdir):
+    """Writes the report. A failure is one warning: what was trained is saved."""
+    try:
+        from sintrovae_jax.reports import report  # jinja2
+
+        report.write(workdir)
+    except Exception as error:  # whatever it is, it must not end a run that has come to its end
+        log.warning("no %s: %s", workdirs.REPORT, parallel.first_line(error))
 
 
 def _at_size(level: schedule.Level) -> str:
