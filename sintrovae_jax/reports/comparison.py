@@ -21,8 +21,17 @@ def write(path: Path, workdirs: Mapping[str, Path], beginnings: Sequence[str] = 
     beginnings: of the names of metrics that are shown; (): all. warning: shown above the metrics. Raises `UserError` if
     there is nothing of a run in one of them, `Unavailable` if one cannot be read, or the page not be written.
     """
-    runs = {printable(name): reading.read(place) for name, place in workdirs.items()}
+    names = dict(zip(workdirs, _short([*workdirs]), strict=True))
+    runs = {printable(names[name]): reading.read(place) for name, place in workdirs.items()}
     return pages.write(path, "comparison.html", content(runs, beginnings, warning))
+
+
+def _short(names: list[str]) -> list[str]:
+    """The names without the folders that all of them begin with."""
+    parts = [name.rstrip("/").split("/") for name in names]
+    while len({part[0] for part in parts}) == 1 and all(len(part) > 1 for part in parts):
+        parts = [part[1:] for part in parts]
+    return ["/".join(part) for part in parts]
 
 
 def content(runs: Mapping[str, Run], beginnings: Sequence[str] = (), warning: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sintrovae_jax.reports.reading import Run
 
 _TEXT = 700_000  # bytes of a page that are neither pictures nor curves, at most
 _FIGURES, _NAMES = 24, 100  # figures, and names of files, that are shown, at most
+_SLIDERS = 6  # kinds of pictures of training that are shown, at most
 _FIRST = ("samples", "reconstructions", "interpolations")
 CAPTIONS = {
     "samples": "Samples of the prior, decoded.",
@@ -124,10 +125,17 @@ def final_figures(run: Run, left: int, slider: bool) -> tuple[list[Figure], int]
 
 
 def _slider(run: Run, left: int) -> dict[str, Any] | None:
-    """The pictures of training by name, each [(step, picture)], the steps of all, and what was left out; None: none."""
-    names = [name for name in (*_FIRST, *run.pictures) if name in run.pictures]
-    names = [*dict.fromkeys(names)][:6]
-    found = {name: pictures.frames(run.pictures[name], left // len(names)) for name in names}
+    """The pictures of training by name, each [(step, picture)], the steps of all, and what was left out; None: none.
+
+    The last figures of a run that has ended are its last pictures.
+    """
+    names = [*dict.fromkeys(name for name in (*_FIRST, *run.pictures) if name in run.pictures)][:_SLIDERS]
+    found = {}
+    for name in names:
+        files = run.pictures[name]
+        if run.finished and name in run.figures and files[-1][0] < run.step:
+            files = [*files, (run.step, run.figures[name])]
+        found[name] = pictures.frames(files, left // len(names))
     found = {name: frames for name, frames in found.items() if frames.frames}
     if not found:
         return None
