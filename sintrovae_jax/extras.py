@@ -11,6 +11,7 @@ _TRAIN = (
 )
 
 
+_WANDB = ("wandb",)
 _REPORT = ("jinja2", "matplotlib", "PIL")
 
 
@@ -24,10 +25,14 @@ def need_report() -> None:
     _need(_REPORT)
 
 
-def _need(names: tuple[str, ...]) -> None:
+def need_wandb() -> None:
+    """Raises `UserError`, naming the extra, if wandb is not installed."""
+    _need(_WANDB, "wandb")
+
+
+def _need(names: tuple[str, ...], extra: str = "train") -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
-        raise UserError(
-            f"{', '.join(missing)} {are} not installed: install the extra `train`, pip install '.[train]' in a clone"
-        )
+        how = f"install the extra `{extra}`, pip install '.[{extra}]' in a clone"
+        raise UserError(f"{', '.join(missing)} {are} not installed: {how}")

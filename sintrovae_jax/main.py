@@ -74,6 +74,8 @@ def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options
     if mode in ("train", "eval"):
         evaluators.check(config)
     extras.need_train()
+    if mode == "train" and config.log.wandb:
+        extras.need_wandb()
     parallel.initialize(config.distributed, config.distributed_heartbeat, notices=mode == "train")
     logs.setup(parallel.is_main())
     configs.refuse_other(config, workdir)

@@ -176,9 +176,19 @@ def _train(run, stop, recipe):
         return
     if parallel.is_main():
         provenance.write(workdir, run.source, first, recipe)
-    writer = logs.Metrics(workdir, first) if parallel.is_main() else None
+    writer = logs.Metrics(workdir, first, _other_writers(config, workdir)) if parallel.is_main() else None
     with _closing(writer.close if writer else lambda: None):
         _to_the_end(run, stop, host, writer)
+
+
+def _other_writers(config, workdir):
+    """The writers that are asked for besides TensorBoard's."""
+    if not config.log.wandb:
+        return []
+    from sintrovae_jax import wandb_writer
+
+    writer = wandb_writer.start(config.log.wandb, workdir, configs.flatten(config))
+    return [writer] if writer else []
 
 
 def _to_the_end(run, stop, host, writer):
