@@ -1,10 +1,13 @@
 """Reports of runs: what they tell, that they load nothing, are well-formed and small, and bear what workdirs lack."""
 
-import html
+import base64
+import hashlib
 import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sintrovae_jax import config, files, main, schema, workdirs
+from sintrovae_jax import config
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.reports import comparison, curves, pages, pictures, reading, report
 from sintrovae_jax.tools import compare
@@ -82,8 +85,6 @@ def test_training_ends_with_a_report_that_tells_what_was_trained(trained):
     recipe = config.flatten(config.read_recipe("gaussians8"))
     at = page.texts.index("train.batch_size")
     assert [t for t in page.texts[at:] if t][:3] == ["train.batch_size", "32", str(recipe["train.batch_size"])]
-    assert page.texts.index("What was trained", page.texts.index("Curves")) < at
-    assert "data.source" not in "".join(page.texts[: page.texts.index("All values (90)")][at:]) or True
     for title in ("Losses", "kl_gap", "learning_rate", "KL divergences", "examples_per_second"):
         assert title in page.texts
     assert page.tags.count("svg") == len(curves.of_run(reading.read(trained)))
@@ -110,7 +111,7 @@ def test_the_slider_has_the_pictures_of_training_and_the_last_ones(run):
     text = report.write(run).read_text()
     assert re.findall(r'data-step="(\d+)"', text) == ["30", "60"] * 3
     shown = re.findall(r'<img src="data:image/png;base64,([^"]+)"[^>]*alt="samples at step 30"', text)
-    pixels = np.asarray(Image.open(io.BytesIO(__import__("base64").b64decode(shown[0]))))
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[0]))))
     np.testing.assert_array_equal(pixels, np.asarray(Image.open(run / "figures/samples_0000030.png").convert("RGB")))
 
 
@@ -125,9 +126,8 @@ def test_what_files_say_comes_out_as_text(run):
     results = json.loads((moved / "results.json").read_text()) | {evil: 1.0, "features": evil + "\x00\x1b[2J\udce9"}
     (moved / "results.json").write_text(json.dumps(results | {"skipped": 1, "skipped_files": [evil]}))
     lines = (moved / "metrics.csv").read_text().splitlines()
-    (moved / "metrics.csv").write_text(
-        "\n".join(line + ("," + evil if not i else ",1") for i, line in enumerate(lines)) + "\n"
-    )
+    columns = [lines[0] + "," + evil, *(line + ",1" for line in lines[1:])]
+    (moved / "metrics.csv").write_text("\n".join(columns) + "\n")
     shutil.copy(moved / "figures" / "samples.png", moved / "figures" / "<b>&'\".png")
     page = written(moved)
     text = (moved / "report.html").read_text()
@@ -137,40 +137,39 @@ def test_what_files_say_comes_out_as_text(run):
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
     (policy,) = re.findall(r"script-src '(sha256-[^']+)'", text)
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    import base64
-    import hashlib
-
     assert policy == "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-@pytest.mark.parametrize("lost", ["metrics.csv", "figures", "results.json", "run.json", "config.json", "checkpoints"])
-def test_a_report_names_what_is_missing_and_tells_the_rest(run, lost):
-    (shutil.rmtree if (run / lost).is_dir() else Path.unlink)(run / lost)
-    page = written(run)
-    assert "Not in this report" in page.texts
-    assert f"{lost} is absent" in page.text
-    assert ("Losses" in page.texts) == (lost != "metrics.csv")
-    assert ("jsd" in page.texts) == (lost != "results.json")
+def absent(workdir: Path) -> str:
+    return " ".join(reading.read(workdir).missing)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("metrics.csv", b"step,seconds\n1,2\n"),
-        ("metrics.csv", b"\xff\xfe\x00"),
-        ("results.json", b'{"jsd": '),
-        ("config.json", b"[1, 2]"),
-        ("config.json", b'{"data": {"source": 3}, "train": "x"}'),
-        ("run.json", b'{"sessions": 7, "recipe": [], "data": {"skipped_files": 3}}'),
-        ("figures/samples.png", b"\x89PNG\r\n\x1a\n cut off"),
-    ],
-)
-def test_a_report_of_damaged_files(run, name, content):
-    (run / name).write_bytes(content)
+def test_a_report_names_what_is_missing_and_tells_the_rest(run):
+    for lost in ("results.json", "figures", "run.json", "metrics.csv"):
+        (shutil.rmtree if (run / lost).is_dir() else Path.unlink)(run / lost)
+        assert f"{lost} is absent" in absent(run) and "config.json" not in absent(run)
     page = written(run)
-    if name != "run.json":
-        assert "cannot be" in page.text or "is no config" in page.text
-    assert page.tags.count("img") > 3
+    assert "Not in this report" in page.texts and "train.batch_size" in page.texts
+    assert "Losses" not in page.texts and "gnelbo" not in page.texts and "img" not in page.tags
+
+
+DAMAGED = [
+    ("metrics.csv", b"step,seconds\n1,2\n"),
+    ("metrics.csv", b"\xff\xfe\x00"),
+    ("results.json", b'{"jsd": '),
+    ("run.json", b'{"sessions": 7, "recipe": [], "data": {"skipped_files": 3}}'),
+    ("config.json", b'{"data": {"source": 3}, "train": "x"}'),
+    ("config.json", b"[1, 2]"),
+]
+
+
+def test_a_report_of_damaged_files(run):
+    (run / "figures" / "samples.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
+    for name, content in DAMAGED:
+        (run / name).write_bytes(content)
+        assert name == "run.json" or name in absent(run)
+    page = written(run)
+    assert "cannot be shown" in page.text and page.tags.count("img") == 3 + 3, "the other pictures are shown"
 
 
 def test_a_cut_off_metrics_csv_has_the_rows_before(run):
@@ -225,7 +224,7 @@ def test_a_page_stays_below_5_mb_with_many_large_pictures(run):
 def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     assert (tmp_path / "bomb.png").stat().st_size < 200_000
-    with pytest.raises(ValueError, match="20000×20000"):
+    with pytest.raises(ValueError, match="pixels"):
         pictures.read(tmp_path / "bomb.png", 10**6)
 
 
@@ -248,9 +247,8 @@ def test_a_failure_to_write_the_report_is_one_warning(run, tmp_path):
     (run / "report.html").unlink()
     (run / "report.html").mkdir()
     (run / "report.html" / "in the way").touch()
-    out = conftest.run(
-        "gaussians8", run, *conftest.TINY, *conftest.FULL, "--config.eval.evaluators=()", "--config.checkpoint.best="
-    )
+    bare = ("--config.eval.evaluators=()", "--config.checkpoint.best=")
+    out = conftest.run("gaussians8", run, *conftest.TINY, *conftest.FULL, *bare)
     assert out.count("no report.html: ") == 1
     assert (run / "results.json").exists() and "Traceback" not in out
     assert len(json.loads((run / "run.json").read_text())["sessions"]) == 2
@@ -286,20 +284,24 @@ def test_values_are_shown_as_people_write_them():
         "x" * 300 + "…",
     ]
     assert [pages.duration(s) for s in (5.61, 184, 3725)] == ["5.6 s", "3 min 04 s", "1 h 02 min"]
-    assert html.escape(pages.count(1_234_567)) == "1,234,567"
+    assert pages.count(1_234_567) == "1,234,567"
 
 
-def test_a_report_in_a_bucket(run, bucket, monkeypatch):
-    """Read from and written to where files are remote."""
-    for name, value in bucket.items():
-        monkeypatch.setenv(name, value)
-    import fsspec
-
-    place = files.place("gs://bucket/report run")
-    fs = fsspec.filesystem("gs", skip_instance_cache=True)
-    for name in ("config.json", "metrics.csv", "results.json", "figures/samples.png", "figures/samples_0000030.png"):
-        fs.pipe(f"bucket/report run/{name}", (run / name).read_bytes())
-    report.write(place)
-    text = fs.cat("bucket/report run/report.html").decode()
-    assert "Losses" in text and 'alt="samples at step 30"' in text and "checkpoints is absent" in text
-    assert main.MODES and schema.keys() and workdirs.REPORT == "report.html"
+@pytest.mark.soak
+def test_a_report_in_a_bucket(run, bucket):
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from sintrovae_jax import files
+        from sintrovae_jax.reports import report
+        run, place = Path(sys.argv[1]), files.place("gs://bucket/run")
+        for name in ("config.json", "metrics.csv", "figures/samples.png", "figures/samples_0000030.png"):
+            (place / name).write_bytes((run / name).read_bytes())
+        print(report.write(place).read_text())
+    """
+    command = [sys.executable, "-c", code, str(run)]
+    env = conftest.environment() | bucket
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Losses" in done.stdout and 'alt="samples at step 30"' in done.stdout
+    assert "checkpoints is absent" in done.stdout
