@@ -57,11 +57,11 @@ def _decoded(path: Path, side: int | None) -> tuple[Image.Image, int, int]:
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the number of pixels is checked here
         try:
-            image = Image.open(file)
-            width, height = image.size
+            opened = Image.open(file)
+            width, height = opened.size
             if width * height > _MOST_PIXELS:
                 raise ValueError(f"it has {width}×{height} pixels")
-            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+            image = opened.convert("L" if opened.mode in ("1", "L") else "RGB")
         except (Image.DecompressionBombError, SyntaxError) as error:  # Pillow's, of files that are cut off or worse
             raise ValueError(str(error)) from None
     if side and max(width, height) > side:
