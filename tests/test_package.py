@@ -117,6 +117,8 @@ def test_the_recipes_come_with_the_package(tmp_path):
     assert {path.name for path in (lib / "sintrovae_jax" / "recipes").glob("*.py")} == {
         path.name for path in (ROOT / "configs").glob("*.py")
     }, err
+    templates = "sintrovae_jax/reports/templates"
+    assert {path.name for path in (lib / templates).iterdir()} == {path.name for path in (ROOT / templates).iterdir()}
     code = "from sintrovae_jax import config; print(config.__file__, config.read_recipe('digits').model.channels)"
     environ = environment() | {"PYTHONPATH": str(lib)}
     done = subprocess.run(
