@@ -101,15 +101,18 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
 
 def read_config(recipe: str | None, overrides: dict[str, str | None], workdir: Path | None = None) -> ConfigDict:
     """The config of --config, or without it that of the workdir, with overrides. Raises `UserError`."""
+    return configs.override(starting_config(recipe, workdir), overrides)
+
+
+def starting_config(recipe: str | None, workdir: Path | None = None) -> ConfigDict:
+    """The config of --config, or without it that of the workdir, before any override. Raises `UserError`."""
     if recipe:
-        config = configs.read_recipe(recipe)
-    elif workdir is not None:
-        config = configs.of_workdir(workdir, anew=True)
-    else:
-        raise UserError(
-            "no recipe given: add --config NAME or --config FILE, such as --config digits; --help lists the options"
-        )
-    return configs.override(config, overrides)
+        return configs.read_recipe(recipe)
+    if workdir is not None:
+        return configs.of_workdir(workdir, anew=True)
+    raise UserError(
+        "no recipe given: add --config NAME or --config FILE, such as --config digits; --help lists the options"
+    )
 
 
 def default_workdir(recipe: str) -> Path:

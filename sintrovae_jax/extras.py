@@ -7,9 +7,10 @@ from sintrovae_jax.errors import UserError
 
 # By the names that are imported. What needs them imports them late, so that the rest works without.
 _TRAIN = (
-    *("clu", "matplotlib", "PIL", "simplejpeg", "sklearn"),
+    *("clu", "jinja2", "matplotlib", "PIL", "simplejpeg", "sklearn"),
     *("tensorboard", "tensorflow", "tensorflow_datasets", "tqdm"),
 )
+_REPORT = ("jinja2", "matplotlib", "PIL")
 _EXPLORE = ("gradio", "matplotlib", "PIL", "simplejpeg")
 
 
@@ -18,14 +19,24 @@ def need_train() -> None:
     _need("train", _TRAIN)
 
 
+def need_report() -> None:
+    """The same for the parts of `train` that reports are made with."""
+    _need("train", _REPORT)
+
+
 def need_explore() -> None:
-    """Raises `UserError`, naming the extra, if a part of `explore` is not installed. Imports nothing."""
+    """The same for `explore`."""
     _need("explore", _EXPLORE)
 
 
 def need_hub() -> None:
-    """Raises `UserError`, naming the extra, if `hub` is not installed. Imports nothing."""
+    """The same for `hub`."""
     _need("hub", ("huggingface_hub",))
+
+
+def need_wandb() -> None:
+    """The same for `wandb`."""
+    _need("wandb", ("wandb",))
 
 
 def _need(extra: str, names: Sequence[str]) -> None:

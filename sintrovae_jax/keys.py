@@ -66,6 +66,11 @@ COLOUR = Check(
     "must be red, green and blue of 0 to 255, as in '(255,255,255)'",
 )
 
+PROJECT = Check(
+    lambda v: re.fullmatch(r"(?:([^/\\#?%:]{1,128}/)?[^/\\#?%:]{1,128})?", v) is not None,
+    r"must be PROJECT or ENTITY/PROJECT, of at most 128 characters each and without any of \ # ? % :",
+)
+
 
 def check(keys: dict[str, Key], values: dict[str, Any]) -> None:
     """Raises `UserError` for the first value that is not allowed. values: by key, with tuples as lists."""

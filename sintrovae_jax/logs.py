@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging as absl_logging
@@ -85,16 +86,17 @@ class Metrics:
     """Writes one row per log step to metrics.csv and TensorBoard. Raises `Unavailable` where that fails.
 
     Rows past `step` are from a run that was killed, and are dropped. A remote file cannot be appended to: metrics.csv
-    is then rewritten every half minute, and by `flush`.
+    is then rewritten every half minute, and by `flush`. others: `clu.metric_writers.MetricWriter`s that are written to
+    as TensorBoard is.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, others: Sequence[Any] = ()):
         self._path, self._remote = workdir / workdirs.METRICS, files.is_remote(workdir)
         self._waiting, self._next = False, 0.0  # whether rows are pending; the earliest time to write them
         self._rows = [row for row in read(workdir) if int(row["step"]) <= step]
         self._events = workdir / "events.out.tfevents"
         with files.storing(self._events):
-            self._writer = _tensorboard(workdir)
+            self._writer = _writer(workdir, others)
         if self._path.exists():
             self._rewrite()
 
@@ -136,13 +138,13 @@ class Metrics:
             log.warning("%s; trying again later", first_line(error))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Writes values to TensorBoard only."""
+        """Writes values to TensorBoard and the other writers only."""
         if self._writer:
             with files.storing(self._events):
                 self._writer.write_scalars(step, values)
 
     def figures(self, step: int, paths: dict[str, Path]) -> None:
-        """Writes PNG files to TensorBoard, by name."""
+        """Writes PNG files to TensorBoard and the other writers, by name."""
         if self._writer:
             with files.storing(self._events):
                 self._writer.write_images(step, {name: _pixels(path)[None] for name, path in paths.items()})
@@ -194,14 +196,14 @@ def _pixels(path):
         return np.asarray(Image.open(file).convert("RGB"))
 
 
-def _tensorboard(workdir):
-    """clu's writer, or None if TensorFlow is not installed."""
+def _writer(workdir, others):
+    """clu's writer to TensorBoard and to others of clu's, or None if TensorFlow is not installed."""
     try:
         from clu import metric_writers
     except ImportError as error:
         log.warning("no TensorBoard files: %s", error)
         return None
-    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir))])
+    return metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir)), *others])
 
 
 class Progress:

@@ -4,6 +4,8 @@ python -m sintrovae_jax.main --config configs/digits.py [--workdir DIR] [--mode 
 python -m sintrovae_jax.main --workdir DIR [--mode MODE] [--config.key=value ...]
 """
 
+import argparse
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from sintrovae_jax import (
     logs,
     models,
     parallel,
+    provenance,
     reconstruction,
     schedule,
     seeds,
@@ -29,8 +32,9 @@ from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import plan
 
+log = logging.getLogger("sintrovae_jax.main")  # also where __name__ is __main__
 _USAGE = "[--config RECIPE] [--workdir DIR] [--mode MODE] [--config.KEY=VALUE ...]"
-MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "plan")
+MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "report", "plan")
 
 
 class Options(NamedTuple):
@@ -44,14 +48,20 @@ class Options(NamedTuple):
     explain: bool = False
     step: int | str | None = None
     classes: tuple[int, ...] = ()
+    recipe: provenance.Recipe | None = None  # train: of --config
 
 
 @seeds.pinned()
 def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options()) -> None:  # noqa: B008
     """Runs one mode on one workdir, after as many checks as possible without importing TensorFlow or writing anything.
 
-    Raises `UserError` for the user's mistakes, and what `train` raises.
+    `report` reads the workdir alone, which may have no config. Raises `UserError` for the user's mistakes, and what
+    `train` raises.
     """
+    if mode == "report":
+        _check_options(mode, options)
+        _report(workdir)
+        return
     configs.validate(config)
     _check_mode(mode, config)
     _check_options(mode, options)
@@ -64,6 +74,8 @@ def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options
     if mode in ("train", "eval"):
         evaluators.check(config)
     extras.need_train()
+    if mode == "train" and config.log.wandb:
+        extras.need_wandb()
     parallel.initialize(config.distributed, config.distributed_heartbeat, notices=mode == "train")
     logs.setup(parallel.is_main())
     configs.refuse_other(config, workdir)
@@ -74,7 +86,7 @@ def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options
         files.writable(workdir)
         from sintrovae_jax import train
 
-        train.train(config, workdir)
+        train.train(config, workdir, options.recipe)
     else:
         if workdir.is_dir():
             files.writable(workdir)
@@ -82,6 +94,15 @@ def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options
 
         ends = modes.Ends(options.a, options.b, options.interpolation, options.classes)
         modes.run(mode, config, workdir, ends, options.step)
+
+
+def _report(workdir: Path) -> None:
+    """Writes the report of a workdir. Uses no device, so that it can be written while a run trains."""
+    extras.need_report()
+    logs.setup(main=True)
+    from sintrovae_jax.reports import report
+
+    log.info("wrote %s", report.write(workdir))
 
 
 def _check_mode(mode: str, config: ConfigDict) -> None:
@@ -169,17 +190,34 @@ def _parser() -> cli.Parser:
     return parser
 
 
+def _main_report(args: argparse.Namespace, overrides: dict[str, str | None], workdir: Path | None) -> None:
+    """--mode report, which takes a workdir alone. Raises `UserError` for what it would ignore."""
+    if overrides:
+        raise UserError(f"--mode report changes nothing: it takes no --config.{next(iter(overrides))}")
+    given = [n for n in ("step", "a", "b", "classes", "compilation_cache", "topology", "level") if getattr(args, n)]
+    if given or args.explain or args.interpolation != Options().interpolation:
+        raise UserError("--mode report takes --workdir alone")
+    if workdir is None and not args.config:
+        raise UserError("no workdir given: add --workdir DIR; --help lists the options")
+    _report(workdir or files.place(cli.default_workdir(args.config)))
+
+
 def main(argv: list[str]) -> None:
     """The command line. Raises what `run` raises."""
     arguments, overrides = cli.split(argv[1:])
     args = _parser().parse(arguments)
     workdir = files.place(args.workdir) if args.workdir else None
-    config = cli.read_config(args.config, overrides, workdir)
+    if args.mode == "report":
+        _main_report(args, overrides, workdir)
+        return
+    config = cli.starting_config(args.config, workdir)
+    recipe = provenance.Recipe(args.config, configs.flatten(config)) if args.config else None
+    config = configs.override(config, overrides)
     step = None if args.step is None else workdirs.step_of(args.step)
     if args.mode != "plan":  # which reads what only a fresh program tells
         compile_cache.enable(args.compilation_cache)
-    classes = _classes(args.classes)
-    options = Options(args.a, args.b, args.interpolation, args.topology, args.level, args.explain, step, classes)
+    ends = (args.a, args.b, args.interpolation)
+    options = Options(*ends, args.topology, args.level, args.explain, step, _classes(args.classes), recipe)
     run(args.mode, config, workdir or files.place(cli.default_workdir(args.config)), options)
 
 

@@ -7,7 +7,19 @@ from typing import Any
 
 from sintrovae_jax import evaluators, models, objectives, seeds
 from sintrovae_jax.data import examples
-from sintrovae_jax.keys import ABOVE_0, COLOUR, Check, Key, Optional, at_least, between, each_at_least, one_of, widths
+from sintrovae_jax.keys import (
+    ABOVE_0,
+    COLOUR,
+    PROJECT,
+    Check,
+    Key,
+    Optional,
+    at_least,
+    between,
+    each_at_least,
+    one_of,
+    widths,
+)
 
 _RUN = {
     "seed": Key(
@@ -132,6 +144,7 @@ _CHECKPOINT = {
 _LOG = {
     "every": Key(100, "steps between rows", at_least(1)),
     "figures_every": Key(0, "steps between figures during training; 0: at the end only", at_least(0)),
+    "wandb": Key("", "log to Weights & Biases too (extra wandb): PROJECT or ENTITY/PROJECT; '': not", PROJECT),
 }
 _EVAL = {
     "every": Key(0, "steps between evaluations during training; 0: at the end only", at_least(0)),

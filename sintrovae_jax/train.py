@@ -21,6 +21,7 @@ from sintrovae_jax import (
     logs,
     ownership,
     parallel,
+    provenance,
     reconstruction,
     schedule,
     seeds,
@@ -129,9 +130,10 @@ def refuse_bad_state(config: ConfigDict, host: train_state.TrainState) -> None:
             raise Diverged(f"step {host.step}: {name} became NaN or infinite; {_advice(config, int(host.step))}")
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(config: ConfigDict, workdir: Path, recipe: provenance.Recipe | None = None) -> None:
     """Trains to `config.train.steps`, resuming if the workdir has a checkpoint; ends with an evaluation.
 
+    recipe: what the config was made from, if that is known, for the report.
     Raises `UserError`, also if another run is training in the workdir; `Diverged` (the last good checkpoint stays);
     `Interrupted` (a checkpoint was saved); or `Unavailable` (one was saved if that was possible).
     """
@@ -140,7 +142,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         configs.refuse_other(config, workdir)
         run = Run(config, workdir, check_owner)
         with Stop().listening() as stop, _closing(run.checkpoints.close):
-            _train(run, stop)
+            _train(run, stop, recipe)
 
 
 @contextlib.contextmanager
@@ -158,7 +160,7 @@ def _closing(close: Callable[[], None]) -> Iterator[None]:
     close()
 
 
-def _train(run, stop):
+def _train(run, stop, recipe):
     config, workdir = run.config, run.workdir
     host = run.restore_or_create()
     first, last = int(host.step), config.train.steps
@@ -173,9 +175,21 @@ def _train(run, stop):
     if parallel.agree(done):  # all processes have read the results before the main one writes
         log.info("already trained to step %d: see %s", first, workdir / workdirs.RESULTS)
         return
-    writer = logs.Metrics(workdir, first) if parallel.is_main() else None
+    if parallel.is_main():
+        provenance.write(workdir, run.source, first, recipe)
+    writer = logs.Metrics(workdir, first, _other_writers(config, workdir)) if parallel.is_main() else None
     with _closing(writer.close if writer else lambda: None):
         _to_the_end(run, stop, host, writer)
+
+
+def _other_writers(config, workdir):
+    """The writers that are asked for besides TensorBoard's."""
+    if not config.log.wandb:
+        return []
+    from sintrovae_jax import wandb_writer
+
+    writer = wandb_writer.start(config.log.wandb, workdir, configs.flatten(config))
+    return [writer] if writer else []
 
 
 def _to_the_end(run, stop, host, writer):
@@ -374,7 +388,19 @@ def _finish(run, model, metrics, writer, clock):
     _draw(run, model, writer)
     training = {"seconds": clock.seconds(), "examples_per_second": clock.rate() or writer.rate()}
     evaluation.write_results(model, run.source, run.workdir, metrics, training)
+    writer.flush()
+    _report(run.workdir)
     log.info("done: %s", run.workdir)
+
+
+def _report(workdir):
+    """Writes the report. A failure is one warning: what was trained is saved."""
+    try:
+        from sintrovae_jax.reports import report  # jinja2
+
+        report.write(workdir)
+    except Exception as error:  # whatever it is, it must not end a run that has come to its end
+        log.warning("no %s: %s", workdirs.REPORT, parallel.first_line(error))
 
 
 def _at_size(level: schedule.Level) -> str:

@@ -12,8 +12,11 @@ from sintrovae_jax.parallel import first_line
 CONFIG = "config.json"
 METRICS = "metrics.csv"
 DATA = "data.json"  # what the run is trained on (`data.identity`)
+RUN = "run.json"  # how the run was made, session by session (`provenance`)
 RESULTS = "results.json"
 SAMPLES = "samples.npz"
+WANDB = "wandb.json"  # ids of its runs at Weights & Biases, by project
+REPORT = "report.html"
 FIGURES = "figures"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read

@@ -24,7 +24,7 @@ def test_importing_the_package_imports_nothing_heavy_and_shows_what_it_has():
         import json, sys
         import sintrovae_jax
         shown = dir(sintrovae_jax)
-        heavy = {"jax", "flax", "orbax", "tensorflow", "matplotlib"} & set(sys.modules)
+        heavy = {"jax", "flax", "orbax", "tensorflow", "matplotlib", "jinja2", "wandb"} & set(sys.modules)
         names = {}
         exec("from sintrovae_jax import *", names)
         print(json.dumps([sorted(heavy), shown, sorted(set(names) - {"__builtins__"})]))
@@ -118,6 +118,8 @@ def test_the_recipes_come_with_the_package(tmp_path):
     assert {path.name for path in (lib / "sintrovae_jax" / "recipes").glob("*.py")} == {
         path.name for path in (ROOT / "configs").glob("*.py")
     }, err
+    templates = "sintrovae_jax/reports/templates"
+    assert {path.name for path in (lib / templates).iterdir()} == {path.name for path in (ROOT / templates).iterdir()}
     code = "from sintrovae_jax import config; print(config.__file__, config.read_recipe('digits').model.channels)"
     environ = environment() | {"PYTHONPATH": str(lib)}
     done = subprocess.run(

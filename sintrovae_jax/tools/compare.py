@@ -1,12 +1,13 @@
 """Prints the results of several workdirs side by side: a metric a row, a workdir a column.
 
-python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--metrics ood_auroc fid]
+python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--metrics ood_auroc fid] [--html OUT.html]
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
-from sintrovae_jax import cli, files, workdirs
+from sintrovae_jax import cli, extras, files, workdirs
 from sintrovae_jax.errors import UserError, printable
 from sintrovae_jax.tools import text
 
@@ -50,25 +51,44 @@ def other_features(columns: dict[str, dict[str, Any]], names: list[str]) -> str:
     return f"warning: metrics of different features cannot be compared ({beginnings}); run --mode eval on one machine"
 
 
+def _write_page(target: str, places: dict[str, Path], beginnings: list[str], warning: str) -> None:
+    """Writes the page of --html. Workdirs without results are on it too, with what they have."""
+    extras.need_report()
+    path = files.place(target)
+    if path.is_dir():
+        raise UserError(f"{target} is a folder: give --html the name of a file, such as {path / 'comparison.html'}")
+    from sintrovae_jax.reports import comparison
+
+    print(f"wrote {printable(str(comparison.write(path, places, beginnings, warning)))}")
+
+
 def main(argv: list[str]) -> None:
     parser = cli.Parser(
-        "tools.compare", "WORKDIR ... [--metrics NAME ...]", "Prints the results of several workdirs side by side."
+        "tools.compare",
+        "WORKDIR ... [--metrics NAME ...] [--html FILE]",
+        "Prints the results of several workdirs side by side.",
     )
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     parser.add_argument(
         "--metrics", nargs="+", metavar="NAME", default=[], help="only those whose names begin with one of these"
     )
+    parser.add_argument("--html", metavar="FILE", default="", help="also writes a page: metrics, curves, pictures")
     args = parser.parse(argv[1:])
+    places = {workdir: files.place(workdir) for workdir in args.workdirs}
     columns = {}
-    for workdir in args.workdirs:
-        place = files.place(workdir)
-        if not (place / workdirs.RESULTS).exists():
+    for workdir, place in places.items():
+        if (place / workdirs.RESULTS).exists():
+            columns[workdir] = workdirs.read_results(place)
+        elif not args.html:
             raise UserError(f"{workdir} has no {workdirs.RESULTS}: train there, or run --mode eval, first")
-        columns[workdir] = workdirs.read_results(place)
-    names = selected(columns, args.metrics)
-    print(table(columns, names))
-    if warning := other_features(columns, names):
-        print(warning, file=sys.stderr)
+    warning = ""
+    if columns:
+        names = selected(columns, args.metrics)
+        print(table(columns, names))
+        if warning := other_features(columns, names):
+            print(warning, file=sys.stderr)
+    if args.html:
+        _write_page(args.html, places, args.metrics, warning)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,241 @@
+"""The report of one run: WORKDIR/report.html."""
+
+import math
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sintrovae_jax import schema, workdirs
+from sintrovae_jax.keys import Optional
+from sintrovae_jax.parallel import first_line
+from sintrovae_jax.reports import curves, metrics, pages, pictures, reading
+from sintrovae_jax.reports.reading import Run
+
+_TEXT = 700_000  # bytes of a page that are neither pictures nor curves, at most
+_FIGURES, _NAMES = 24, 100  # figures, and names of files, that are shown, at most
+_SLIDERS = 6  # kinds of pictures of training that are shown, at most
+_FIRST = ("samples", "reconstructions", "interpolations")
+CAPTIONS = {
+    "samples": "Samples of the prior, decoded.",
+    "reconstructions": "Test examples, and their reconstructions: of images, each row above the row of its own.",
+    "interpolations": "From one test example to another, through latent space.",
+    "interpolation": "Between the two examples that were given.",
+    "density": "Data, samples, and exp(ELBO) on a grid.",
+    "ood": "Scores of test images and of those from elsewhere.",
+    "translations": "Contents and classes of test images, exchanged.",
+    "translation": "Content and class of the two images that were given, exchanged.",
+}
+
+
+def write(workdir: Path) -> Path:
+    """Writes the report of a workdir, whatever it has. Returns its path.
+
+    Raises `UserError` if there is nothing of a run in it, `Unavailable` if it cannot be read or written.
+    """
+    return pages.write(workdir / workdirs.REPORT, "report.html", content(reading.read(workdir)))
+
+
+def content(run: Run) -> dict[str, Any]:
+    """What the template is filled with."""
+    panels = curves.of_run(run)
+    left = pages.MOST - _TEXT - sum(len(panel.svg.encode()) for panel in panels)
+    finals, left = final_figures(run, left, slider=bool(run.pictures))
+    return {
+        "run": run,
+        "title": run.name,
+        "facts": _facts(run),
+        "status": _status(run),
+        "metrics": metrics.table(run.results),
+        "dependencies": metrics.dependencies(run),
+        "figures": finals,
+        "slider": _slider(run, left),
+        "panels": panels,
+        "phases": run.phases(),
+        "settings": settings(run),
+        "data": _data(run),
+        "sessions": _sessions(run),
+        "commands": commands(run),
+        "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+
+
+def _status(run: Run) -> str:
+    if run.finished:
+        return "finished"
+    if run.last is None:
+        return f"at step {run.step:,}"
+    return f"at step {run.step:,} of {run.last:,}, without final results"
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What one wants to know at a glance, as (name, value); what is not known is left out."""
+    facts = [("step", f"{run.step:,}" + (f" of {run.last:,}" if run.last else ""))]
+    if (seconds := _last(run, "seconds")) is not None:
+        facts.append(("wall time", pages.duration(seconds)))
+    if (rate := _last(run, "examples_per_second")) is not None:
+        facts.append(("examples per second", pages.count(rate)))
+    if (examples := _of(run.made, "data").get("examples")) is not None:
+        facts.append(("training examples", pages.count(examples)))
+    sessions = _sessions(run)
+    if sessions and sessions[-1]["devices"]:
+        facts.append(("devices", sessions[-1]["devices"]))
+    return facts
+
+
+def _last(run: Run, name: str) -> float | None:
+    """The value that results.json has, else the last one of metrics.csv."""
+    value = run.results.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    known = [v for v in run.terms.get(name, ()) if math.isfinite(v)]
+    return float(known[-1]) if known else None
+
+
+class Figure(NamedTuple):
+    """name: of its file, without the ending. picture: None where it cannot be shown, for the reason in `problem`."""
+
+    name: str
+    caption: str
+    picture: pictures.Picture | None
+    problem: str = ""
+
+
+def final_figures(run: Run, left: int, slider: bool) -> tuple[list[Figure], int]:
+    """The last figures, the usual ones first, and the bytes that they leave of `left`.
+
+    slider: whether there is one, for which some have to remain.
+    """
+    names = [name for name in _FIRST if name in run.figures]
+    names += [name for name in run.figures if name not in _FIRST]
+    if len(names) > _FIGURES:
+        run.missing.append(f"{workdirs.FIGURES}/ has {len(names)} figures: the first {_FIGURES} are shown")
+    out = []
+    names = names[:_FIGURES]
+    mine = left * 6 // 10 if slider else left
+    for i, name in enumerate(names):
+        try:
+            picture = pictures.read(run.figures[name], mine // (len(names) - i))
+            mine, left = mine - len(picture.source), left - len(picture.source)
+            out.append(Figure(name, CAPTIONS.get(name, ""), picture))
+        except Exception as error:  # a stranger's file may be wrong in any way, and so may remote storage
+            out.append(Figure(name, CAPTIONS.get(name, ""), None, f"cannot be shown: {first_line(error)}"))
+    return out, left
+
+
+def _slider(run: Run, left: int) -> dict[str, Any] | None:
+    """The pictures of training by name, each [(step, picture)], the steps of all, and what was left out; None: none.
+
+    The last figures of a run that has ended are its last pictures.
+    """
+    names = [*dict.fromkeys(name for name in (*_FIRST, *run.pictures) if name in run.pictures)][:_SLIDERS]
+    found = {}
+    for name in names:
+        files = run.pictures[name]
+        if run.finished and name in run.figures and files[-1][0] < run.step:
+            files = [*files, (run.step, run.figures[name])]
+        found[name] = pictures.frames(files, left // len(names))
+    found = {name: frames for name, frames in found.items() if frames.frames}
+    if not found:
+        return None
+    fewer = [f"{name}: {len(f.frames)} of {f.total}" for name, f in found.items() if len(f.frames) < f.total]
+    steps = sorted({step for frames in found.values() for step, _ in frames.frames})
+    return {"frames": {name: frames.frames for name, frames in found.items()}, "steps": steps, "fewer": fewer}
+
+
+class Setting(NamedTuple):
+    """A value of the config; what the recipe and the schema have for it, and its meaning."""
+
+    key: str
+    value: Any
+    recipe: Any
+    default: Any
+    about: str
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """The values of the config: `changed` from the recipe's, `own` to the recipe, `all`. recipe: its name; '': unknown.
+
+    Without a recipe `changed` are those that differ from the defaults.
+    """
+    known = schema.keys()
+    stored = _of(run.made, "recipe")
+    own, name = _of(stored, "values"), stored.get("name")
+    rows = []
+    for key, value in run.values.items():
+        default = known[key].default if key in known else None
+        default = None if isinstance(default, Optional) else list(default) if isinstance(default, tuple) else default
+        about = known[key].about.replace("`", "") if key in known else "not known to this version"
+        rows.append(Setting(key, value, own.get(key, default), default, about))
+    return {
+        "recipe": name if isinstance(name, str) else "",
+        "changed": [row for row in rows if row.value != row.recipe],
+        "own": [row for row in rows if row.value == row.recipe != row.default],
+        "all": rows,
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """The data: their place, how many, which files were skipped and why, and what data.json says they are."""
+    stored = _of(run.made, "data")
+    skipped = _of(stored, "skipped_files")
+    listed = run.results.get("skipped_files")
+    if not skipped and isinstance(listed, list):
+        skipped = dict.fromkeys(map(str, listed), "")
+    return {
+        "source": run.values.get("data.source"),
+        "examples": stored.get("examples"),
+        "skipped": stored.get("skipped") or run.results.get("skipped") or 0,
+        "files": list(skipped.items())[:_NAMES],
+        "parts": f"{len(run.data.parts):,} {run.data.what}" if run.data else "",
+    }
+
+
+def _sessions(run: Run) -> list[dict[str, Any]]:
+    """The sessions of training as texts: started, step, devices, versions, commit."""
+    stored = run.made.get("sessions")
+    out = []
+    for session in stored if isinstance(stored, list) else []:
+        if not isinstance(session, dict):
+            continue
+        devices = ", ".join(f"{n} × {kind}" for kind, n in _of(session, "devices").items())
+        processes = session.get("processes", 1)
+        versions = ", ".join(f"{name} {version}" for name, version in _of(session, "versions").items())
+        commit = str(session.get("commit", ""))[:40]
+        out.append(
+            {
+                "started": pages.value(session.get("started")),
+                "step": pages.count(session.get("step")),
+                "devices": devices + (f", {processes} processes" if processes != 1 else ""),
+                "versions": versions,
+                "commit": commit + (" with changes" if commit and session.get("changed") else ""),
+            }
+        )
+    return out
+
+
+def commands(run: Run) -> list[tuple[str, str]]:
+    """What can be done with the run next, as (text, command of a shell); nothing without a config.json."""
+    if not run.values:
+        return []
+    base = f"python -m sintrovae_jax.main --workdir {shlex.quote(str(run.place))}"
+    if run.finished and run.last:
+        out = [("Train longer, here twice as long", f"{base} --config.train.steps={2 * run.last}")]
+    elif run.checkpoints:
+        out = [(f"Go on from step {run.checkpoints[-1]:,}", base)]
+    else:
+        out = [("Start, as there is no checkpoint", base)]
+    if run.checkpoints:
+        modes = "\n".join(f"{base} --mode {mode}" for mode in ("sample", "eval", "report"))
+        load = f"import sintrovae_jax\n\nmodel = sintrovae_jax.load({str(run.place)!r})"
+        steps = ", ".join(map(str, run.checkpoints))
+        out += [("Draw samples, score again, write this page anew", modes)]
+        out += [(f"From Python (there are checkpoints of step {steps})", load)]
+    return out
+
+
+def _of(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object within what JSON said; {} where it is none."""
+    value = stored.get(name)
+    return value if isinstance(value, dict) else {}
