@@ -102,7 +102,7 @@ class WandbWriter(metric_writers.MetricWriter):
         bins = num_buckets or {}
 
         def histogram(name, values):
-            return wandb.Histogram(np.asarray(values).ravel(), num_bins=bins.get(name) or 64)
+            return wandb.Histogram(np.asarray(values).ravel().tolist(), num_bins=bins.get(name) or 64)
 
         self._try(lambda: self._log(step, {name: histogram(name, values) for name, values in arrays.items()}))
 

@@ -4,7 +4,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -24,7 +24,7 @@ _INK, _GRID, _BAND, _ALERT = "#010203", "#010204", "#010205", "#010206"
 _VARIABLES = {_INK: "--muted", _GRID: "--rule", _BAND: "--band", _ALERT: "--alert"} | {
     f"#0102{16 + i:02x}": f"--series-{i}" for i in range(SERIES)
 }
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10, "axes.edgecolor": _GRID}
+_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10, "axes.edgecolor": _GRID}
 
 _FRACTION = re.compile(r"(\d\.\d\d)\d+")  # more than a hundredth of a point is not seen
 
@@ -138,7 +138,7 @@ def _shade(axis: Axes, phases: Phases) -> None:
         if i % 2:
             axis.axvspan(start, stop, color=_BAND, lw=0)
         if stop - start > 0.08 * phases.levels[-1][1]:
-            where = {"xy": ((start + stop) / 2, 1), "xycoords": ("data", "axes fraction")}
+            where: Any = {"xy": ((start + stop) / 2, 1), "xycoords": ("data", "axes fraction")}
             axis.annotate(f"{size} px", **where, ha="center", va="bottom", color=_INK, fontsize=8)
     for step in phases.milestones:
         axis.axvline(step, color=_INK, lw=1, ls=(0, (4, 3)))
@@ -152,7 +152,7 @@ def _draw(axis: Axes, line: Line, gap: bool, windows: int) -> None:
     if gap:
         axis.axhline(0, color=_INK, lw=1)
         axis.fill_between(steps, values, 0, where=values < 0, interpolate=True, color=_ALERT, alpha=0.3, lw=0)
-    alone = {"marker": "o", "markersize": 4} if len(steps) < 3 else {}
+    alone: Any = {"marker": "o", "markersize": 4} if len(steps) < 3 else {}
     axis.plot(steps, values, color=colour, lw=1.6, solid_joinstyle="round", **alone)
     if gap:
         below = values < 0
