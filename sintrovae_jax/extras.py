@@ -12,6 +12,8 @@ _TRAIN = (
 )
 _REPORT = ("jinja2", "matplotlib", "PIL")
 _EXPLORE = ("gradio", "matplotlib", "PIL", "simplejpeg")
+_HUB = ("huggingface_hub",)
+_WANDB = ("wandb",)
 
 
 def need_train() -> None:
@@ -31,12 +33,12 @@ def need_explore() -> None:
 
 def need_hub() -> None:
     """The same for `hub`."""
-    _need("hub", ("huggingface_hub",))
+    _need("hub", _HUB)
 
 
 def need_wandb() -> None:
     """The same for `wandb`."""
-    _need("wandb", ("wandb",))
+    _need("wandb", _WANDB)
 
 
 def _need(extra: str, names: Sequence[str]) -> None:

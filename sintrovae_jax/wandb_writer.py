@@ -126,7 +126,10 @@ class WandbWriter(metric_writers.MetricWriter):
 
     def close(self) -> None:
         """Ends the run; waits for uploads, two minutes at most."""
-        self._try(self._run.finish)
+        def finish():
+            self._run.finish()  # looking it up may fail, too
+
+        self._try(finish)
 
     def _log(self, step: int, values: dict[str, Any]) -> None:
         self._try(lambda: self._run.log(values | {_STEP: step}))
