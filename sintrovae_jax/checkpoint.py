@@ -1,9 +1,9 @@
 """Checkpoints with Orbax: saving, retention, restoring, and handling of damaged checkpoints.
 
 A checkpoint has the items `networks` (the variables of both networks, and the prior if it is learnt) and `training`
-(the step, the optimiser states and, where β_neg is controlled or the prior learnt, what they need to go on). Depending
-on the config it also has `ema` (the averaged networks) and `target` (bootstrap's decoder). All are plain arrays without
-a device axis, so that any number of devices or processes can read them.
+(the step and the optimiser states). Depending on the config it also has `ema` (the averaged networks) and `target`
+(bootstrap's decoder). All are plain arrays without a device axis, so that any number of devices or processes can read
+them.
 """
 
 import functools
@@ -33,8 +33,6 @@ _COMPRESSED = 1000  # times that the arrays of a checkpoint are larger than its 
 
 def _items(state: TrainState) -> dict[str, Tree]:
     training = {"step": state.step, "encoder": state.encoder.opt_state, "decoder": state.decoder.opt_state}
-    if state.beta_neg is not None:
-        training["beta_neg"] = state.beta_neg
     if state.prior is not None:
         training["prior"] = state.prior.replace(mixture=None)  # which is one of the networks
     items = {"networks": state.variables, "training": training, "target": state.target, "ema": state.ema}
@@ -52,8 +50,7 @@ def _state(
         return NetworkState(params=variables.pop("params"), stats=variables, opt_state=training[name])
 
     learnt = training["prior"].replace(mixture=networks["prior"]) if "prior" in training else None
-    kept = training["step"], network("encoder"), network("decoder"), target, ema, training.get("beta_neg"), learnt
-    return TrainState(*kept)
+    return TrainState(training["step"], network("encoder"), network("decoder"), target, ema, learnt)
 
 
 def _template(tree):

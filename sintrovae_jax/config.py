@@ -145,7 +145,6 @@ def _check_together(config, values):
         )
     if config.objective.target_period and config.objective.name != "soft_intro":
         raise UserError("objective.target_period is the bootstrap variant of objective.name=soft_intro: set it to 0")
-    _check_controlled(config.objective, config.growth)
     _check_prior(config)
     kind = examples.of(config.data).kind
     images = kind == "images"
@@ -170,18 +169,6 @@ def _check_together(config, values):
                 f"{key}={values[key]} is not a multiple of train.substeps={config.train.substeps}, the steps of one "
                 f"dispatch: {_multiples(key, lengths, config.train.substeps)}, or another train.substeps"
             )
-
-
-def _check_controlled(objective, growth):
-    if objective.beta_neg_target is None:
-        return
-    if objective.name != "soft_intro":
-        raise UserError(f"objective.name={objective.name} has no beta_neg: give beta_neg_target=None")
-    if growth.beta_neg:
-        raise UserError("growth.beta_neg and objective.beta_neg_target both set beta_neg: leave one of them out")
-    low, high = objective.beta_neg_bounds
-    if not low <= objective.beta_neg <= high:
-        raise UserError(f"objective.beta_neg={objective.beta_neg} is not within beta_neg_bounds={low, high}")
 
 
 def _check_prior(config):

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sintrovae_jax import controller, diff_augment, objectives, parallel, priors, reconstruction
+from sintrovae_jax import diff_augment, objectives, parallel, priors, reconstruction
 from sintrovae_jax.arrays import Tree, Variables
 from sintrovae_jax.models import Posterior, Stage
 from sintrovae_jax.models.family import Growth
@@ -30,17 +30,11 @@ class Static:
     growth: Growth | None = None  # of networks that grow
     level: int | None = None  # the level of these networks
     augment: bool = False  # `diff_augment` before the encoder
-    beta_neg: controller.Setting | None = None  # of the controller of β_neg, if there is one
     prior: priors.Setting | None = None  # of a learnt prior
 
     @property
     def objective(self) -> objectives.Objective:
         return objectives.OBJECTIVES[self.name]
-
-    @property
-    def logged(self) -> tuple[str, ...]:
-        """The names of what is logged of a step."""
-        return self.objective.logged + (() if self.beta_neg is None else controller.LOGGED)
 
 
 class Noise(NamedTuple):

@@ -88,17 +88,6 @@ _OBJECTIVE = {
     "beta_rec": Key(1.0, "weight of the reconstruction error", at_least(0)),
     "beta_kl": Key(1.0, "weight of the KL of real data, and in the decoder's loss", at_least(0)),
     "beta_neg": Key(1.0, "weight of the KL of generated data, in the encoder's exponential term", at_least(0)),
-    "beta_neg_target": Key(
-        Optional(float),
-        "soft_intro: what kl_gap / kl_real is held at, by a β_neg that starts at beta_neg and moves; default: it stays",
-        Check(lambda v: v is None or -1 < v < 1, "must be above -1 and below 1"),
-    ),
-    "beta_neg_rate": Key(0.005, "the most that it moves in a step, as part of its value", ABOVE_0),
-    "beta_neg_bounds": Key(
-        (1.0, 10_000.0),
-        "its least and its greatest value",
-        Check(lambda v: len(v) == 2 and 0 < v[0] < v[1], "must be two numbers above 0, the smaller one first"),
-    ),
     "alpha": Key(2.0, "of the exponential term", ABOVE_0),
     "gamma": Key(1.0, "weight of generated data in the decoder's loss", at_least(0)),
     "gamma_r": Key(0.0, "weight of the reconstruction of generated data there", at_least(0)),

@@ -105,8 +105,7 @@ def _advice(config: ConfigDict, step: int) -> str:
     """The hyper-parameter to change after a divergence at this step."""
     beta_neg = "growth.beta_neg" if config.growth.beta_neg else "objective.beta_neg"
     rate = "growth.learning_rates" if config.growth.learning_rates else "optimizer.learning_rate"
-    weaker = f"raise {beta_neg}" if config.objective.beta_neg_target is None else "lower objective.beta_neg_target"
-    repulsion = {"soft_intro": weaker, "intro": "lower objective.intro_alpha"}.get(config.objective.name)
+    repulsion = {"soft_intro": f"raise {beta_neg}", "intro": "lower objective.intro_alpha"}.get(config.objective.name)
     if repulsion and step >= config.objective.num_vae:
         return f"{repulsion} (weaker repulsion) or lower {rate}"
     return f"lower {rate}"

@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from sintrovae_jax import controller, priors, seeds
+from sintrovae_jax import priors, seeds
 from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
 
 
@@ -38,7 +38,6 @@ class TrainState(struct.PyTreeNode):
     ema: dict[str, Variables] | None = (
         None  # the exponential moving average of both networks' variables, {'encoder': ..., 'decoder': ...}
     )
-    beta_neg: controller.BetaNeg | None = None  # of a β_neg that is controlled
     prior: priors.PriorState | None = None  # of a learnt prior
 
     @property
@@ -109,14 +108,12 @@ def create(
     target: bool = False,
     ema: bool = False,
     conditional: bool = False,
-    beta_neg: Callable[[], controller.BetaNeg] | None = None,
     learnt: priors.Setting | None = None,
 ) -> TrainState:
     """A fresh state, a function of the seed alone. shape: of one example. Traceable, for `jax.eval_shape`.
 
     target, ema: whether it has a target decoder and averaged networks; both start as copies. conditional: whether the
-    networks take labels. beta_neg: creates the state of its controller, if it has one. learnt:
-    of a learnt prior.
+    networks take labels. learnt: of a learnt prior.
     """
     encoder_key, decoder_key = jax.random.split(seeds.key(seed))
     options = {"labels": jnp.zeros(1, jnp.int32)} if conditional else {}
@@ -136,4 +133,4 @@ def create(
         key = jax.random.fold_in(seeds.key(seed), 2)
         state = state.replace(prior=priors.create(key, learnt, z_dim, networks.decoder_tx))
     copies = {"target": state.decoder.variables if target else None, "ema": state.variables if ema else None}
-    return state.replace(**copies, beta_neg=beta_neg() if beta_neg else None)
+    return state.replace(**copies)

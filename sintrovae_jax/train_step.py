@@ -21,7 +21,7 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from sintrovae_jax import controller, models, parallel, priors
+from sintrovae_jax import models, parallel, priors
 from sintrovae_jax.arrays import Tree, Variables
 from sintrovae_jax.data import examples
 from sintrovae_jax.models import Posterior, Stage
@@ -197,8 +197,6 @@ def update(
     keys = parallel.example_keys(key, state.step, batch["index"])
     noise = draw_noise(keys, networks.encoder.z_dim)
     x, labels = as_float(batch["x"]), batch.get("labels")
-    if state.beta_neg is not None:
-        hyper = hyper._replace(beta_neg=state.beta_neg.value)
     if static.growth is not None and static.level is not None:
         x = static.growth.shown(x, Stage(static.level, hyper.blend))
     if static.vae or static.objective.encoder is None:
@@ -207,12 +205,8 @@ def update(
         state, logged, decodings = encoder_update(networks, static, state, x, noise, hyper, weights, labels)
         state, loss = decoder_update(networks, static, state, x, noise, hyper, decodings, weights, labels)
         logged |= loss
-        if static.beta_neg is not None and state.beta_neg is not None:
-            logged |= controller.logged(state.beta_neg)
-            kls = logged["kl_real"], logged["kl_recon"], logged["kl_fake"]
-            state = state.replace(beta_neg=controller.moved(state.beta_neg, *kls, static.beta_neg))
     # A term that this step does not have (an adversarial one in the VAE phase) counts 0 times.
-    terms = {t: jnp.stack([logged[t], 1.0]) if t in logged else jnp.zeros(2) for t in static.logged}
+    terms = {t: jnp.stack([logged[t], 1.0]) if t in logged else jnp.zeros(2) for t in static.objective.logged}
     return _follow(static, state.replace(step=state.step + 1), hyper), terms
 
 
@@ -293,7 +287,6 @@ def from_config(config: ConfigDict) -> tuple[Networks, Static, Callable[[], Trai
         growth=family.growth,
         level=len(config.model.channels) - 1 if family.growth else None,
         augment=config.model.augment,
-        beta_neg=controller.setting(o),
         prior=priors.setting(config),
     )
     tx = family.optimizer()
@@ -304,6 +297,4 @@ def from_config(config: ConfigDict) -> tuple[Networks, Static, Callable[[], Trai
         "conditional": config.model.classes > 0,
         "learnt": static.prior,
     }
-    if static.beta_neg is not None:
-        options["beta_neg"] = functools.partial(controller.create, o.beta_neg, static.beta_neg)
     return networks, static, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **options)

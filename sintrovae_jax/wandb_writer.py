@@ -126,6 +126,7 @@ class WandbWriter(metric_writers.MetricWriter):
 
     def close(self) -> None:
         """Ends the run; waits for uploads, two minutes at most."""
+
         def finish():
             self._run.finish()  # looking it up may fail, too
 
