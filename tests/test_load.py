@@ -129,7 +129,7 @@ def test_the_models_of_the_package():
     assert error.mean() == pytest.approx(results["rec_error"], rel=1e-3)
     other = np.square(np.asarray(model.reconstruct(x, (labels + 1) % 10)) - x).sum((1, 2, 3))
     assert (other > error).mean() > 0.95  # with the label of another digit
-    with pytest.raises(UserError, match="there are digits, digits_conditional, digits_style, mnist5k"):
+    with pytest.raises(UserError, match="there are digits, digits_conditional, digits_mixture, digits_style, mnist5k"):
         sintrovae_jax.load("pretrained:cats")
 
 
