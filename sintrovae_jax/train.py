@@ -388,7 +388,8 @@ def _finish(run, model, metrics, writer, clock):
     training = {"seconds": clock.seconds(), "examples_per_second": clock.rate() or writer.rate()}
     evaluation.write_results(model, run.source, run.workdir, metrics, training)
     writer.flush()
-    _report(run.workdir)
+    if run.config.log.report:
+        _report(run.workdir)
     log.info("done: %s", run.workdir)
 
 

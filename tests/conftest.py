@@ -34,6 +34,7 @@ TINY = [
     "--config.train.substeps=5",
     "--config.log.every=5",
     "--config.log.figures_every=0",
+    "--config.log.report=False",
     "--config.checkpoint.every=20",
     "--config.checkpoint.best=",
     "--config.eval.evaluators=()",
@@ -182,6 +183,7 @@ FULL = [
     "--config.eval.batch_size=16384",  # the grid in few calls
     "--config.eval.every=40",
     "--config.log.figures_every=30",
+    "--config.log.report=True",
 ]
 
 

@@ -66,6 +66,7 @@ _GROUPS = {
     "Exponential terms": ("exp_elbo_recon", "exp_elbo_fake"),
     "learning_rate": ("learning_rate",),
 }
+_PLACE = (0.11, 0.17, 0.87, 0.74)  # of the axes, as parts of a picture: those of all panels are in line
 _NO_CURVES, _LAST = ("seconds",), "examples_per_second"
 
 
@@ -102,8 +103,8 @@ def panel(title: str, lines: Sequence[Line], phases: Phases) -> Panel:
     below = tuple(text for line in lines if gap and (text := _negative(line, len(lines) > 1)))
     notes = []
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
-        axis = figure.subplots()
+        figure = Figure(figsize=(5.2, 2.7))
+        axis = figure.add_axes(_PLACE)
         _shade(axis, phases)
         for line in lines:
             _draw(axis, line, gap, windows)
