@@ -39,6 +39,7 @@ TINY = {
     "checkpoint.every": 10,
     "log.every": 5,
     "log.figures_every": 0,
+    "log.report": False,
     "eval.evaluators": (),
     "eval.num_samples": 24,
     "eval.standing_batches": 2,

@@ -33,6 +33,7 @@ TINY = [  # 4×4 for 20 steps, which are the VAE phase; 8×8 from then on, blend
     "--config.train.substeps=5",
     "--config.log.every=5",
     "--config.log.figures_every=0",
+    "--config.log.report=False",
     "--config.checkpoint.every=5",
     "--config.checkpoint.keep=20",
     "--config.eval.num_samples=16",

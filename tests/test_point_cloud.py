@@ -21,6 +21,7 @@ def tiny():
     settings.train.steps, settings.train.batch_size, settings.train.substeps = 4, 8, 2
     settings.optimizer.milestones = ()
     settings.checkpoint.every, settings.log.every, settings.log.figures_every = 2, 2, 0
+    settings.log.report = False
     settings.eval.num_samples, settings.eval.standing_batches = 12, 2
     return settings
 

@@ -231,6 +231,7 @@ def settings(**given):
         "train.ema": 0.9,
         "log.every": 5,
         "log.figures_every": 0,
+        "log.report": False,
         "checkpoint.every": 10,
         "checkpoint.best": "",
         "eval.evaluators": ("latents",),

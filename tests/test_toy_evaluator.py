@@ -20,6 +20,7 @@ def toy(monkeypatch):
     settings.model.family, settings.data.image_size, settings.objective.name = "toy", 8, "vae"
     settings.train.steps = settings.log.every = settings.checkpoint.every = 25
     settings.eval.evaluators, settings.checkpoint.best, settings.log.figures_every = ("brightness",), "brightness", 0
+    settings.log.report = False
     settings.eval.num_samples = 20
     return settings
 

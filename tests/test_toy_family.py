@@ -17,6 +17,7 @@ def toy(monkeypatch):
     settings = config.read_recipe("configs/digits.py")
     settings.model.family, settings.data.image_size, settings.checkpoint.every = "toy", 8, 25
     settings.objective.num_vae, settings.train.steps, settings.log.figures_every = 25, 50, 0
+    settings.log.report = False
     settings.optimizer.milestones, settings.log.every, settings.eval.num_samples = (), 25, 32
     return settings
 

@@ -32,7 +32,14 @@ def pictures(folder: Path, numbers=range(12), seed: int = 0) -> Path:
 def tiny(source: str, **values) -> ConfigDict:
     """A run of a second."""
     settings = config.read_recipe("digits")
-    quick = {"log.every": 5, "log.figures_every": 0, "checkpoint.every": 5, "checkpoint.keep": 9, "checkpoint.best": ""}
+    quick = {
+        "log.every": 5,
+        "log.figures_every": 0,
+        "log.report": False,
+        "checkpoint.every": 5,
+        "checkpoint.keep": 9,
+        "checkpoint.best": "",
+    }
     quick |= {"train.steps": 10, "train.substeps": 5, "train.batch_size": 4, "eval.evaluators": ("latents",)}
     quick |= {"eval.num_samples": 8, "eval.standing_batches": 2, "objective.name": "vae", "objective.num_vae": 0}
     settings.update_from_flattened_dict(quick | {"model.channels": (4,), "model.family": "mlp", "model.z_dim": 2})

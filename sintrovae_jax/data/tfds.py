@@ -74,7 +74,10 @@ def _prepared(name: str, data: ConfigDict) -> tfds.core.DatasetBuilder:
     try:
         builder = tfds.builder(name, **({"data_dir": files.resolved(data.dir)} if data.dir else {}))
         prepared = builder.is_prepared()
-    except (ValueError, AssertionError, ImportError) as error:  # no such set, version, or package that it needs
+    except Exception as error:
+        # No such set, version, or package that it needs; and whatever a community's place of sets raises.
+        if not isinstance(error, ValueError | AssertionError | ImportError) and ":" not in name:
+            raise
         raise UserError(f"data.source=tfds:{name} cannot be found: {first_line(error)}") from None
     finally:
         absl_logging.set_verbosity(level)
