@@ -98,6 +98,7 @@ def test_evaluate_scores_data_against_itself_as_close(model, tmp_path):
     perfect = types.SimpleNamespace(
         config=model.config,
         encode=model.encode,
+        kl=model.kl,
         decode=model.decode,
         sample=lambda seed, n: source.test(100_000, seed + 1)[:n],
     )
