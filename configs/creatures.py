@@ -5,11 +5,10 @@
         creatures.npz
     python -m sintrovae_jax.main --config configs/creatures.py
 
-This recipe has not been run to its end yet. After 16,500 steps (2026-11-27, seed 0) samples have bodies, limbs, shadows
-and some colours, and are blurred; rec_real 28.0, kl_real 174 and kl_gap 2.9 on training batches. At 17,750 steps kl_gap
-was 5.1 after 11.3, and rec_fake rose: beta_neg may want to be higher. The long VAE phase and the small beta_kl are
-needed: with 1,000 or 3,000 steps of it, or beta_kl=0.5, no colour was learnt, and the encoder won within 500 to 2,000
-adversarial steps (kl_gap 20 to 60, samples with noise).
+This recipe has not been run to its end yet. After 18,000 steps (2026-11-27, seed 0) samples are sharp, with bodies,
+limbs, shadows and colours, but few are creatures; rec_real 29, kl_real 171 and kl_gap 5 on training batches. The long VAE
+phase and the small beta_kl are needed: with 1,000 or 3,000 steps of it, or beta_kl=0.5, no colour was learnt, and the
+encoder won within 500 to 2,000 adversarial steps (kl_gap 20 to 60, samples with noise).
 """
 
 from sintrovae_jax.config import default
