@@ -12,8 +12,8 @@ demo: .venv/train
 	$(BIN)/python -m sintrovae_jax.main --config configs/digits.py
 	@echo "samples, reconstructions and interpolations: runs/digits/figures; metrics: runs/digits/results.json"
 
-test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not soak"
+test: .venv/test  # three workers for two cores: some tests wait for processes
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak"
 
 soak: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak
