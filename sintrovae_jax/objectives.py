@@ -56,12 +56,13 @@ RECONSTRUCTION_ERRORS = {"mse": mse, "l1": l1, "bce": bce, "chamfer": chamfer}
 def kl(
     mean: jax.Array,
     logvar: jax.Array,
-    prior_std: float = 1.0,
+    prior_std: Scalar = 1.0,
     weights: jax.Array | Sequence[float] | None = None,
 ) -> jax.Array:
     """KL( N(mean, exp(logvar)) || N(0, prior_std² I) ) per example, in nats.
 
-    mean, logvar: [B, Z]. weights: [Z], multiplies each latent dimension's KL (default: ones). Returns [B].
+    mean, logvar: [B, Z]. prior_std: of all dimensions, or one for each, [1, Z]. weights: [Z], multiplies each latent
+    dimension's KL (default: ones). Returns [B].
     """
     mean, logvar = at_least_float32(mean), at_least_float32(logvar)
     prior_var = jnp.asarray(prior_std, mean.dtype) ** 2

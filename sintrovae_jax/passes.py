@@ -132,7 +132,7 @@ class Passes:
         From -1 (even) to 0 (of one component). Its gradient is that of a device's share of the batch.
         """
         assert self._prior is not None
-        z = posterior.mean[:, None] + jnp.exp(0.5 * posterior.logvar)[:, None] * self._kl_noise(["real"])
+        z = Posterior(*(a[:, None] for a in posterior)).sample(self._kl_noise(["real"]))
         here = self._prior.responsibilities(z).mean((0, 1))
         log_mean = jnp.log(parallel.pmean(jax.lax.stop_gradient(here)) + 1e-8)
         # The derivative of Σ r ln r is Σ (ln r + 1) dr, and Σ dr = 0.

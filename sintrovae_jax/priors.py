@@ -69,8 +69,7 @@ class Mixture(struct.PyTreeNode):
         """
         mean, logvar = objectives.at_least_float32(mean), objectives.at_least_float32(logvar)
         if self.components == 1:
-            apart = (jnp.exp(logvar) + jnp.square(mean - self.mean)) / jnp.exp(self.logvar)
-            return 0.5 * (apart - 1 - logvar + self.logvar).sum(-1)
+            return objectives.kl(mean - self.mean, logvar, jnp.exp(0.5 * self.logvar))
         z = mean[:, None] + jnp.exp(0.5 * logvar)[:, None] * noise
         log_q = -0.5 * (jnp.square(noise) + logvar[:, None]).sum(-1)
         return (log_q - self.log_prob(z)).mean(1)

@@ -26,14 +26,15 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
     objective = model.config.objective
     rec = reconstruction.error(objective.reconstruction, reconstruction.weights(objective))
 
-    def kl(images):
-        return float(np.mean(model.kl(model.encode(images, labels), seed)))
+    def kl(posterior):
+        return float(np.mean(model.kl(posterior, seed)))
 
-    recon = model.reconstruct(x, labels)
-    kls = {"kl_real": kl(x), "kl_fake": kl(model.sample(seed, len(x), labels=labels)), "kl_recon": kl(recon)}
+    real, recon = model.encode(x, labels), model.reconstruct(x, labels)
+    fake = model.encode(model.sample(seed, len(x), labels=labels), labels)
+    kls = {"kl_real": kl(real), "kl_fake": kl(fake), "kl_recon": kl(model.encode(recon, labels))}
     out = {"rec_error": float(np.mean(rec(jnp.asarray(x), recon)))} | kls | {"kl_gap": objectives.kl_gap(**kls)}
     if model.mixture is not None:
-        out["components_used"] = _used(model.mixture, model.encode(x, labels).mean)
+        out["components_used"] = _used(model.mixture, real.mean)
     return out
 
 

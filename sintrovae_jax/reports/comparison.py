@@ -81,11 +81,7 @@ def _figures(runs: Mapping[str, Run], left: int) -> list[tuple[str, str, list[tu
     for name in shown:
         row: list[tuple[str, Any, str]] = []
         for label, run in runs.items():
-            try:
-                row.append((label, pictures.read(run.figures[name], each), ""))
-            except KeyError:
-                row.append((label, None, "not drawn"))
-            except Exception as error:  # a stranger's file may be wrong in any way, and so may remote storage
-                row.append((label, None, f"cannot be shown: {error}"))
+            drawn = name in run.figures
+            row.append((label, *(pictures.shown(run.figures[name], each) if drawn else (None, "not drawn"))))
         out.append((name, CAPTIONS.get(name, ""), row))
     return out

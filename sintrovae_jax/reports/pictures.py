@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from sintrovae_jax.parallel import first_line
+
 _MOST_PIXELS = 60_000_000  # of a picture that is decoded at all; a file of few bytes may claim any number
 _FRAME = 900  # pixels a side of a picture of the slider, at most
 FRAMES = 60  # of one slider, at most
@@ -50,6 +52,14 @@ def read(path: Path, most: int, side: int | None = None) -> Picture:
     size = f"at {scale:.0%} of its size" if scale < 1 else ""
     source = f"data:image/{kind};base64,{base64.b64encode(coded).decode()}"
     return Picture(source, width, height, " ".join(filter(None, (size, quality))))
+
+
+def shown(path: Path, most: int) -> tuple[Picture | None, str]:
+    """What `read` gives, and ''; or None, and why there is none: a stranger's file may be wrong in any way."""
+    try:
+        return read(path, most), ""
+    except Exception as error:  # so may remote storage
+        return None, f"cannot be shown: {first_line(error)}"
 
 
 def _decoded(path: Path, side: int | None) -> tuple[Image.Image, int, int]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from sintrovae_jax import schema, workdirs
 from sintrovae_jax.keys import Optional
-from sintrovae_jax.parallel import first_line
 from sintrovae_jax.reports import curves, metrics, pages, pictures, reading
 from sintrovae_jax.reports.reading import Run
 
@@ -115,12 +114,10 @@ def final_figures(run: Run, left: int, slider: bool) -> tuple[list[Figure], int]
     names = names[:_FIGURES]
     mine = left * 6 // 10 if slider else left
     for i, name in enumerate(names):
-        try:
-            picture = pictures.read(run.figures[name], mine // (len(names) - i))
-            mine, left = mine - len(picture.source), left - len(picture.source)
-            out.append(Figure(name, CAPTIONS.get(name, ""), picture))
-        except Exception as error:  # a stranger's file may be wrong in any way, and so may remote storage
-            out.append(Figure(name, CAPTIONS.get(name, ""), None, f"cannot be shown: {first_line(error)}"))
+        picture, problem = pictures.shown(run.figures[name], mine // (len(names) - i))
+        used = len(picture.source) if picture else 0
+        mine, left = mine - used, left - used
+        out.append(Figure(name, CAPTIONS.get(name, ""), picture, problem))
     return out, left
 
 
