@@ -15,12 +15,12 @@ import pytest
 from standin_gcloud import short
 
 ROOT = Path(__file__).parent.parent
-POD = str(ROOT / "launch" / "tpu_pod.sh")
 PLACE = ["--zone=us-x1-a", "--quiet"]
 SLICE = ["--name", "run", "--zone", "us-x1-a", "--type", "v5litepod-16", "--hours", "2"]
 RUN = ["run", *SLICE, "--config", "configs/digits.py", "--bucket", "gs://bucket"]
 QUICK = {"POLL": "0.05", "PAUSE": "0.05", "SAVING": "1", "SILENT": "2", "STRAGGLERS": "2"}
 UP = ["describe", "create", "describe", "scp", "ssh all install", "ssh all start"]  # from nothing to training
+RECIPES = ("digits", "celebahq_style", "ffhq_style")
 LOOK = ["describe", "node", "ssh all status"]
 
 
@@ -31,9 +31,21 @@ def kill(*pids: int) -> None:
             os.killpg(pid, signal.SIGKILL)
 
 
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory) -> Path:
+    """A git checkout with little in it: the whole of this one would be packed at every install."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for path in ("launch/tpu_pod.sh", "launch/tpu_worker.sh", *(f"configs/{recipe}.py" for recipe in RECIPES)):
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, folder / path)
+    for words in ("init --quiet", "add .", "-c user.name=T -c user.email=t@t commit --quiet -m all"):
+        subprocess.run(["git", "-C", folder, *words.split()], check=True)
+    return folder
+
+
 class Cloud:
-    def __init__(self, folder: Path):
-        self.folder, self.bin, self.processes = folder, folder / "bin", []
+    def __init__(self, folder: Path, checkout: Path):
+        self.folder, self.bin, self.checkout, self.processes = folder, folder / "bin", checkout, []
         self.bin.mkdir()
         self.put("gcloud", f'exec {sys.executable} -S -E {ROOT}/tests/standin_gcloud.py {folder} "$@"')
         self.scenario()
@@ -54,7 +66,11 @@ class Cloud:
         # Where the tests run in the background, SIGINT is ignored, and bash cannot change that.
         listen = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
         environment = os.environ | settings | {"PATH": path, "TMPDIR": str(self.folder)}
-        self.processes.append(subprocess.Popen(["bash", POD, *args], env=environment, **pipes, **listen))
+        self.processes.append(
+            subprocess.Popen(
+                ["bash", self.checkout / "launch" / "tpu_pod.sh", *args], env=environment, **pipes, **listen
+            )
+        )
         return self.processes[-1]
 
     def run(self, *args: str, code: int = 0, **env: str) -> str:
@@ -81,8 +97,8 @@ class Cloud:
 
 
 @pytest.fixture
-def cloud(tmp_path) -> Iterator[Cloud]:
-    made = Cloud(tmp_path)
+def cloud(tmp_path, checkout) -> Iterator[Cloud]:
+    made = Cloud(tmp_path, checkout)
     yield made
     kill(*[p.pid for p in made.processes if p.poll() is None])
     keepers = [k for k in tmp_path.glob("worker*/sintrovae/keeper") if not k.with_name("exit").exists()]
@@ -191,7 +207,7 @@ class TestRun:
 
     def test_time_over_saves_and_deletes(self, cloud):
         cloud.scenario(training=[["running", "running", "running", "running", "exit 143"]])
-        out = cloud.run(*RUN[:-6], "--hours=0.0003", *RUN[-4:], code=4)
+        out = cloud.run(*RUN[:-6], "--hours=0.0003", *RUN[-4:], code=4, SAVING="20")
         assert in_order(cloud.calls(), "ssh all stop", "ssh all status", "delete")
         assert "run the same command again" in out
 
@@ -485,6 +501,7 @@ esac
             self.wait((home / "sintrovae" / "exit").exists)
 
     def test_install_start_and_status(self, workers):
+        workers.checkout = ROOT
         homes = self.started(workers)
         for home in homes:
             assert (home / "sintrovae" / "src" / "sintrovae_jax" / "main.py").exists()
