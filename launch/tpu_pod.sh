@@ -1,55 +1,48 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, through preemptions, and does not leave the slice running. launch/README.md says how.
+# Makes a Cloud TPU slice, trains on it, deletes it, and bounds its life. launch/README.md says how.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 tpu_pod.sh SUB-COMMAND --name NAME --zone ZONE [options] [-- ARGUMENTS OF THE TRAINING]
 
-  run      all of it: create, install, start, watch; after a preemption again; delete. The same command resumes.
-  create   request the slice and wait for it
+  create   request the slice and wait for it; one that was preempted is deleted first
   install  copy the checkout to all workers and install it
-  start    start training on all workers, detached
+  start    start training on all workers, detached; it goes on from the newest checkpoint of the workdir
   status   the slice, and on each worker whether training runs, with the newest line of its log
   logs     follow worker 0's log
   stop     save and stop training on all workers (exit code 143); the slice stays
   delete   delete the slice, running or not
 
-  --type TYPE             as v5litepod-16, v6e-8, v5p-32, v4-16 (create, run)
-  --hours H               the slice lives this long at most (create, run)
-  --config RECIPE         its name or file in the checkout, with :ARGUMENT where it takes one (start, run)
-  --bucket gs://B         the workdir is gs://B/NAME (start, run); or --workdir gs://…
+  --type TYPE             as v5litepod-16, v6e-8, v5p-32, v4-16 (create)
+  --hours H               the slice lives this long at most (create); training saves and stops after it (start)
+  --config RECIPE         its name or file in the checkout, with :ARGUMENT where it takes one (start)
+  --bucket gs://B         the workdir is gs://B/NAME (start); or --workdir gs://…
   --spot | --flex | --reserved   the tier, on demand without; --flex: v5litepod and v6e, the service keeps --hours
   --wait-hours H          how long the request may wait for capacity (4)
-  --restarts N            give up after N restarts in a row without a new checkpoint (4)
   --repo URL --ref REF    install this instead of the checkout that the script is in
   --project P --service-account EMAIL --runtime VERSION --network N --subnetwork N
-  --keep                  do not delete the slice at the end
-  --dry-run               print the gcloud commands of a run that goes well, run none
+  --dry-run               print the gcloud commands, run none
 
-exit codes: 0 trained to the end; 2 something to correct first (an option, a quota, the config); 3 training diverged;
-4 time is over or no capacity, run the same command again; 1 anything else; 130, 143 after Ctrl-C or stop
+exit codes: 0 done; 2 something to correct first (an option, a quota, the config); 4 no capacity, run the same command
+again; 1 anything else; 129, 130, 143 after HUP, Ctrl-C, TERM, which delete what create has begun
 END
 }
 
-readonly SUBCOMMANDS="run create install start status logs stop delete"
-readonly VALUED=" name zone type hours config bucket workdir wait-hours restarts repo ref project service-account \
+readonly SUBCOMMANDS="create install start status logs stop delete"
+readonly VALUED=" name zone type hours config bucket workdir wait-hours repo ref project service-account \
 runtime network subnetwork "
-readonly FLAGS=" spot flex reserved keep dry-run "
+readonly FLAGS=" spot flex reserved dry-run "
 readonly PRICES=https://cloud.google.com/tpu/pricing
-readonly POLL=${TPU_POD_POLL:-30}           # seconds between looks at the slice
-readonly PAUSE=${TPU_POD_PAUSE:-30}         # seconds before trying again; a host reused at once may find its TPU busy
-readonly SAVING=${TPU_POD_SAVING:-300}      # seconds that training gets to save when its time is over
-readonly SPARE=${TPU_POD_SPARE:-1800}       # seconds after --hours until the slice deletes itself
-readonly SILENT=${TPU_POD_SILENT:-10}         # looks in a row without an answer from the workers: they are lost
-readonly STRAGGLERS=${TPU_POD_STRAGGLERS:-20} # looks that the others get to end where a worker has failed
+readonly POLL=${TPU_POD_POLL:-30}     # seconds between looks at the slice
+readonly PAUSE=${TPU_POD_PAUSE:-30}   # seconds before trying again
+readonly SPARE=${TPU_POD_SPARE:-1800} # seconds after --hours until the slice deletes itself
 
-name='' zone='' type='' hours='' config='' bucket='' workdir='' wait_hours=4 restarts=4 repo='' ref='' project=''
-service_account='' runtime='' network='' subnetwork='' spot='' flex='' reserved='' keep='' dry_run=''
+name='' zone='' type='' hours='' config='' bucket='' workdir='' wait_hours=4 repo='' ref='' project=''
+service_account='' runtime='' network='' subnetwork='' spot='' flex='' reserved='' dry_run=''
 training=() # arguments of the training
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-tmp='' child='' owned='' creating='' installed='' spent=0 since='' stragglers=0
-answer='' complaint='' state=NONE node='' outcome='' report=''
+tmp='' child='' owned='' creating='' answer='' complaint='' state=NONE node=''
 
 say() { printf '%(%H:%M:%S)T %s\n' -1 "$*" >&2; }
 
@@ -92,9 +85,9 @@ check() {
   [[ $zone =~ ^[a-z0-9-]+$ ]] || die "--zone '$zone' is not a zone"
   ((${#tiers} < 2)) || die "only one of --spot, --flex and --reserved"
   [[ -n $repo || -z $ref ]] && [[ -z $repo || -n $ref ]] || die "--repo and --ref go together"
-  [[ $restarts =~ ^[0-9]+$ ]] || die "--restarts '$restarts' is not a whole number"
-  case $1 in create | run) check_slice ;; esac
-  case $1 in start | run) check_training ;; esac
+  [[ -z $hours || ($hours =~ ^[0-9]+(\.[0-9]+)?$ && $hours == *[1-9]*) ]] || die "--hours '$hours' is not a time"
+  [[ $1 != create ]] || check_slice
+  [[ $1 != start ]] || check_training
   [[ -n $dry_run ]] || command -v gcloud >/dev/null ||
     die "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
 }
@@ -102,7 +95,6 @@ check() {
 check_slice() {
   [[ -n $type ]] || die "--type is missing, as v5litepod-16"
   [[ -n $hours ]] || die "--hours is missing: how long the slice may live at most"
-  [[ $hours =~ ^[0-9]+(\.[0-9]+)?$ && $hours == *[1-9]* ]] || die "--hours '$hours' is not a time"
   [[ $wait_hours =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "--wait-hours '$wait_hours' is not a time"
   [[ -z $flex || $type == v5litepod-* || $type == v6e-* ]] || die "--flex is for v5litepod and v6e"
   [[ -n $runtime ]] || runtime=$(runtime_of "$type") || die "--runtime is needed for --type $type"
@@ -202,13 +194,12 @@ queued() { # ask DRY-RUN-ANSWER about the queued resource: queued DRY VERB OPTIO
   ask "$dry" compute tpus queued-resources "$verb" "$name" "$@" "${place[@]}"
 }
 
-# on WORKERS ask|show ARGUMENTS…: tpu_worker.sh with these arguments on worker 0 or all.
+# on WORKERS ARGUMENTS…: tpu_worker.sh with these arguments on worker 0 or all.
 on() {
-  local workers=$1 how=$2 command
-  shift 2
+  local workers=$1 command
+  shift
   printf -v command ' %q' "$@"
-  local ssh=(compute tpus tpu-vm ssh "$name" --worker="$workers" --command="bash tpu_worker.sh$command" "${place[@]}")
-  if [[ $how == ask ]]; then ask '@worker dry-run exit 0' "${ssh[@]}"; else show "${ssh[@]}"; fi
+  show compute tpus tpu-vm ssh "$name" --worker="$workers" --command="bash tpu_worker.sh$command" "${place[@]}"
 }
 
 # --- the slice ---
@@ -237,13 +228,6 @@ look_at_node() {
   fi
 }
 
-# Seconds of --hours that are left. Waiting for capacity does not count.
-left() {
-  local used=$spent
-  [[ -z $since ]] || used=$((used + SECONDS - since))
-  echo $(($(seconds "$hours") - used))
-}
-
 # Runs on every worker at boot, as root: deletes the slice when its time is over, whoever is still there to do it.
 # It may do so only with a service account that has roles/tpu.admin; without, it switches the machines off.
 guard() {
@@ -264,19 +248,19 @@ END
 }
 
 create() {
-  local seconds_left track=() with=(--async)
-  seconds_left=$(left)
+  local life track=() with=(--async)
+  life=$(seconds "$hours")
   [[ -z $spot ]] || with+=(--spot)
   [[ -z $reserved ]] || with+=(--reserved)
   if [[ -n $flex ]]; then
-    track=(alpha) with+=(--provisioning-model=flex-start --max-run-duration="${seconds_left}s")
+    track=(alpha) with+=(--provisioning-model=flex-start --max-run-duration="${life}s")
   fi
   [[ -z $service_account ]] ||
     with+=(--service-account="$service_account" --scopes=https://www.googleapis.com/auth/cloud-platform)
   [[ -z $network ]] || with+=(--network="$network")
   [[ -z $subnetwork ]] || with+=(--subnetwork="$subnetwork")
-  guard $((seconds_left + SPARE)) >"$tmp/guard.sh"
-  say "requesting $name: $type in $zone, for $((seconds_left / 60)) minutes at most"
+  guard $((life + SPARE)) >"$tmp/guard.sh"
+  say "requesting $name: $type in $zone, for $((life / 60)) minutes at most"
   creating=1
   ask '' "${track[@]}" compute tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
     --runtime-version="$runtime" --valid-until-duration="$(seconds "$wait_hours")s" \
@@ -305,10 +289,14 @@ refused() {
 # Makes sure of an active slice of this name. Returns 1 where it was lost on the way.
 ensure() {
   look
+  if [[ $state == ACTIVE ]]; then
+    look_at_node
+    case $node in NONE | PREEMPTED | TERMINATED | STOPPED | DELETING) state="ACTIVE, its machines $node" ;; esac
+  fi
   case $state in
   NONE) create ;;
   '?') refused "$complaint" ;;
-  FAILED | SUSPENDING | SUSPENDED | DELETING)
+  FAILED | SUSPENDING | SUSPENDED | DELETING | ACTIVE,*)
     say "$name is $state: deleting it, to create it anew"
     remove || exit 1
     create
@@ -347,7 +335,6 @@ await() {
     fi
     nap "$POLL"
   done
-  since=$SECONDS
 }
 
 failed_request() {
@@ -362,12 +349,12 @@ remove() {
   for try in 1 2 3 4 5; do
     if queued '' delete --force; then
       say "deleted $name"
-      forget
+      state=NONE
       return 0
     fi
     # The request of an interrupted create may arrive after this.
     if [[ $complaint == *NOT_FOUND* && (-z $creating || $try -gt 1) ]]; then
-      forget
+      state=NONE
       return 0
     fi
     nap "$PAUSE"
@@ -375,11 +362,6 @@ remove() {
   printf 'error: COULD NOT DELETE %s: %s\nIt may be running, and cost money. Try: %s\n' "$name" "$complaint" \
     "$(deletion)" >&2
   return 1
-}
-
-forget() {
-  [[ -z $since ]] || spent=$((spent + SECONDS - since))
-  since='' creating='' installed='' state=NONE
 }
 
 deletion() { echo "$0 delete --name $name --zone $zone${project:+ --project $project}"; }
@@ -393,26 +375,6 @@ costs() {
   fi
 }
 
-# --- training ---
-
-install() {
-  local try source=() files=("$root/launch/tpu_worker.sh")
-  [[ -z $installed ]] || return 0
-  if [[ -n $repo ]]; then
-    source=("$repo" "$ref")
-  else
-    files+=("$tmp/sintrovae_src.tgz")
-    [[ -n $dry_run ]] || archive "$tmp/sintrovae_src.tgz"
-  fi
-  for try in 1 2 3; do # ssh may need a while on new machines
-    say "installing on all workers (a few minutes)"
-    show compute tpus tpu-vm scp "${files[@]}" "$name:" --worker=all "${place[@]}" &&
-      on all show install "${source[@]}" && installed=1 && return 0
-    nap "$PAUSE"
-  done
-  return 1
-}
-
 # The working tree as it is, without the files that git does not know.
 archive() {
   local tree
@@ -421,83 +383,6 @@ archive() {
     git -C "$root" read-tree HEAD && git -C "$root" add --update && git -C "$root" write-tree
   ) || die "$root is not a git checkout: give --repo and --ref"
   git -C "$root" archive --format=tar.gz -o "$1" "$tree"
-}
-
-start() {
-  local limit
-  limit=$([[ -n $hours ]] && left || echo 31536000)
-  say "starting on all workers, workdir $workdir"
-  on all show start "$limit" --config "$config" --workdir "$workdir" --config.distributed=on "${training[@]}"
-}
-
-# The newest checkpoint's step, nothing where there is none or the bucket does not answer.
-newest() {
-  ask '' storage ls "$workdir/checkpoints/" ${project:+--project="$project"} || true
-  answer=$(grep -oE '/[0-9]+/$' <<<"$answer" | tr -d / | sort -n | tail -n 1 || true)
-}
-
-# Waits until training has ended or the slice is lost: $outcome is ended, lost or over.
-watch() {
-  local silent=0
-  while :; do
-    if (($(left) <= 0)); then
-      outcome=over
-      return 0
-    fi
-    look
-    case $state in ACTIVE | '?') ;; *) outcome=lost && return 0 ;; esac
-    look_at_node
-    case $node in
-    READY) ;;
-    CREATING | STARTING | RESTARTING | REPAIRING | REIMAGING | '?') nap "$POLL" && continue ;;
-    *) outcome=lost && return 0 ;;
-    esac
-    if on all ask status; then
-      silent=0
-      ! verdict || return 0
-    elif ((++silent >= SILENT)); then
-      say "the workers do not answer: $complaint"
-      outcome=lost
-      return 0
-    fi
-    nap "$POLL"
-  done
-}
-
-# Reads $answer. Where no worker is at work any more, sets $outcome to how training ended, by the exit codes of
-# sintrovae_jax.main: what needs a person goes first, as its peers only die of it.
-verdict() {
-  local ends
-  report=$answer
-  ends=$(sed -n 's/^@worker [^ ]* //p' <<<"$answer")
-  if grep -q running <<<"$ends"; then
-    # Where one fails, the others end too, within minutes; or else they hang, and that costs money.
-    grep -qvx -e running -e 'exit 0' <<<"$ends" && ((++stragglers >= STRAGGLERS)) || return 1
-  fi
-  stragglers=0
-  case $'\n'$ends$'\n' in
-  $'\n\n') return 1 ;;
-  *$'\n'stopped*) outcome=stopped ;;
-  *$'\nexit 2\n'*) outcome=refused ;;
-  *$'\nexit 3\n'*) outcome=diverged ;;
-  *$'\nrunning\n'*) outcome=lost && say "some workers failed and the others hang" ;;
-  *$'\nexit '[1-9]* | *$'\nnone\n'*)
-    outcome=ended
-    say "training ended: $(sort <<<"$ends" | uniq -c | tr -s ' \n' ' ')(143: it saved and stopped)"
-    ;;
-  *) outcome=finished ;;
-  esac
-}
-
-# Tells training to save, and waits for it.
-wind_down() {
-  local start=$SECONDS
-  on all show stop || return 0
-  while ((SECONDS - start < SAVING)); do
-    nap "$POLL"
-    on all ask status || return 0
-    grep -q ' running' <<<"$answer" || return 0
-  done
 }
 
 # --- sub-commands ---
@@ -510,9 +395,29 @@ cmd_create() {
   say "delete it with: $(deletion)"
 }
 
-cmd_install() { install || exit 1; }
+cmd_install() {
+  local try source=() files=("$root/launch/tpu_worker.sh")
+  if [[ -n $repo ]]; then
+    source=("$repo" "$ref")
+  else
+    files+=("$tmp/sintrovae_src.tgz")
+    [[ -n $dry_run ]] || archive "$tmp/sintrovae_src.tgz"
+  fi
+  for try in 1 2 3; do # ssh may need a while on new machines
+    say "installing on all workers (a few minutes)"
+    show compute tpus tpu-vm scp "${files[@]}" "$name:" --worker=all "${place[@]}" &&
+      on all install "${source[@]}" && return 0
+    nap "$PAUSE"
+  done
+  exit 1
+}
 
-cmd_start() { start || exit 1; }
+cmd_start() {
+  local limit=31536000
+  [[ -z $hours ]] || limit=$(seconds "$hours")
+  say "starting on all workers, workdir $workdir"
+  on all start "$limit" --config "$config" --workdir "$workdir" --config.distributed=on "${training[@]}" || exit 1
+}
 
 cmd_status() {
   look
@@ -521,13 +426,13 @@ cmd_status() {
   look_at_node
   echo "slice: $node"
   [[ $node == READY ]] || return 0
-  on all show status
+  on all status
 }
 
-cmd_logs() { on 0 show logs; }
+cmd_logs() { on 0 logs; }
 
 cmd_stop() {
-  on all show stop || exit 1
+  on all stop || exit 1
   say "the slice stays: $(costs)"
 }
 
@@ -535,62 +440,6 @@ cmd_delete() {
   [[ -n $type ]] || ! queued '' describe --format='value(tpu.nodeSpec[0].node.acceleratorType)' || type=${answer##*/}
   costs
   remove || exit 1
-}
-
-cmd_run() {
-  local stalls=0 before bucket_only=${workdir#gs://}
-  bucket_only=gs://${bucket_only%%/*}
-  ask '' storage ls "$bucket_only" ${project:+--project="$project"} || die "no access to $bucket_only: $complaint"
-  newest
-  before=$answer
-  owned=1
-  while :; do
-    train_once
-    settle
-    newest
-    if [[ $answer != "$before" ]]; then stalls=0; else ((++stalls)); fi
-    before=$answer
-    if ((stalls > restarts)); then
-      last_words
-      say "giving up: $stalls attempts in a row brought no new checkpoint"
-      exit 1
-    fi
-    [[ $outcome != lost ]] || remove || exit 1
-    say "going on from ${before:+step }${before:-the start}"
-    nap "$PAUSE"
-  done
-}
-
-# Sees training through to an $outcome, on the slice that is there or a new one.
-train_once() {
-  outcome=lost
-  if (($(left) <= 0)); then
-    outcome=over
-  elif [[ -n $since ]] || ensure; then
-    install && start && watch || return 0
-  fi
-}
-
-# Ends the run unless training is to be started again.
-settle() {
-  case $outcome in
-  finished) say "training is finished: $workdir" && exit 0 ;;
-  refused) last_words && say "training refused what it was given (exit code 2): correct it and run again" && exit 2 ;;
-  diverged) last_words && say "training diverged (exit code 3): the log says what to change" && exit 3 ;;
-  stopped) say "training was stopped by hand, and saved" && exit 143 ;;
-  over)
-    say "--hours $hours are over"
-    [[ -z $since ]] || wind_down
-    say "run the same command again to go on"
-    exit 4
-    ;;
-  esac
-}
-
-# The last log line of every worker, each once, and more of worker 0's: the slice takes its logs with it.
-last_words() {
-  grep -v ^@worker <<<"$report" | sort -u | head -n 20 >&2 || true
-  [[ -z $since ]] || on 0 show tail >&2 || true
 }
 
 # --- the way out: here a bare `return` would give the status from before the trap ---
@@ -605,12 +454,7 @@ finish() {
     kill "$child" 2>/dev/null
     child=''
   fi
-  if [[ -n $owned && -z $keep ]]; then
-    [[ -z $since ]] || say "deleting $name"
-    remove || code=1
-  elif [[ -n $owned ]]; then
-    say "--keep: $name stays; $(costs). Delete it with: $(deletion)"
-  fi
+  [[ -z $owned ]] || remove || code=1
   [[ -z $tmp ]] || rm -rf "$tmp"
   exit "$code"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh runs on every worker, over ssh: install, start, status, tail, logs, stop. Not meant for people.
+# What tpu_pod.sh runs on every worker, over ssh: install, start, status, logs, stop. Not meant for people.
 set -euo pipefail
 
 self=$(realpath "$0")
@@ -92,7 +92,7 @@ train() {
   echo "$code" >"$base/exit.new" && mv "$base/exit.new" "$base/exit"
 }
 
-# One line that tpu_pod.sh reads: '@worker HOST' and none, running, stopped CODE or exit CODE; then the newest log line.
+# Whether training runs, or how it ended: none, running, stopped CODE (by `stop`) or exit CODE; then the newest log line.
 status() {
   local what=none
   if running; then
@@ -104,7 +104,7 @@ status() {
   elif [[ -e $base/pid ]]; then
     what="exit 255" # the machine went away under it
   fi
-  echo "@worker $(hostname) $what"
+  echo "$(hostname): $what"
   [[ ! -s $base/log ]] || echo "$(hostname): $(tail -n 1 "$base/log" | tr '\r' '\n' | tail -n 1)"
 }
 
@@ -117,7 +117,6 @@ stop() {
 
 case ${1-} in
 install | start | train | status | stop) "$@" ;;
-tail) tail -n 20 "$base/log" ;;
 logs) exec tail -n 50 -F "$base/log" ;;
 *) echo "error: unknown '${1-}'" >&2 && exit 2 ;;
 esac

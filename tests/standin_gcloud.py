@@ -3,14 +3,12 @@
     gcloud = python standin_gcloud.py FOLDER ARGUMENTS...
 
 FOLDER/scenario.json, all keys optional:
-    lives      for each create, what `describe` answers of the request, one after another; the last one stays; GONE
+    lives      for each create, what `describe` answers of the request, one after another; the last one stays
     nodes      for each create, likewise of the machines
-    training   for each create, what the workers answer to `status`: 'running', 'exit 143', several with a comma
     refuse     for each create, [exit code, what is printed on stderr, whether the request exists all the same] or null
     delete     for each delete, likewise
     fail       {'scp': n, ...}: the first n of these calls fail
     slow       {'create': seconds, ...}: how long a call takes
-    steps      the newest checkpoint's step, at each look
     reason     why the request failed
     type       the type of the slice that is there
     existing   there is a slice before the first create
@@ -60,15 +58,10 @@ def answer(verb, argv, scenario, state, turn, folder) -> int:
         return 1
     if verb in ("create", "delete"):
         return change(verb, scenario, state, turn)
-    if verb == "steps":
-        step = turn("steps", scenario.get("steps", [""]), life=False)
-        print(f"gs://bucket/run/checkpoints/{step}/" if step else "")
-    elif verb == "bucket":
-        pass
-    elif not state["there"]:
+    if not state["there"]:
         return missing()
-    elif verb.startswith("ssh"):
-        return ssh(verb, argv, scenario, turn, folder)
+    if verb.startswith("ssh"):
+        return ssh(argv, scenario, folder)
     elif verb == "scp":
         for i in range(scenario.get("workers", 0)):
             os.makedirs(f"{folder}/worker{i}", exist_ok=True)
@@ -80,11 +73,7 @@ def answer(verb, argv, scenario, state, turn, folder) -> int:
             "type": lambda: scenario.get("type", "v5litepod-16"),
             "reason": lambda: scenario.get("reason", ""),
         }
-        text = said[verb]()
-        if text == "GONE":
-            state["there"] = False
-            return missing()
-        print(text)
+        print(said[verb]())
     return 0
 
 
@@ -104,7 +93,7 @@ def change(verb, scenario, state, turn) -> int:
     return 0
 
 
-def ssh(verb, argv, scenario, turn, folder) -> int:
+def ssh(argv, scenario, folder) -> int:
     command = option(argv, "--command")
     if "workers" in scenario:
         import subprocess
@@ -113,13 +102,6 @@ def ssh(verb, argv, scenario, turn, folder) -> int:
         homes = [f"{folder}/worker{i}" for i in range(count)]
         runs = [subprocess.Popen(["bash", "-c", command], cwd=h, env=os.environ | {"HOME": h}) for h in homes]
         return max([run.wait() for run in runs])
-    if verb == "ssh all status":
-        said = turn("training", scenario.get("training", [["exit 0"]]))
-        if said == "silent":
-            print("ERROR: ssh: connection refused", file=sys.stderr)
-            return 255
-        for i, what in enumerate(said.split(",")):
-            print(f"@worker w{i} {what}\nw{i}: last line of w{i}")
     return 0
 
 
@@ -134,8 +116,6 @@ def option(argv: list[str], name: str) -> str:
 
 def short(argv: list[str]) -> str:
     """A call in a word or three: 'create', 'ssh all status'."""
-    if argv[0] == "storage":
-        return "steps" if "checkpoints" in argv[2] else "bucket"
     if "ssh" in argv:
         return f"ssh {option(argv, '--worker')} {option(argv, '--command').split()[2]}"
     if "scp" in argv:
