@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from sintrovae_jax import (
     checkpoint,
+    dispatch,
     files,
     models,
     parallel,
@@ -22,7 +23,6 @@ from sintrovae_jax import (
     seeds,
     standing,
     train_state,
-    train_step,
     workdirs,
 )
 from sintrovae_jax import config as configs
@@ -189,7 +189,7 @@ def _chosen(config: ConfigDict, checkpoints: checkpoint.Checkpoints, workdir: Pa
 def described(config: ConfigDict, workdir: Path) -> tuple[train_state.Networks, train_state.TrainState]:
     """The networks of a workdir's config, and the shapes of their state. Raises `UserError` if there can be none."""
     try:
-        networks, _, create = train_step.from_config(config)
+        networks, _, create = dispatch.from_config(config)
         return networks, jax.eval_shape(create)
     except UserError as error:
         raise UserError(f"{workdir / workdirs.CONFIG}: {error}") from None

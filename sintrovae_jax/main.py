@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from sintrovae_jax import (
     cli,
     compile_cache,
+    dispatch,
     evaluators,
     extras,
     files,
@@ -25,7 +26,6 @@ from sintrovae_jax import (
     reconstruction,
     schedule,
     seeds,
-    train_step,
     workdirs,
 )
 from sintrovae_jax import config as configs
@@ -81,7 +81,7 @@ def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options
     configs.refuse_other(config, workdir)
     if mode == "train":
         schedule.shards(config)
-        train_step.from_config(config)  # raises if the networks cannot be built
+        dispatch.from_config(config)  # raises if the networks cannot be built
         reconstruction.weights(config.objective)  # raises if the loss needs weights that are missing
         files.writable(workdir)
         from sintrovae_jax import train

@@ -115,7 +115,7 @@ def exp_elbo(rec: jax.Array | float, kl: jax.Array | float, h: Hyper) -> jax.Arr
 
 
 def soft_intro_real(t: Terms, h: Hyper) -> jax.Array:
-    """s·[β_rec·rec(x) + β_kl·kl(x)], the negative ELBO of real data. Returns a scalar."""
+    """s·[β_rec·rec(x) + β_kl·kl(x)], the weighted and scaled negative ELBO of real data. Returns a scalar."""
     return jnp.mean(h.scale * (h.beta_rec * t.rec_real + h.beta_kl * t.kl_real))
 
 

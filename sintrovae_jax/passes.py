@@ -61,6 +61,11 @@ def draw_noise(keys: jax.Array, z_dim: int) -> Noise:
     return Noise(**{name: draw(number) for number, name in enumerate(_SAMPLES)}, keys=keys)
 
 
+def as_float(x: jax.Array) -> jax.Array:
+    """Bytes as float32 in [0, 1]; other types pass. Images go to the devices as bytes, a quarter of the size."""
+    return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+
 class Passes:
     """The networks in training mode. groups: the number of batches that are concatenated in the input.
 
@@ -120,7 +125,7 @@ class Passes:
     def kl(
         self, posterior: Posterior, samples: Sequence[str] = ("real",), mixture: priors.Mixture | None = None
     ) -> jax.Array:
-        """KL(posterior || prior) [groups·B]. samples: as of `encode`. mixture: the prior, if not the state's."""
+        """KL(posterior || prior) [groups·B]. samples: see `encode`. mixture: replaces the state's prior."""
         of = self._prior if mixture is None else mixture
         if of is None:
             return objectives.kl(*posterior, self.static.prior_std, self.static.kl_weights or None)

@@ -66,7 +66,7 @@ _MODEL = {
     "output": Key("linear", "of the decoder; sigmoid for bce", one_of("linear", "sigmoid")),
     "augment": Key(False, "images: in training the encoder is given them moved and erased in part"),
     "prior": Key("normal", "mixture: of Gaussians, learnt with the decoder", one_of("normal", "mixture")),
-    "components": Key(10, "of the mixture", at_least(1)),
+    "components": Key(10, "number of Gaussians in the mixture", at_least(1)),
     "remat": Key(False, "all but mlp: recompute activations in the backward pass, to save memory"),
 }
 # For families that grow: a value for each level, from the coarsest up. Empty: the key named here, at all levels.
@@ -78,7 +78,7 @@ _GROWTH = {
     "ema_images": Key(0.0, "half-life of the averaged networks, in images; 0: train.ema", at_least(0)),
 }
 _OBJECTIVE = {
-    "name": Key("soft_intro", "", one_of(*objectives.OBJECTIVES)),
+    "name": Key("soft_intro", "Soft-IntroVAE, IntroVAE or a plain VAE", one_of(*objectives.OBJECTIVES)),
     "reconstruction": Key(
         "mse",
         "error, summed over the dimensions of an example",
@@ -88,7 +88,7 @@ _OBJECTIVE = {
     "beta_rec": Key(1.0, "weight of the reconstruction error", at_least(0)),
     "beta_kl": Key(1.0, "weight of the KL of real data, and in the decoder's loss", at_least(0)),
     "beta_neg": Key(1.0, "weight of the KL of generated data, in the encoder's exponential term", at_least(0)),
-    "alpha": Key(2.0, "of the exponential term", ABOVE_0),
+    "alpha": Key(2.0, "α of the exponential term", ABOVE_0),
     "gamma": Key(1.0, "weight of generated data in the decoder's loss", at_least(0)),
     "gamma_r": Key(0.0, "weight of the reconstruction of generated data there", at_least(0)),
     "scale": Key(Optional(float), "s; default: 1 / (dimensions of an example)", ABOVE_0),
@@ -104,17 +104,17 @@ _OBJECTIVE = {
     "margin": Key(110.0, "IntroVAE's m, in nats", at_least(0)),
 }
 _OPTIMIZER = {
-    "learning_rate": Key(2e-4, "of Adam, for both networks", ABOVE_0),
+    "learning_rate": Key(2e-4, "Adam's learning rate, for both networks", ABOVE_0),
     "prior_learning_rate": Key(
         Optional(float),
         "of a learnt prior, multiplied like `learning_rate`, which is the default; 0: it stays as it was drawn",
         Check(lambda v: v is None or v >= 0, "must be at least 0"),
     ),
     "milestones": Key((), "steps at which the learning rate is multiplied by `decay`", each_at_least(1, int)),
-    "decay": Key(0.1, "", at_least(0)),
+    "decay": Key(0.1, "factor of the learning rate at each milestone", at_least(0)),
 }
 _TRAIN = {
-    "steps": Key(1000, "all of them; no length is in epochs", at_least(1)),
+    "steps": Key(1000, "length of the run; no length is in epochs", at_least(1)),
     "batch_size": Key(128, "over all devices", at_least(1)),
     "substeps": Key(1, "steps of one dispatch; all lengths are multiples of it", at_least(1)),
     "dtype": Key("float32", "precision of the networks; bfloat16 keeps losses, statistics and parameters float32"),
@@ -128,7 +128,7 @@ _CHECKPOINT = {
     "every": Key(1000, "steps between two that are saved", at_least(1)),
     "keep": Key(2, "newest ones", at_least(1)),
     "best": Key("", "also keep the best by this metric of an evaluator; '': none"),
-    "best_mode": Key("min", "", one_of("min", "max")),
+    "best_mode": Key("min", "whether the best has the least or the greatest metric", one_of("min", "max")),
 }
 _LOG = {
     "every": Key(100, "steps between rows", at_least(1)),
@@ -138,7 +138,7 @@ _LOG = {
 }
 _EVAL = {
     "every": Key(0, "steps between evaluations during training; 0: at the end only", at_least(0)),
-    "evaluators": Key((), f"some of {', '.join(evaluators.EVALUATORS)}; in any order"),
+    "evaluators": Key((), f"which to run: some of {', '.join(evaluators.EVALUATORS)}"),
     "batch_size": Key(256, "what fits the device; no metric depends on it", at_least(1)),
     "batch_norm": Key(
         "running",
@@ -146,7 +146,7 @@ _EVAL = {
         "many of prior samples",
         one_of("running", "standing"),
     ),
-    "standing_batches": Key(100, "", at_least(1)),
+    "standing_batches": Key(100, "batches of each kind that standing statistics are means over", at_least(1)),
     "truncation": Key(
         1.0, "style, --mode sample: how far styles stay from their average; 1: no truncation", between(0, 1)
     ),

@@ -21,7 +21,7 @@ from sintrovae_jax import cancellation, files, npy, parallel, progress, workdirs
 from sintrovae_jax.arrays import Tree
 from sintrovae_jax.models import Model
 from sintrovae_jax.models.layers import MOMENTUM, ROLES
-from sintrovae_jax.train_step import as_float
+from sintrovae_jax.passes import as_float
 
 log = logging.getLogger(__name__)
 _BATCHES, _CHECKSUM = "batches", "parameters"  # arrays of the file beside the statistics

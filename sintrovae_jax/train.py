@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from sintrovae_jax import (
     checkpoint,
+    dispatch,
     evaluators,
     files,
     inference,
@@ -27,7 +28,6 @@ from sintrovae_jax import (
     seeds,
     standing,
     train_state,
-    train_step,
     workdirs,
 )
 from sintrovae_jax import config as configs
@@ -70,7 +70,7 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: Path, check_owner: Callable[[], None]):
         self.config, self.workdir, self.check_owner = config, workdir, check_owner
-        self.networks, self.static, self.create = train_step.from_config(config)
+        self.networks, self.static, self.create = dispatch.from_config(config)
         self.weights = reconstruction.weights(config.objective)
         self.source = pipeline.build(config.data)
         configs.refuse_other_data(config, self.source.identity, workdir)
@@ -255,8 +255,8 @@ def _level(run, host, level, first):
     config, substeps = run.config, run.config.train.substeps
     static = dataclasses.replace(run.static, level=level.number)
     num_vae = config.objective.num_vae if static.objective.encoder else 0
-    vae_step = train_step.on_devices(run.networks, dataclasses.replace(static, vae=True))
-    step, key = train_step.on_devices(run.networks, static), seeds.key(config.seed)
+    vae_step = dispatch.on_devices(run.networks, dataclasses.replace(static, vae=True))
+    step, key = dispatch.on_devices(run.networks, static), seeds.key(config.seed)
     weights = parallel.replicate(run.weights)
     steps = {"start": first, "stop": level.stop, "substeps": substeps, "shard": parallel.shard(level.batch_size)}
     source = run.source if level.size is None else run.source.at(level.size)

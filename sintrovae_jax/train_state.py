@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from sintrovae_jax import priors, seeds
 from sintrovae_jax.arrays import Array, Scalar, Tree, Variables
+from sintrovae_jax.models.layers import ROLES
 
 
 class NetworkState(struct.PyTreeNode):
@@ -99,6 +100,12 @@ def reset_optimizers(networks: Networks, state: TrainState) -> TrainState:
     )
 
 
+def _check_batch_norm(module: nn.Module, stats: Variables, roles: int) -> None:
+    """Raises `TypeError` for averages that are not of `layers.BatchNorm`: they would be wrong in evaluation."""
+    if any(leaf.ndim != 2 or len(leaf) != roles for leaf in jax.tree.leaves(stats)):
+        raise TypeError(f"{type(module).__qualname__} has batch_stats that models.layers.BatchNorm does not make")
+
+
 def create(
     networks: Networks,
     seed: int,
@@ -118,16 +125,17 @@ def create(
     encoder_key, decoder_key = jax.random.split(seeds.key(seed))
     options = {"labels": jnp.zeros(1, jnp.int32)} if conditional else {}
 
-    def network(module, tx, key, example):
+    def network(module, tx, key, example, roles):
         params_key, noise_key = jax.random.split(key)
         variables = seeds.init(module, {"params": params_key, "noise": noise_key}, example, train=False, **options)
+        _check_batch_norm(module, variables.get("batch_stats", {}), roles)
         params = variables.pop("params")
         return NetworkState(params=params, stats=variables, opt_state=tx.init(params))
 
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
-        encoder=network(networks.encoder, networks.encoder_tx, encoder_key, jnp.zeros((1, *shape))),
-        decoder=network(networks.decoder, networks.decoder_tx, decoder_key, jnp.zeros((1, z_dim))),
+        encoder=network(networks.encoder, networks.encoder_tx, encoder_key, jnp.zeros((1, *shape)), 1),
+        decoder=network(networks.decoder, networks.decoder_tx, decoder_key, jnp.zeros((1, z_dim)), len(ROLES)),
     )
     if learnt is not None:
         key = jax.random.fold_in(seeds.key(seed), 2)

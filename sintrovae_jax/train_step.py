@@ -12,34 +12,32 @@ combines them into losses. All functions are pure and run under the device axis 
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from ml_collections import ConfigDict
 
-from sintrovae_jax import models, parallel, priors
+from sintrovae_jax import parallel, priors
 from sintrovae_jax.arrays import Tree, Variables
-from sintrovae_jax.data import examples
 from sintrovae_jax.models import Posterior, Stage
 from sintrovae_jax.objectives import Hyper, Terms
-from sintrovae_jax.passes import Noise, Passes, Static, draw_noise
-from sintrovae_jax.train_state import Networks, TrainState, apply_gradients, create, has_ema
+from sintrovae_jax.passes import Noise, Passes, Static, as_float, draw_noise
+from sintrovae_jax.train_state import Networks, TrainState, apply_gradients
 
 
 class Decodings(NamedTuple):
     """The decodings of the encoder's update, for the decoder's update."""
 
     images: jax.Array  # recon and fake, [2B, ...]
-    pull: Callable[[jax.Array], tuple[Tree, jax.Array]]  # their gradient -> the decoder's parameters' and the latents'
+    vjp: Callable[[jax.Array], tuple[Tree, jax.Array]]  # of the decoding
     stats: Variables
     real: Posterior  # of x, for a learnt prior
 
 
-def _together(a, b):
+def _concatenate(a, b):
     return jnp.concatenate([a, b])
 
 
@@ -65,12 +63,12 @@ def encoder_update(
         return (real.sample(noise.real), net.kl(real), uneven), (stats, real)
 
     decode = functools.partial(net.decode, samples=("real", "prior"))
-    (z, kl_real, uneven), pull_real, (stats, real) = jax.vjp(encode, state.encoder.params, has_aux=True)
-    images, pull, decoder_stats = jax.vjp(decode, frozen, _together(z, net.latents()), has_aux=True)
+    (z, kl_real, uneven), encode_vjp, (stats, real) = jax.vjp(encode, state.encoder.params, has_aux=True)
+    images, decode_vjp, decoder_stats = jax.vjp(decode, frozen, _concatenate(z, net.latents()), has_aux=True)
 
     def loss_fn(params, kl_real, uneven, recon):
         generated, _ = net.encode(params, images, ("recon", "fake"))  # images are constants here
-        z_again = generated.sample(_together(noise.recon, noise.fake))
+        z_again = generated.sample(_concatenate(noise.recon, noise.fake))
         again = net.decode_again(frozen, z_again, ("recon", "fake"))
         rec_recon, rec_fake = jnp.split(net.rec(images, again), 2)
         kl_recon, kl_fake = jnp.split(net.kl(generated, ("recon", "fake")), 2)
@@ -86,10 +84,10 @@ def encoder_update(
     (grads, kl_grad, uneven_grad, recon_grad), logged = gradient(state.encoder.params, kl_real, uneven, recon)
     # The chain rule: the gradient of the reconstructions is pulled back to their latents, then to the encoding of x.
     # A gradient of the whole would differentiate the custom gradients of BatchNorm and convolutions term by term.
-    _, z_grad = pull(_together(recon_grad, jnp.zeros_like(fake)))
-    grads = parallel.pmean(jax.tree.map(jnp.add, grads, pull_real((z_grad[: len(z)], kl_grad, uneven_grad))[0]))
+    _, z_grad = decode_vjp(_concatenate(recon_grad, jnp.zeros_like(fake)))
+    grads = parallel.pmean(jax.tree.map(jnp.add, grads, encode_vjp((z_grad[: len(z)], kl_grad, uneven_grad))[0]))
     encoder = apply_gradients(state.encoder, networks.encoder_tx, grads, hyper.learning_rate, stats)
-    return state.replace(encoder=encoder), logged, Decodings(images, pull, decoder_stats, real)
+    return state.replace(encoder=encoder), logged, Decodings(images, decode_vjp, decoder_stats, real)
 
 
 def decoder_update(
@@ -112,7 +110,7 @@ def decoder_update(
     net = Passes(networks, static, state, noise, hyper, weights, labels)
     frozen, adversarial = state.encoder.params, static.objective.decoder
     assert adversarial is not None
-    constant = lax.stop_gradient if state.target is None else lambda a: a
+    maybe_stop_gradient = lax.stop_gradient if state.target is None else lambda a: a
 
     def loss_fn(params, images):
         recon, _ = jnp.split(images, 2)
@@ -120,15 +118,15 @@ def decoder_update(
         kl_recon, kl_fake = jnp.split(net.kl(generated, ("recon_again", "fake_again")), 2)
         terms = Terms(rec_real=net.rec(x, recon), kl_recon=kl_recon, kl_fake=kl_fake)
         if static.use_gamma_r:
-            z_again = constant(generated.sample(_together(noise.recon_again, noise.fake_again)))
+            z_again = maybe_stop_gradient(generated.sample(_concatenate(noise.recon_again, noise.fake_again)))
             again = net.decode_again(params, z_again, ("recon_again", "fake_again"))
-            rec_recon, rec_fake = jnp.split(net.rec(constant(images), again), 2)
+            rec_recon, rec_fake = jnp.split(net.rec(maybe_stop_gradient(images), again), 2)
             terms = terms._replace(rec_recon=rec_recon, rec_fake=rec_fake)
         return adversarial(terms, hyper)
 
     loss, (grads, images_grad) = jax.value_and_grad(loss_fn, argnums=(0, 1))(state.decoder.params, decodings.images)
     # The chain rule: the gradient of the images is pulled back to the parameters that decoded them.
-    grads = parallel.pmean(jax.tree.map(jnp.add, grads, decodings.pull(images_grad)[0]))
+    grads = parallel.pmean(jax.tree.map(jnp.add, grads, decodings.vjp(images_grad)[0]))
     decoder = apply_gradients(state.decoder, networks.decoder_tx, grads, hyper.learning_rate, decodings.stats)
     state = state.replace(decoder=decoder)
     return _prior_update(networks, static, state, net, decodings.real, hyper), {"loss_decoder": loss}
@@ -157,7 +155,7 @@ def vae_update(
     weights: Tree = (),
     labels: jax.Array | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Both networks minimise the objective's terms of real data: the VAE, and the first `num_vae` steps of a run."""
+    """Both networks minimise the objective's terms of real data: in the VAE phase, and in all steps of the VAE."""
     net = Passes(networks, static, state, noise, hyper, weights, labels)
 
     def loss_fn(params):
@@ -207,15 +205,10 @@ def update(
         logged |= loss
     # A term that this step does not have (an adversarial one in the VAE phase) counts 0 times.
     terms = {t: jnp.stack([logged[t], 1.0]) if t in logged else jnp.zeros(2) for t in static.objective.logged}
-    return _follow(static, state.replace(step=state.step + 1), hyper), terms
+    return _update_copies(static, state.replace(step=state.step + 1), hyper), terms
 
 
-def as_float(x: jax.Array) -> jax.Array:
-    """Bytes as float32 in [0, 1]; other types pass. Images go to the devices as bytes, a quarter of the size."""
-    return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
-
-
-def _follow(static: Static, state: TrainState, hyper: Hyper) -> TrainState:
+def _update_copies(static: Static, state: TrainState, hyper: Hyper) -> TrainState:
     """Moves the copies that follow the networks: bootstrap's target decoder, and the exponential moving average."""
     target, ema = state.target, state.ema
     if target is not None:
@@ -239,7 +232,7 @@ def train_step(
 
     batches: those of `update`, with a leading axis of substeps; hypers: each [substeps]; weights: of the reconstruction
     error (`reconstruction.weights`). Returns the new state and {term: [sum, count, first]} over the substeps and
-    devices, where `first` is the first substep at which the term was not finite, or infinity. `on_devices` wraps it.
+    devices, where `first` is the first substep at which the term was not finite, or infinity.
     """
 
     def body(state, inputs):
@@ -253,48 +246,3 @@ def train_step(
         return jnp.stack([*term.sum(axis=0), jnp.where(bad.any(), bad.argmax().astype(term.dtype), jnp.inf)])
 
     return state, jax.tree.map(summarise, parallel.pmean(terms))
-
-
-def suited(networks: Networks, devices: Sequence[jax.Device]) -> Networks:
-    """The networks in the form that is fastest on these devices: on TPUs on pairs of pixels, if the family can."""
-    if devices[0].platform != "tpu":
-        return networks
-    return networks._replace(encoder=models.paired(networks.encoder), decoder=models.paired(networks.decoder))
-
-
-def on_devices(networks: Networks, static: Static, devices: Sequence[jax.Device] | None = None) -> parallel.Mapped:
-    """`train_step` over all devices. Of its arguments (state, batches, hypers, key, weights) only the key has no device
-    axis.
-
-    devices: other devices to compile for.
-    """
-    networks = suited(networks, devices or jax.devices())
-    return parallel.pmap(functools.partial(train_step, networks, static), (0, 0, 0, None, 0), devices)
-
-
-def from_config(config: ConfigDict) -> tuple[Networks, Static, Callable[[], TrainState]]:
-    """The static parts of a config: networks with optimisers, the step, and a function that creates a fresh state."""
-    shape, family = examples.of(config.data).shape, models.family_of(config.model)
-    encoder, decoder = models.build(config.model, shape, config.train.dtype)
-    o = config.objective
-    static = Static(
-        name=o.name,
-        reconstruction=o.reconstruction,
-        prior_std=o.prior_std,
-        kl_weights=tuple(o.kl_weights),
-        use_gamma_r=o.gamma_r > 0,
-        target_period=o.target_period,
-        growth=family.growth,
-        level=len(config.model.channels) - 1 if family.growth else None,
-        augment=config.model.augment,
-        prior=priors.setting(config),
-    )
-    tx = family.optimizer()
-    networks = Networks(encoder, decoder, tx, tx)
-    options: dict[str, Any] = {
-        "target": o.target_period > 0,
-        "ema": has_ema(config),
-        "conditional": config.model.classes > 0,
-        "learnt": static.prior,
-    }
-    return networks, static, functools.partial(create, networks, config.seed, shape, config.model.z_dim, **options)

@@ -9,7 +9,7 @@ import jax
 import pytest
 from conftest import ROOT, environment
 
-from sintrovae_jax import config, train_step
+from sintrovae_jax import config, dispatch
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import bench, plan
 
@@ -42,7 +42,7 @@ def test_flops_and_memory_of_a_step_for_gpus_are_those_counted_by_hand():
     assert p.flops == pytest.approx(products(BATCH // 4), rel=0.15), (
         "besides products there are activations, Adam, losses"
     )
-    state = jax.eval_shape(train_step.from_config(small())[2])
+    state = jax.eval_shape(dispatch.from_config(small())[2])
     batches = 10 * BATCH // 4 * (2 * 4 + 4)
     kept = batches + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     assert kept <= p.arguments < kept + 4096, "and some scalars"
@@ -103,9 +103,9 @@ def test_collectives_are_counted_once_with_their_bytes():
 @pytest.mark.parametrize(
     ("topology", "says"),
     [
-        ("", "is none such as v5e:4x8 or h100:8"),
-        ("v9:2x2", "is none such as v5e:4x8 or h100:8"),
-        ("h100", "is none such as v5e:4x8 or h100:8"),
+        ("", "--mode plan needs --topology, as v5e:4x8 or h100:8, of v4"),
+        ("v9:2x2", "not 'v9:2x2'"),
+        ("h100", "not 'h100'"),
         ("h100:3", "train.batch_size: 512 does not divide by the 3 chips of h100:3"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_slice_of_eight_chips():
     assert p["chips"] == 8
     assert not p["estimate"]
     assert p["flops"] == pytest.approx(products(BATCH // 8), rel=0.3), "the TPU pads its products"
-    state = jax.eval_shape(train_step.from_config(small())[2])
+    state = jax.eval_shape(dispatch.from_config(small())[2])
     parameters = [sum(leaf.size for leaf in jax.tree.leaves(n.params)) for n in (state.encoder, state.decoder)]
     # One all-reduce for each network's gradients, and one for the terms of the whole dispatch.
     assert p["collectives"]["all-reduce"][0] == 3

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sintrovae_jax import models, objectives, train_step
+from sintrovae_jax import models, objectives, passes
 from sintrovae_jax.data.source import Images, Source, labels_of_test, of_images
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import chosen, features
@@ -33,7 +33,7 @@ class _Blended:
         return np.asarray(self._shown(jnp.asarray(self.whole.test(n, seed)), self._stage))
 
     def train(self, size: int) -> Iterator[np.ndarray]:
-        floats = (train_step.as_float(jnp.asarray(x)) for x in self.whole.train(size))
+        floats = (passes.as_float(jnp.asarray(x)) for x in self.whole.train(size))
         return (np.asarray(self._shown(x, self._stage)) for x in floats)
 
 
@@ -91,7 +91,7 @@ class Scoring:
         return features.summarise(self._vectors(self.samples()), self._keep)
 
     def samples(self) -> Iterator[np.ndarray]:
-        """`num_samples` samples in pieces; of a conditional model all classes in turn (`Model.even_labels`)."""
+        """`num_samples` samples in pieces; a conditional model cycles through the classes (`Model.even_labels`)."""
         z, size = self.model.prior(self.seed, self.num_samples), self._size
         labels = self.model.even_labels(self.num_samples)
         for start in range(0, len(z), size):

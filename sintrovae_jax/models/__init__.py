@@ -48,7 +48,10 @@ def build(model: ConfigDict, shape: tuple[int, ...], dtype: str = "float32") -> 
     """
     if dtype not in DTYPES:
         raise UserError(f"train.dtype={dtype!r} is none of {', '.join(DTYPES)}")
-    return family_of(model).build(model, shape, DTYPES[dtype])
+    encoder, decoder = family_of(model).build(model, shape, DTYPES[dtype])
+    if not hasattr(encoder, "z_dim"):
+        raise TypeError(f"the encoder of model.family={model.family} has no field z_dim, which a training step reads")
+    return encoder, decoder
 
 
 def paired(network: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import checkpoint, cli, files, inference, npy, parallel, train_state, train_step
+from sintrovae_jax import checkpoint, cli, dispatch, files, inference, npy, parallel, train_state
 from sintrovae_jax import config as configs
 from sintrovae_jax.arrays import Tree
 from sintrovae_jax.errors import UserError
@@ -130,7 +130,7 @@ def _step(config: ConfigDict, file: Official) -> int:
 
 def fresh_state(config: ConfigDict, variables: dict[str, Tree], at: int) -> train_state.TrainState:
     """A training state of these variables (`layouts.from_official`) at a step, with fresh optimisers, on the host."""
-    networks = train_step.from_config(config)[0]
+    networks = dispatch.from_config(config)[0]
 
     def network(name):
         stats = dict(variables[name])

@@ -17,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from sintrovae_jax import train_state, train_step
+from sintrovae_jax import dispatch, train_state
 from sintrovae_jax.arrays import Tree
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.layers import ROLES
@@ -281,7 +281,7 @@ def table(config: ConfigDict) -> list[Entry]:
 
 def abstract_variables(config: ConfigDict) -> dict[str, Tree]:
     """The shapes of our variables, {'encoder', 'decoder', and where the config has them 'target' and 'ema'}."""
-    fresh = jax.eval_shape(train_step.from_config(config)[2])
+    fresh = jax.eval_shape(dispatch.from_config(config)[2])
     copies = {"target": fresh.target, "ema": fresh.ema}
     return fresh.variables | {name: tree for name, tree in copies.items() if tree is not None}
 

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from sintrovae_jax import (
     cli,
+    dispatch,
     extras,
     logs,
     parallel,
@@ -29,7 +30,6 @@ from sintrovae_jax import (
     schedule,
     seeds,
     train_state,
-    train_step,
 )
 from sintrovae_jax import config as configs
 from sintrovae_jax.arrays import Tree
@@ -64,13 +64,13 @@ class Step(NamedTuple):
 def prepare(config: ConfigDict, alter: Callable[[Networks], Networks] = lambda networks: networks) -> Step:
     """Creates state and batches and lowers the step. alter: recipe's networks -> those of the step."""
     shard = parallel.shard(config.train.batch_size)
-    networks, static, create = train_step.from_config(config)
+    networks, static, create = dispatch.from_config(config)
     on_devices = parallel.replicate(train_state.initial(create))
     batches = parallel.split(synthetic(config, shard))
     hypers = parallel.replicate(schedule.hypers_at(config, np.arange(config.train.substeps)))
     weights = parallel.replicate(reconstruction.weights(config.objective))
     arguments = (on_devices, batches, hypers, seeds.key(config.seed), weights)
-    step = train_step.on_devices(alter(networks), static)
+    step = dispatch.on_devices(alter(networks), static)
     return Step(step, step.lower(*arguments), arguments)
 
 

@@ -27,7 +27,7 @@ _OF_FRAMES = (  # kinds, by a pattern of file:function in the call stack of an i
     (r"flax/linen/normalization\.py|:\w*[nN]orm(alized)?\b|/layers\.py:_(forward|backward|scaled)\b", "normalisation"),
     (r":(_?(pool|upsample|sums|copies|up_by|half_by|convolve_)\w*|blur|padded)\b", "resampling"),
     (r"/(objectives|perceptual)\.py:(?!at_least_float32)", "loss"),
-    (r"/(optax|train_state)[/.]|:(apply_gradients|_follow)\b", "optimiser"),
+    (r"/(optax|train_state)[/.]|:(apply_gradients|_update_copies)\b", "optimiser"),
 )
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sintrovae_jax import parallel, reconstruction, schedule, seeds, train_step
+from sintrovae_jax import dispatch, parallel, reconstruction, schedule, seeds
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import bench, explain, hlo, text
@@ -113,7 +113,8 @@ def _devices(topology: str) -> tuple[Chip, int, Sequence[jax.Device] | None]:
     """The chip, the number of chips, and the devices to compile for; None: a local one."""
     name, _, layout = topology.partition(":")
     if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", layout):
-        raise UserError(f"--topology {topology!r} is none such as v5e:4x8 or h100:8, of {', '.join(CHIPS)}")
+        given = f", not {topology!r}" if topology else ""
+        raise UserError(f"--mode plan needs --topology, as v5e:4x8 or h100:8, of {', '.join(CHIPS)}{given}")
     chip = CHIPS[name]
     if chip.gpu:
         return chip, int(np.prod([int(n) for n in layout.split("x")])), None
@@ -141,7 +142,7 @@ def _of_level(
     devices: Sequence[jax.Device] | None,
     explained: bool,
 ) -> Plan:
-    networks, static, create = train_step.from_config(config)
+    networks, static, create = dispatch.from_config(config)
     static = dataclasses.replace(static, level=level.number)
     per_device = level.batch_size // count
     step, arguments = _step(config, networks, static, create, level, count if devices else 1, per_device, devices)
@@ -187,7 +188,7 @@ def _step(config, networks, static, create, level, devices_count, per_device, de
     batch |= {"labels": batch["index"]} if config.model.classes else {}
     hypers = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, schedule.hypers_at(config, np.arange(substeps))))
     weights = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, reconstruction.weights(config.objective)))
-    step = train_step.on_devices(networks, static, devices)
+    step = dispatch.on_devices(networks, static, devices)
     key = jax.eval_shape(lambda: seeds.key(config.seed))
     return step, (on_each(jax.eval_shape(create)), on_each(batch), on_each(hypers), key, on_each(weights))
 
