@@ -2,8 +2,9 @@
 
     python -m sintrovae_jax.main --config configs/cars3d.py --config.data.source=cars3d:PATH
 
-PATH is the folder of the published .mat files, or the .npz made of them (`data/cars3d.py`). 20 of the 183 models are
-held out. LORD's own loss: --config.objective.reconstruction=perceptual. This recipe has not been run to its end yet.
+PATH is the folder of the published .mat files, or the .npz made from them (`data/cars3d.py`). 20 of the 183 models are
+held out. --config.objective.reconstruction=perceptual selects LORD's own loss. This recipe has not been run to
+completion yet.
 """
 
 from sintrovae_jax.presets import translation

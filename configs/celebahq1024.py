@@ -2,8 +2,8 @@
 
     python -m sintrovae_jax.main --config configs/celebahq1024.py --config.data.source=folder:PATH
 
-As configs/celebahq.py, with a deeper and narrower network and gradient rematerialisation. This recipe has not been run
-to its end yet.
+Like configs/celebahq.py, with a deeper and narrower network and gradient rematerialisation. This recipe has not been
+run to completion yet.
 """
 
 from sintrovae_jax.presets import images

@@ -2,9 +2,9 @@
 
     python -m sintrovae_jax.main --config configs/celebahq_style.py --config.data.source=folder:PATH
 
-29,000 faces to train, 1,000 to test, mirrored one in two; 30 epochs a level, 300 in all, the first one of a plain VAE.
-The batches are the published ones for 8 devices; configs/celebahq_style.py:4, :2 and :1 have those for 4, 2 and 1. The
-published FID is 18.63, at epoch 230. This recipe has not been run to its end yet.
+29,000 faces to train, 1,000 to test; one image in two is mirrored; 30 epochs per level, 300 in all, the first one as a
+plain VAE. The batch sizes are the published ones for 8 devices; configs/celebahq_style.py:4, :2 and :1 have those for
+4, 2 and 1 devices. The published FID is 18.63, at epoch 230. This recipe has not been run to completion yet.
 """
 
 from sintrovae_jax.presets import style

@@ -1,9 +1,9 @@
-"""CIFAR-10 with differentiable augmentation of what the encoder is given.
+"""CIFAR-10 with differentiable augmentation of the encoder's inputs.
 
     python -m sintrovae_jax.main --config configs/cifar10_augment.py --config.data.download=True
 
-As configs/cifar10.py otherwise, with standing averages: running ones are of augmented images. This recipe has not been
-run to its end yet.
+Otherwise like configs/cifar10.py, but with standing averages, because running averages are computed on augmented
+images. This recipe has not been run to completion yet.
 """
 
 from sintrovae_jax.presets import images

@@ -1,8 +1,8 @@
-"""The bootstrap variant on CIFAR-10: a target decoder, refreshed every epoch, decodes what was already decoded once.
+"""The bootstrap variant on CIFAR-10: a target decoder, refreshed every epoch, decodes already decoded images.
 
     python -m sintrovae_jax.main --config configs/cifar10_bootstrap.py --config.data.download=True
 
-As configs/cifar10.py, with γ_r = 1. This recipe has not been run to its end yet.
+Like configs/cifar10.py, with γ_r = 1. This recipe has not been run to completion yet.
 """
 
 from sintrovae_jax.presets import images

@@ -5,10 +5,11 @@
         creatures.npz
     python -m sintrovae_jax.main --config configs/creatures.py
 
-This recipe has not been run to its end yet. After 18,000 steps (2026-11-27, seed 0) samples are sharp, with bodies,
-limbs, shadows and colours, but few are creatures; rec_real 29, kl_real 171 and kl_gap 2.7 on training batches, after 11
-at 17,250. The long VAE phase and the small beta_kl are needed: with 1,000 or 3,000 steps of it, or beta_kl=0.5, no
-colour was learnt, and the encoder won within 500 to 2,000 adversarial steps (kl_gap 20 to 60, samples with noise).
+This recipe has not been run to completion yet. After 18,000 steps (2026-11-27, seed 0) samples are sharp, with bodies,
+limbs, shadows and colours, but few look like creatures; rec_real is 29, kl_real 171 and kl_gap 2.7 on training batches
+(kl_gap was 11 at step 17,250). The long VAE phase and the small beta_kl are needed: with a VAE phase of 1,000 or 3,000
+steps, or with beta_kl=0.5, no colour was learnt, and the encoder won within 500 to 2,000 adversarial steps (kl_gap 20
+to 60, noisy samples).
 """
 
 from sintrovae_jax.config import default

@@ -7,8 +7,8 @@ test images, and with eval.features=classifier a frechet_classifier of 1.66 (202
 docs/evaluation.md explains how the values were chosen, with three seeds and a VAE for comparison. beta_kl=0.6 with
 beta_neg=60 is as good.
 With channels=(16, 32, 32), beta_kl=0.2, beta_neg=40 and 3_000 steps, seed 0 had 1.26, in more than twice the time.
-Longer training was no better: 9,600 steps of that at half the learning rate, the drop at 8,000, gave 2.85; kl_gap on
-training batches rose to 2.1 after the drop.
+Longer training was no better: 9,600 steps with these values at half the learning rate, dropped at step 8,000, gave
+2.85; kl_gap on training batches rose to 2.1 after the drop.
 """
 
 from sintrovae_jax.config import default

@@ -2,10 +2,10 @@
 
     python -m sintrovae_jax.main --config configs/digits_mixture.py
 
-The values are those of digits.py, with the prior and `responsibility`, without which half of the components are not
-used. Expect figures/components.png to show kinds of digits, frechet_classifier 0.83 (with seeds 1 and 2: 1.11 and 1.04;
-the fixed prior has 1.87), precision 0.67, recall 0.84, rec_error 1.60 and components_used 8.8 (2026-11-27, seed 0:
-pretrained:digits_mixture). docs/results.md has the comparison.
+The hyper-parameters are the same as in digits.py, plus the prior and `responsibility`, without which half of the
+components are not used. Expect figures/components.png to show kinds of digits, frechet_classifier 0.83 (with seeds 1
+and 2: 1.11 and 1.04; the fixed prior has 1.87), precision 0.67, recall 0.84, rec_error 1.60 and components_used 8.8
+(2026-11-27, seed 0: pretrained:digits_mixture). docs/results.md has the comparison.
 """
 
 from sintrovae_jax.config import default

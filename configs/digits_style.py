@@ -1,4 +1,4 @@
-"""Style-based Soft-IntroVAE that grows from 4×4 over 8×8 to 16×16 on scikit-learn's handwritten digits.
+"""Style-based Soft-IntroVAE that grows from 4×4 through 8×8 to 16×16 on scikit-learn's handwritten digits.
 
     python -m sintrovae_jax.main --config configs/digits_style.py
 
@@ -6,8 +6,8 @@ It grows after 200 and 1,200 steps. figures/resolutions.png shows reconstruction
 what each half of the layers controls. Expect sharp and mostly legible digits, but mainly zeros, fours, fives and nines:
 rec_error 5.4 and kl_gap 3.0 on test images, and with eval.features=classifier precision 0.59, recall 0.30 and a
 frechet_classifier of 13.6 (2026-11-26, seed 0: pretrained:digits_style). Of twenty settings of learning rate, beta_kl,
-beta_neg and num_vae, trained at once on an H100 with one seed each, this one had the most legible samples;
-num_vae=1_200 had a lower distance, but strokes beside the digits, and a VAE 38.
+beta_neg and num_vae, trained together on an H100 with one seed each, this one had the most legible samples;
+num_vae=1_200 had a lower distance, but stray strokes beside the digits; a VAE had a distance of 38.
 """
 
 from sintrovae_jax.config import default

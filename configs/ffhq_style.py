@@ -2,9 +2,10 @@
 
     python -m sintrovae_jax.main --config configs/ffhq_style.py --config.data.source=folder:PATH
 
-70,000 faces, a seventh of them (by a hash of the file name) to test, mirrored one in two; 16 epochs a level, 300 in
-all, the first one of a plain VAE. The batches are the published ones for 8 devices; configs/ffhq_style.py:4, :2 and :1
-have those for 4, 2 and 1. The published FID is 17.55, at epoch 270. This recipe has not been run to its end yet.
+70,000 faces, a seventh of them (by a hash of the file name) to test; one image in two is mirrored; 16 epochs per level,
+300 in all, the first one as a plain VAE. The batch sizes are the published ones for 8 devices; configs/ffhq_style.py:4,
+:2 and :1 have those for 4, 2 and 1 devices. The published FID is 17.55, at epoch 270. This recipe has not been run to
+completion yet.
 """
 
 from sintrovae_jax.presets import style

@@ -2,7 +2,7 @@
 
     python -m sintrovae_jax.main --config configs/fmnist.py --config.data.download=True
 
-200 epochs at batch 128. This recipe has not been run to its end yet.
+200 epochs at batch 128. This recipe has not been run to completion yet.
 """
 
 from sintrovae_jax.presets import images

@@ -2,8 +2,9 @@
 
     python -m sintrovae_jax.main --config configs/kth.py --config.data.source=kth:PATH
 
-PATH has a folder of pictures for every actor, with file names in the order of the frames; the last twentieth of each is
-held out. LORD's own loss: --config.objective.reconstruction=perceptual. This recipe has not been run to its end yet.
+PATH has a folder of pictures for every actor, with file names in the order of the frames; the last twentieth of each
+folder is held out. --config.objective.reconstruction=perceptual selects LORD's own loss. This recipe has not been run
+to completion yet.
 """
 
 from sintrovae_jax.presets import translation

@@ -2,8 +2,8 @@
 
     python -m sintrovae_jax.main --config configs/mnist.py --config.data.download=True
 
-200 epochs at batch 128. The author later found objective.beta_neg=128 better. This recipe has not been run to its
-end yet.
+200 epochs at batch 128. The author later found objective.beta_neg=128 better. This recipe has not been run to
+completion yet.
 """
 
 from sintrovae_jax.presets import images

@@ -2,8 +2,9 @@
 
     python -m sintrovae_jax.main --config configs/monsters.py --config.data.source=folder:PATH
 
-128×128, colour, 400 epochs at batch 16 of about 4,000 pictures; moved by up to 5 pixels, hues turned over the whole
-circle, and mirrored. The published set is not distributed here. This recipe has not been run to its end yet.
+128×128, colour, 400 epochs at batch 16 on about 4,000 pictures, augmented by shifts of up to 5 pixels, hue rotations
+over the whole circle, and mirroring. The published data set is not part of this repository. This recipe has not been
+run to completion yet.
 """
 
 from sintrovae_jax.presets import images

@@ -3,11 +3,11 @@
     python -m sintrovae_jax.main --config configs/shapenet.py --config.data.source=clouds:PATH
 
 PATH is the folder of one class of shape_net_core_uniform_samples_2048 (Achlioptas et al. 2018), such as 03001627, the
-chairs: .ply files of 2,048 points, centred and scaled already. Here 85 % of the chairs, 5,761 clouds, give the steps of
-2,000 epochs; for another class pass the number: configs/shapenet.py:COUNT.
+chairs: .ply files of 2,048 points, already centred and scaled. The number of steps is 2,000 epochs of the 5,761
+training clouds, 85 % of the chairs; for another class pass its number of training clouds: configs/shapenet.py:COUNT.
 
-The betas are those of the released configuration; its README has 1.0, 0.2 and 20. Published JSD of the validation set:
-chair 0.0175, table 0.0143, car 0.0113, airplane 0.0191. This recipe has not been run to its end yet.
+The betas come from the released configuration; its README has 1.0, 0.2 and 20. Published JSD of the validation set:
+chair 0.0175, table 0.0143, car 0.0113, airplane 0.0191. This recipe has not been run to completion yet.
 """
 
 from sintrovae_jax.config import default

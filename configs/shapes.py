@@ -2,7 +2,7 @@
 
     python -m sintrovae_jax.main --config configs/shapes.py
 
-Its values have not been tuned: it reconstructs well, and its samples are mixtures (docs/clouds.md).
+The hyper-parameters have not been tuned: reconstructions are good, but samples are mixtures (docs/clouds.md).
 """
 
 from sintrovae_jax.config import default

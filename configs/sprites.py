@@ -1,4 +1,4 @@
-"""Unsupervised translation of sprites (32×32, drawn as training goes): class and content from two encoders.
+"""Unsupervised translation of sprites (32×32, drawn during training): class and content from two encoders.
 
     python -m sintrovae_jax.main --config configs/sprites.py
 
@@ -7,8 +7,8 @@ contents that training never saw, expect a transfer_error of 12.7, against 69.5 
 and kl_gap 5.2, after 19 minutes on one core of an AMD EPYC (2026-11-26, seed 0). Shape and rotation are not learnt:
 sprites are discs and ovals.
 
-The KL of the content code has four times the weight. With equal weights the content code also holds the size: it can
-express whatever the class code can, so that global properties go to the class code only where that is cheaper.
+The KL of the content code has four times the weight. With equal weights the content code also encodes the size: it can
+express everything that the class code can, so global properties go to the class code only if that is cheaper.
 """
 
 from sintrovae_jax.config import default

@@ -2,7 +2,7 @@
 
     python -m sintrovae_jax.main --config configs/svhn.py --config.data.download=True
 
-250 epochs at batch 32. This recipe has not been run to its end yet.
+250 epochs at batch 32. This recipe has not been run to completion yet.
 """
 
 from sintrovae_jax.presets import images
