@@ -2,7 +2,7 @@
 
     python -m sintrovae_jax.main --config configs/digits.py
 
-Expect figures/samples.png to show sharp digits, most of which a person can read, rec_error 1.56 and kl_gap -0.3 on
+Expect figures/samples.png to show sharp and mostly legible digits, rec_error 1.56 and kl_gap -0.3 on
 test images, and with eval.features=classifier a frechet_classifier of 1.66 (2026-11-26, seed 0: pretrained:digits).
 docs/evaluation.md explains how the values were chosen, with three seeds and a VAE for comparison. beta_kl=0.6 with
 beta_neg=60 is as good.
