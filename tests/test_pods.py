@@ -13,7 +13,7 @@ import urllib.request
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, free_port, metrics, run
+from conftest import QUICK, TINY, free_port, metrics, run
 from forks import Process
 from PIL import Image
 from test_train import final_state, same_terms, wait_for
@@ -23,7 +23,7 @@ from sintrovae_jax.evaluators.evaluator import Evaluator
 
 HEARTBEAT = 10  # seconds, the least there is
 SLACK = 20  # seconds that a busy machine may take for what is immediate on others
-RUN = [*TINY, "--config.objective.name=vae"]  # what it trains does not matter
+RUN = [*TINY, QUICK, "--config.objective.name=vae"]  # what it trains does not matter
 
 
 def processes(count: int, recipe: str, *args: str, devices: int = 1, each=(), **options) -> list[Process]:
@@ -222,7 +222,7 @@ def test_an_error_in_one_process_ends_the_other(tmp_path):
 @pytest.mark.soak
 def test_a_run_goes_on_with_other_processes_and_devices(tmp_path):
     """Written by 2 processes of 2 devices; resumed by 1 of 1, 1 of 4, 2 of 1; as one device that was not stopped."""
-    args = [*TINY, "--config.objective.num_vae=0", "--config.train.substeps=1", "--config.log.every=1"]
+    args = [*TINY, QUICK, "--config.objective.num_vae=0", "--config.train.substeps=1", "--config.log.every=1"]
 
     def trained(name, steps, count, devices):
         some = [*args, f"--config.train.steps={steps}"]
@@ -246,7 +246,7 @@ def test_a_run_goes_on_with_other_processes_and_devices(tmp_path):
 @pytest.mark.soak
 def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
     """Two processes; the newest checkpoint is damaged besides, and set aside."""
-    args = [*RUN, "--config.train.steps=80", "--config.checkpoint.keep=3"]
+    args = [*RUN, "--config.log.figures=True", "--config.train.steps=80", "--config.checkpoint.keep=3"]
     options = bucket | {"without": "clu.metric_writers"}  # they would ask TensorFlow
     here, there = ["--workdir", str(tmp_path / "run")], ["--workdir", "gs://bucket/run"]
     assert ended(processes(2, "gaussians8", *here, *args))[0] == [0, 0]
