@@ -133,6 +133,7 @@ _CHECKPOINT = {
 _LOG = {
     "every": Key(100, "steps between rows", at_least(1)),
     "figures_every": Key(0, "steps between figures during training; 0: at the end only", at_least(0)),
+    "figures": Key(True, "draw figures at the end of training"),
     "report": Key(True, "end training with report.html"),
     "wandb": Key("", "log to Weights & Biases too (extra wandb): PROJECT or ENTITY/PROJECT; '': not", PROJECT),
 }

@@ -384,7 +384,8 @@ def _finish(run, model, metrics, writer, clock):
     if not metrics:
         metrics = evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
         standing.write(model, run.workdir)
-    _draw(run, model, writer)
+    if run.config.log.figures:
+        _draw(run, model, writer)
     training = {"seconds": clock.seconds(), "examples_per_second": clock.rate() or writer.rate()}
     evaluation.write_results(model, run.source, run.workdir, metrics, training)
     writer.flush()

@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import logging
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +30,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("XLA_FLAGS", COMPILE_FAST)
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
+QUICK = "--config.log.figures=False"  # for runs whose figures nobody looks at: they take a quarter of a tiny run
 TINY = [
     "--config.model.channels=(8,)",
     "--config.train.batch_size=32",
@@ -165,11 +168,22 @@ def bucket() -> dict:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A workdir of 60 steps on 8 Gaussians: VAE phase, milestone, pictures and evaluation included."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    out = run("gaussians8", workdir, *TINY, *FULL, log_compiles=True)
-    (workdir.parent / "log").write_text(out)
-    return workdir
+    """A workdir of 60 steps on 8 Gaussians: VAE phase, milestone, pictures and evaluation included.
+
+    It is trained once, and every worker of these tests has a copy.
+    """
+    top = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        top = top.parent
+    with (top / "trained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (top / "trained").exists():
+            out = run("gaussians8", top / "training" / "run", *TINY, *FULL, log_compiles=True)
+            (top / "training" / "log").write_text(out)
+            (top / "training").rename(top / "trained")
+    copy = tmp_path_factory.mktemp("copy") / "trained"
+    shutil.copytree(top / "trained", copy)
+    return copy / "run"
 
 
 FULL = [

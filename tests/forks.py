@@ -19,21 +19,23 @@ ROOT = Path(__file__).parent.parent
 _FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 COMPILE_FAST = _FAST if metadata.version("jaxlib").startswith("0.10.") else ""
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["sintrovae_jax.main", "sintrovae_jax.train", "sklearn.datasets", "tensorboard"])
+_ALL = ["sintrovae_jax.main", "sintrovae_jax.train", "clu.metric_writers", "sklearn.datasets", "tensorboard"]
+_server.set_forkserver_preload(_ALL)
 _logs, _number = tempfile.TemporaryDirectory(), itertools.count()
 
 
 class Process:
     """Like a `subprocess.Popen` of `python -m sintrovae_jax.main ARGS`, with stdout and stderr in the file `log`.
 
-    env: what is read after imports (not what jax reads). without: a module that cannot be imported.
+    env: what is read after imports (not what jax reads). without: a module that cannot be imported. first: the file of
+    one that is imported first.
     """
 
-    def __init__(self, args: list[str], devices: int = 1, without: str = "", **env):
+    def __init__(self, args: list[str], devices: int = 1, without: str = "", first: str = "", **env):
         env = {"XLA_FLAGS": f"{COMPILE_FAST} --xla_force_host_platform_device_count={devices}"} | env
         self.log = Path(_logs.name) / str(next(_number))
         # daemon: one that a failed test leaves behind does not keep the tests from ending.
-        self._process = _server.Process(target=_main, args=(args, env, str(self.log), without), daemon=True)
+        self._process = _server.Process(target=_main, args=(args, env, str(self.log), without, first), daemon=True)
         self._process.start()
 
     def poll(self) -> int | None:
@@ -53,7 +55,7 @@ class Process:
         return out, None
 
 
-def _main(args, env, log, without):
+def _main(args, env, log, without, first):
     os.environ.update(env)
     os.chdir(ROOT)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -63,6 +65,9 @@ def _main(args, env, log, without):
         package, _, name = without.rpartition(".")
         vars(importlib.import_module(package)).pop(name, None)
         sys.modules[without] = None
+    if first:
+        sys.path.insert(0, str(Path(first).parent))
+        importlib.import_module(Path(first).stem)
     from sintrovae_jax import cli, main
 
     sys.argv = ["sintrovae_jax.main", *args]

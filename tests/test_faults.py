@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, command, environment, metrics, run
+from conftest import QUICK, ROOT, TINY, command, environment, metrics, run
 from test_checkpoint import at, restore
 from test_data import settings
 from test_images import numbered_folder
@@ -29,7 +29,7 @@ from sintrovae_jax.data import failures, folder, pipeline, sources
 from sintrovae_jax.errors import Unavailable, UserError
 from sintrovae_jax.parallel import Shard
 
-VAE = [*TINY, "--config.objective.name=vae"]  # what it trains does not matter
+VAE = [*TINY, QUICK, "--config.objective.name=vae"]  # what it trains does not matter
 PICTURES = [
     *(*VAE, "--config.model.family=mlp", "--config.train.batch_size=8", "--config.log.every=10"),
     *("--config.data.image_size=8", "--config.data.memory_gib=1e-9"),

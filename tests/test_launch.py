@@ -588,7 +588,7 @@ class TestSlurm:
             "srun --kill-on-bad-exit=0 --cpus-per-task=8 python -u -m sintrovae_jax.main --config configs/digits.py "
             r"--workdir runs/digits --config.seed=1 --config.data.source=folder:/a\ b proxy="
         ]
-        assert not list(cluster.checkout.glob("*.restarts"))
+        assert not list(cluster.checkout.glob("slurm-*")), "what it keeps between starts"
 
     def test_one_task_a_gpu(self, cluster):
         cluster.run(
@@ -627,6 +627,7 @@ class TestSlurm:
 
     @pytest.mark.parametrize("sig", [signal.SIGUSR1, signal.SIGTERM])
     def test_ended_by_hand_or_by_slurm_is_not_requeued_here(self, cluster, sig):
+        """The task may end while the script still deals with its signal."""
         process = cluster.start(["wait 5"])
         end = time.time() + 20
         while not (cluster.folder / "task").exists():

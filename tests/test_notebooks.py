@@ -8,7 +8,12 @@ import pytest
 from conftest import ROOT, environment
 
 FOLDER = ROOT / "launch" / "colab"
-TINY = ["--config.train.substeps=5", "--config.log.every=5", "--config.objective.num_vae=5"]
+TINY = [
+    "--config.train.substeps=5",
+    "--config.log.every=5",
+    "--config.objective.num_vae=5",
+    "--config.log.report=False",
+]
 # For each notebook: what follows its cell of parameters, what must hold in the end, and how many pictures there are.
 CASES = {
     "restore": (
@@ -28,7 +33,7 @@ CASES = {
         f"""
         steps, every = 40, 20
         flags = {[*TINY, "--config.model.channels=(8,)", "--config.eval.num_samples=500"]}
-        flags += ["--config.eval.batch_size=16384"]
+        flags += ["--config.eval.batch_size=16384", "--config.eval.every=0"]
         """,
         """
         assert (results["step"], model.step) == (40, 40)
@@ -40,7 +45,8 @@ CASES = {
         f"""
         steps, every, samples = 20, 10, 100
         flags = {[*TINY, "--config.data.image_size=8", "--config.model.family=mlp", "--config.train.batch_size=16"]}
-        flags += ["--config.eval.standing_batches=2", "--config.eval.likelihood.num_scored=20"]
+        flags += ["--config.eval.evaluators=()", "--config.checkpoint.best=", "--config.eval.standing_batches=2"]
+        flags += ["--config.eval.likelihood.num_scored=20"]
         flags += ["--config.eval.ood.bootstrap=50"]
         """,
         """

@@ -13,7 +13,7 @@ import urllib.request
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, free_port, metrics, run
+from conftest import QUICK, TINY, free_port, metrics, run
 from forks import Process
 from PIL import Image
 from test_train import final_state, same_terms, wait_for
@@ -23,7 +23,7 @@ from sintrovae_jax.evaluators.evaluator import Evaluator
 
 HEARTBEAT = 10  # seconds, the least there is
 SLACK = 20  # seconds that a busy machine may take for what is immediate on others
-RUN = [*TINY, "--config.objective.name=vae"]  # what it trains does not matter
+RUN = [*TINY, QUICK, "--config.objective.name=vae"]  # what it trains does not matter
 
 
 def processes(count: int, recipe: str, *args: str, devices: int = 1, each=(), **options) -> list[Process]:
@@ -117,28 +117,20 @@ class Broken:
             assert [int(row["step"]) for row in self.rows(name)] == list(range(5, last + 1, 5))
 
 
-@pytest.mark.soak
-def test_of_three_processes_one_is_told_or_killed_and_nothing_is_lost(tmp_path):
-    broken = Broken(3, tmp_path)
-    broken.strike(1, signal.SIGTERM, after=1)
-    broken.strike(2, signal.SIGKILL, after=10)
-    broken.check()
-
-
-KILLS = int(os.environ.get("SINTROVAE_JAX_KILLS", "3"))
+KILLS = int(os.environ.get("SINTROVAE_JAX_KILLS", "2"))
 
 
 @pytest.mark.soak
-def test_kills_in_a_row_lose_nothing(tmp_path, rng):
-    """Two processes: with more it would take longer. More kills by SINTROVAE_JAX_KILLS.
+def test_of_three_processes_one_is_told_or_killed_and_nothing_is_lost(tmp_path, rng):
+    """More kills by SINTROVAE_JAX_KILLS.
 
     The last is a notice before the first step of a resumed run: jax's own numbers begin at 0, and those of such a run's
     steps do not.
     """
-    broken = Broken(2, tmp_path)
-    signals = rng.sample([signal.SIGTERM, signal.SIGINT, signal.SIGKILL], 3)
+    broken = Broken(3, tmp_path)
+    signals = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)  # the first one saves what the last one resumes
     for signum in itertools.islice(itertools.cycle(signals), KILLS):
-        broken.strike(rng.randrange(2), signum, rng.randrange(1, 30))
+        broken.strike(rng.randrange(3), signum, rng.randrange(1, 30))
     broken.strike(1, signal.SIGTERM, after=None)
     broken.check()
 
@@ -230,7 +222,7 @@ def test_an_error_in_one_process_ends_the_other(tmp_path):
 @pytest.mark.soak
 def test_a_run_goes_on_with_other_processes_and_devices(tmp_path):
     """Written by 2 processes of 2 devices; resumed by 1 of 1, 1 of 4, 2 of 1; as one device that was not stopped."""
-    args = [*TINY, "--config.objective.num_vae=10", "--config.train.substeps=1", "--config.log.every=1"]
+    args = [*TINY, QUICK, "--config.objective.num_vae=0", "--config.train.substeps=1", "--config.log.every=1"]
 
     def trained(name, steps, count, devices):
         some = [*args, f"--config.train.steps={steps}"]
@@ -254,7 +246,7 @@ def test_a_run_goes_on_with_other_processes_and_devices(tmp_path):
 @pytest.mark.soak
 def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
     """Two processes; the newest checkpoint is damaged besides, and set aside."""
-    args = [*RUN, "--config.train.steps=140", "--config.checkpoint.keep=3"]
+    args = [*RUN, "--config.log.figures=True", "--config.train.steps=80", "--config.checkpoint.keep=3"]
     options = bucket | {"without": "clu.metric_writers"}  # they would ask TensorFlow
     here, there = ["--workdir", str(tmp_path / "run")], ["--workdir", "gs://bucket/run"]
     assert ended(processes(2, "gaussians8", *here, *args))[0] == [0, 0]
@@ -264,7 +256,7 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
     objects = listing(bucket)
     found = (re.fullmatch(r"run/checkpoints/(\d+)/commit\S*", name) for name in objects)
     newest = max(int(match.group(1)) for match in found if match)
-    assert 40 <= newest < 140
+    assert 40 <= newest < 80
     for name in objects:
         if name.startswith(f"run/checkpoints/{newest}/networks/manifest"):
             ask(bucket, f"/storage/v1/b/bucket/o/{urllib.parse.quote(name, safe='')}", method="DELETE")
@@ -277,7 +269,7 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on(bucket, tmp_path):
     assert wanted <= set(objects)
     assert "run/owner.json" not in objects
     for name in objects:
-        if name.startswith(("run/config.json", "run/metrics.csv", "run/checkpoints/140/")):
+        if name.startswith(("run/config.json", "run/metrics.csv", "run/checkpoints/80/")):
             path = tmp_path / "copy" / name.removeprefix("run/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(ask(bucket, f"/download/storage/v1/b/bucket/o/{urllib.parse.quote(name, safe='')}"))

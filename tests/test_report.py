@@ -88,7 +88,8 @@ def test_training_ends_with_a_report_that_tells_what_was_trained(trained):
     for title in ("Losses", "kl_gap", "learning_rate", "KL divergences", "examples_per_second"):
         assert title in page.texts
     assert page.tags.count("svg") == len(curves.of_run(reading.read(trained)))
-    assert f"--workdir {trained} --config.train.steps=120" in text
+    place = re.search(r"done: (\S+)", (trained.parent / "log").read_text()).group(1)
+    assert f"--workdir {place} --config.train.steps=120" in text
 
 
 def test_a_page_loads_nothing_and_has_each_id_once(trained):

@@ -14,14 +14,14 @@ import termios
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, command, environment, metrics, run
+from conftest import QUICK, ROOT, TINY, command, environment, metrics, run
 from test_faults import once_at
 from test_train import final_state
 
 from sintrovae_jax import streams
 from sintrovae_jax.preemption import Stop
 
-RUN = [*TINY, "--config.objective.name=vae"]  # what it trains does not matter
+RUN = [*TINY, QUICK, "--config.objective.name=vae"]  # what it trains does not matter
 
 
 @contextlib.contextmanager

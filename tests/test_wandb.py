@@ -49,7 +49,7 @@ def test_a_run_that_is_resumed_goes_on_with_the_same_run_offline(tmp_path):
     values = ["--config.eval.num_samples=50", "--config.log.wandb=team/project", "--config.model.z_dim=2"]
     for steps in (10, 20):
         args = conftest.command("gaussians8", workdir, *conftest.TINY, *values, f"--config.train.steps={steps}")
-        process = conftest.Process([*args, "--config.objective.num_vae=0"], **env)
+        process = conftest.Process([*args, "--config.objective.name=vae"], **env)
         out = process.communicate(timeout=300)[0]
         assert process.returncode == 0, out
     files = sorted(workdir.glob("wandb/offline-run-*/*.wandb"))

@@ -35,6 +35,7 @@ def tiny(source: str, **values) -> ConfigDict:
     quick = {
         "log.every": 5,
         "log.figures_every": 0,
+        "log.figures": False,
         "log.report": False,
         "checkpoint.every": 5,
         "checkpoint.keep": 9,
@@ -146,6 +147,12 @@ def test_a_config_means_the_same_from_every_folder(home):
     wanted = {"data.dir": f"{home}/elsewhere/sets", "eval.ood.source": f"npz:{home}/other.npz"}
     wanted |= {"data.source": f"folder:{home}/pictures", "objective.vgg": "~/vgg.npz", "eval.cache": ""}
     assert {name: stored[name] for name in wanted} == wanted
+
+
+def test_no_figures_are_drawn_for_a_run_that_wants_none(of_folder):
+    """That they are drawn by default, test_train.py says."""
+    assert not (of_folder / "run" / "figures").exists()
+    assert (of_folder / "run" / "results.json").exists()
 
 
 # --- whose a workdir is -----------------------------------------------------------------------------------------------
