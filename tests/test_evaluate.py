@@ -194,7 +194,7 @@ def test_a_network_that_is_growing_is_scored_by_blended_images(tmp_path):
     config = configs.read_recipe("configs/digits_style.py")
     config.data.image_size, config.model.channels, config.model.z_dim = 8, (4, 4), 4
     config.growth.steps, config.growth.batch_sizes = (100, 100), ()
-    config.eval.update({"num_samples": 40, "num_real": 50, "batch_size": 32, "features": "classifier"})
+    config.eval.update({"num_samples": 40, "num_real": 60, "batch_size": 20, "features": "classifier"})
     chosen = ("latents", "fid", "precision_recall", "likelihood", "ood")
     small = {"evaluators": chosen, "likelihood.num_scored": 20, "likelihood.importance_samples": 3}
     small |= {"ood.bootstrap": 10, "ood.source": "letters"}
