@@ -21,8 +21,8 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, convolution, style
 
 # svhn and fmnist have the programs of cifar10 and mnist (test_config.py), the other recipes those of celebahq1024 with
-# fewer and other blocks, which `COUNTS` has.
-RECIPES = ("cifar10", "cifar10_bootstrap", "mnist", "celebahq1024", "digits", "sprites", "cars3d", "kth")
+# fewer and other blocks, which `COUNTS` has; kth has that of cars3d, of grey images.
+RECIPES = ("cifar10", "cifar10_bootstrap", "mnist", "celebahq1024", "digits", "sprites", "cars3d")
 
 
 def recipe(name):
@@ -310,14 +310,15 @@ def test_every_recipe_is_traced(name):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("name", "levels"), [("celebahq_style", (0, 3, 6)), ("digits_style", (2,))])
-def test_every_recipe_that_grows_is_traced_at_its_levels(name, levels):
-    """That of ffhq_style has the networks of celebahq_style (test_style.py)."""
+@pytest.mark.parametrize(("name", "level"), [("digits_style", 0), ("digits_style", 2), ("celebahq_style", 6)])
+def test_every_recipe_that_grows_is_traced_at_its_levels(name, level):
+    """The first, which has no blend, one with a blend, and one whose convolutions resample; each has all blocks of the
+    levels before it. ffhq_style has the networks of celebahq_style (test_style.py).
+    """
     settings = recipe(name)
     settings.train.batch_size = 2
-    sizes = [traced(settings, level).count("conv_general_dilated") for level in levels]
-    assert sizes == sorted(sizes)
-    assert sizes[0] > 0
+    program = traced(settings, level)
+    assert program.count("conv_general_dilated") > 20 * (level + 1)
 
 
 def test_no_convolution_on_a_cpu_is_left_in_a_layout_without_a_fast_kernel():
@@ -338,33 +339,34 @@ HYPER = dict.fromkeys(objectives.Hyper._fields, 1.0) | {"learning_rate": 1e-3, "
 
 
 @functools.cache
-def three_steps(dtype=None, remat=False, **objective):
-    """The state and terms after three adversarial steps of a tiny network, and its state before them."""
+def three_steps(dtype=None, remat=False, vae=True, run=True):
+    """The state and terms after three steps of a tiny network; `run=False`: their shapes and types alone.
+
+    Of the VAE phase, which has a pass of either network, if not asked otherwise: it compiles in a third of the time.
+    """
     nets = conv.Encoder((8,), Z, dtype, remat), conv.Decoder((8,), SHAPE, "linear", dtype, remat)
     networks = train_state.Networks(*nets, optax.scale_by_adam(), optax.scale_by_adam())
     first = jax.jit(lambda: train_state.create(networks, 0, SHAPE, Z))()
     x = np.random.default_rng(0).integers(0, 256, (1, 3, BATCH, *SHAPE)).astype(np.uint8)
     index = np.tile(np.arange(BATCH, dtype=np.int32), (1, 3, 1))
     hypers = jax.tree.map(lambda v: np.full((1, 3), v, np.float32), objectives.Hyper(**HYPER))
-    run = jax.jit(
-        jax.vmap(
-            functools.partial(train_step.train_step, networks, train_step.Static(**objective)),
-            (0, 0, 0, None),
-            axis_name=parallel.AXIS,
-        )
-    )
-    after, terms = run(jax.tree.map(lambda a: a[None], first), {"x": x, "index": index}, hypers, jax.random.key(0))
-    return first, jax.tree.map(lambda a: a[0], after), terms
+    step = functools.partial(train_step.train_step, networks, train_step.Static(vae=vae))
+    step = jax.vmap(step, (0, 0, 0, None), axis_name=parallel.AXIS)
+    step = jax.jit(step) if run else functools.partial(jax.eval_shape, step)
+    return step(jax.tree.map(lambda a: a[None], first), {"x": x, "index": index}, hypers, jax.random.key(0))
 
 
 @pytest.mark.soak
 def test_bfloat16_leaves_parameters_averages_and_losses_in_float32():
-    _, after, terms = three_steps(jnp.bfloat16)
-    _, _, wanted = three_steps()
-    leaves = jax.tree.leaves((after.encoder.variables, after.decoder.variables, terms))
-    assert {leaf.dtype.name for leaf in leaves} == {"float32"}
-    for name in ("loss_encoder", "loss_decoder", "rec_real", "kl_real", "kl_fake"):
+    for vae in (True, False):
+        after, terms = three_steps(jnp.bfloat16, vae=vae, run=False)
+        leaves = jax.tree.leaves((after.encoder.variables, after.decoder.variables, terms))
+        assert {leaf.dtype.name for leaf in leaves} == {"float32"}
+    _, terms = three_steps(jnp.bfloat16)
+    _, wanted = three_steps()
+    for name in ("loss_encoder", "loss_decoder", "rec_real", "kl_real"):
         np.testing.assert_allclose(terms[name][0, 0], wanted[name][0, 0], rtol=0.03, err_msg=name)
+        assert terms[name][0, 0] != wanted[name][0, 0], name
     text = str(
         jax.make_jaxpr(lambda x: conv.Encoder((8,), Z, jnp.bfloat16).init_with_output(jax.random.key(0), x))(
             jnp.zeros((1, 8, 8, 3))
@@ -375,8 +377,8 @@ def test_bfloat16_leaves_parameters_averages_and_losses_in_float32():
 
 @pytest.mark.soak
 def test_rematerialisation_changes_no_number():
-    _, plain, terms = three_steps()
-    _, again, same = three_steps(remat=True)
+    plain, terms = three_steps()
+    again, same = three_steps(remat=True)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
     jax.tree.map(close, (terms, plain.encoder.stats), (same, again.encoder.stats))
     assert jax.tree.structure(plain) == jax.tree.structure(again), "a checkpoint of one must load in the other"

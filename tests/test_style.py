@@ -325,13 +325,19 @@ def test_noise_changes_only_what_its_weights_let_it(networks):
     )
 
 
-def test_noise_of_an_example_does_not_depend_on_the_batch(networks):
+def test_noise_and_mixing_of_an_example_do_not_depend_on_the_batch(networks):
+    """Nor on its place there, as on more devices."""
     _, (decoder, d) = networks
     keys = jax.random.split(jax.random.key(0), BATCH)
-    whole = apply(decoder, d, LATENTS, 2, 1.0, keys)
+    decode = jax.jit(functools.partial(decoder.apply, stage=Stage(2), mix=True))
+    whole = decode(d, LATENTS, keys=keys)
+    assert np.abs(whole - apply(decoder, d, LATENTS, 2, 1.0, keys)).max() > 1e-2, "nothing was mixed"
+    others = jax.random.split(jax.random.key(1), BATCH)
     for i in range(BATCH):
-        alone = apply(decoder, d, LATENTS[i : i + 1], 2, 1.0, keys[i : i + 1])
-        np.testing.assert_allclose(alone[0], whole[i], atol=1e-5)
+        place = (i + 1) % BATCH
+        z, own = np.ones((BATCH, Z), np.float32), others.at[place].set(keys[i])
+        z[place] = LATENTS[i]
+        np.testing.assert_allclose(decode(d, z, keys=own)[place], whole[i], atol=1e-5)
 
 
 def test_styles_of_nine_in_ten_samples_are_mixed_from_a_uniform_cutoff_on(networks):

@@ -158,18 +158,26 @@ def test_the_class_code_only_scales_and_shifts_channels(networks):
     np.testing.assert_allclose(shifted, y, rtol=1e-4, atol=1e-4)
 
 
-def trained_on(settings, source):
-    """The parameters after three steps."""
+def three_steps(settings):
+    """A function from a source to the parameters after three steps on it."""
     networks, objective, create = train_step.from_config(settings)
     first = jax.tree.map(lambda a: a[None], (jax.jit(create)(), schedule.hypers_at(settings, np.arange(3))))
+    step = functools.partial(train_step.train_step, networks, objective)
+    run = jax.jit(jax.vmap(step, (0, 0, 0, None), axis_name=parallel.AXIS))
+
+    def trained_on(source):
+        batch = batch_of(settings, source)
+        return run(first[0], batch, first[1], jax.random.key(0))[0]
+
+    return trained_on
+
+
+def batch_of(settings, source):
     shard = parallel.Shard(4, 0, 1, 4)
     (batch,) = pipeline.batches(source, settings.data, seed=0, start=0, stop=3, substeps=3, shard=shard)
     assert set(batch) == {"x", "index"}
     np.testing.assert_array_equal(batch["index"][0], np.tile(np.arange(4), (3, 1)))  # a place in the batch, no more
-    run = jax.vmap(
-        functools.partial(train_step.train_step, networks, objective), (0, 0, 0, None), axis_name=parallel.AXIS
-    )
-    return jax.jit(run)(first[0], batch, first[1], jax.random.key(0))[0]
+    return batch
 
 
 @pytest.mark.soak
@@ -180,13 +188,13 @@ def test_no_label_enters_training(tmp_path):
     labels = {"none": {}}
     for name in ("a", "b"):
         labels[name] = {"y_train": RNG.integers(0, 5, 12), "y_test": RNG.integers(0, 5, 4)}
-    states, seen = [], []
+    states, seen, trained_on = [], [], three_steps(recipe(**small))
     for name, y in labels.items():
         np.savez(tmp_path / f"{name}.npz", x_train=x, x_test=x[:4], **y)
         settings = recipe(**small | {"data.source": f"npz:{tmp_path}/{name}.npz", "eval.evaluators": ()})
         source = pipeline.build(settings.data)
         seen.append(source.labels)
-        states.append(trained_on(settings, source))
+        states.append(trained_on(source))
     assert seen[0] is None
     assert (seen[1][0] != seen[2][0]).any()
     for other in states[1:]:
