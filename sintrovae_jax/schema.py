@@ -52,7 +52,7 @@ _DATA = {
     "test_fraction": Key(
         0.05, "fraction of the examples held out as a test split, if the source has none", between(0, 0.5)
     ),
-    "memory_gib": Key(2.0, "data of more GiB than this are read from disk during training", ABOVE_0),
+    "memory_gib": Key(2.0, "a set larger than this many GiB is read from disk during training", ABOVE_0),
     "shuffle_buffer": Key(
         10_000, "size of the shuffle buffer, in encoded images, for a TFDS set that is read from disk", at_least(1)
     ),
@@ -95,7 +95,7 @@ _MODEL = {
     "components": Key(10, "number of Gaussians in the mixture", at_least(1)),
     "remat": Key(False, "all families except mlp: recompute activations in the backward pass, to save memory"),
 }
-# For families that grow: a value for each level, from the coarsest up. Empty: all levels use the key named here.
+# For families that grow: a value for each level, from the coarsest up.
 _GROWTH = {
     "steps": Key(
         (),
