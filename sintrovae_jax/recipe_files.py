@@ -117,9 +117,7 @@ def _described(error: Exception, file: Path) -> str:
         return f"{place}: {type(error).__name__}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     place = f"{file}:{lines[-1]}" if lines else file
-    kind = (
-        "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    )  # recipes raise ValueError to refuse something
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "  # recipes refuse with ValueError
     while len(error.args) == 1 and isinstance(error.args[0], Exception):  # as ml_collections wraps a KeyError
         error = error.args[0]
     text = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error  # str would quote it
