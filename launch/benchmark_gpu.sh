@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Times training on one GPU, beside the official PyTorch code, in minutes. launch/README.md says how.
+# Times training on one GPU, optionally next to the official PyTorch code, in a few minutes. See launch/README.md.
 set -euo pipefail
 
 usage() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a Cloud TPU slice, trains on it, deletes it, and bounds its life. launch/README.md says how.
+# Creates a Cloud TPU slice with a limited lifetime, trains on it, and deletes it. See launch/README.md.
 set -euo pipefail
 
 usage() {
@@ -34,7 +34,7 @@ readonly VALUED=" name zone type hours config bucket workdir wait-hours repo ref
 runtime network subnetwork "
 readonly FLAGS=" spot flex reserved dry-run "
 readonly PRICES=https://cloud.google.com/tpu/pricing
-readonly POLL=${TPU_POD_POLL:-30}     # seconds between looks at the slice
+readonly POLL=${TPU_POD_POLL:-30}     # seconds between checks of the slice
 readonly PAUSE=${TPU_POD_PAUSE:-30}   # seconds before trying again
 readonly SPARE=${TPU_POD_SPARE:-1800} # seconds after --hours until the slice deletes itself
 
@@ -75,7 +75,7 @@ parse() {
   done
 }
 
-# Everything that can be refused is refused before anything is paid for.
+# Everything that can be refused is refused before anything costs money.
 check() {
   local tiers="$spot$flex$reserved"
   [[ -n $name ]] || die "--name is missing"
@@ -102,7 +102,7 @@ check_slice() {
 
 check_training() {
   [[ -n $config ]] || die "--config is missing, as configs/celebahq.py"
-  local file=${config/.py:*/.py} # without the argument for it
+  local file=${config/.py:*/.py} # without its argument
   [[ $file == *.py ]] || file=configs/${file%%:*}.py
   [[ -n $repo || -f $root/$file ]] || die "--config $config: $file is not in $root"
   workdir=${workdir:-${bucket:+${bucket%/}/$name}}
@@ -122,7 +122,7 @@ runtime_of() {
   esac
 }
 
-# The number in a type counts TensorCores for v4 and v5p, two a chip, and chips for the others.
+# The number in a type counts TensorCores for v4 and v5p (two per chip), and chips for the others.
 chips_of() {
   local n=${1##*-}
   [[ $n =~ ^[0-9]+$ ]] || return 1
@@ -135,7 +135,7 @@ chips_of() {
 
 seconds() { awk -v h="$1" 'BEGIN { printf "%d", h * 3600 + 0.5 }'; }
 
-# --- gcloud: always in the background, so that a signal is answered at once and not when gcloud is done ---
+# --- gcloud: always in the background, so that signals are handled at once, not when gcloud is done ---
 
 print_command() {
   printf 'gcloud'
@@ -157,7 +157,7 @@ nap() {
   reap
 }
 
-# ask DRY-RUN-ANSWER ARGUMENTS…: gcloud's output in $answer, its last words in $complaint.
+# ask DRY-RUN-ANSWER ARGUMENTS…: runs gcloud. Sets $answer to its output and $complaint to its error message.
 ask() {
   local code=0 dry=$1
   shift
@@ -175,7 +175,7 @@ ask() {
   return "$code"
 }
 
-# show ARGUMENTS…: gcloud with its output on the terminal.
+# show ARGUMENTS…: runs gcloud with its output on the terminal.
 show() {
   if [[ -n $dry_run ]]; then
     print_command "$@"
@@ -194,7 +194,7 @@ queued() { # ask DRY-RUN-ANSWER about the queued resource: queued DRY VERB OPTIO
   ask "$dry" compute tpus queued-resources "$verb" "$name" "$@" "${place[@]}"
 }
 
-# on WORKERS ARGUMENTS…: tpu_worker.sh with these arguments on worker 0 or all.
+# on WORKERS ARGUMENTS…: runs tpu_worker.sh with these arguments on worker 0 or on all.
 on() {
   local workers=$1 command
   shift
@@ -204,7 +204,7 @@ on() {
 
 # --- the slice ---
 
-# Sets $state: NONE where there is no request, ? where nobody could be asked.
+# Sets $state: NONE if there is no request, ? if gcloud could not tell.
 look() {
   if [[ -n $dry_run ]]; then
     queued '' describe --format='value(state.state)'
@@ -217,7 +217,7 @@ look() {
   fi
 }
 
-# Sets $node, likewise.
+# Sets $node in the same way.
 look_at_node() {
   if ask READY compute tpus tpu-vm describe "$name" --format='value(state)' "${place[@]}"; then
     node=${answer:-?}
@@ -228,8 +228,8 @@ look_at_node() {
   fi
 }
 
-# Runs on every worker at boot, as root: deletes the slice when its time is over, whoever is still there to do it.
-# It may do so only with a service account that has roles/tpu.admin; without, it switches the machines off.
+# Prints a script that runs on every worker at boot, as root: it deletes the slice when its time is over, even if nobody
+# else does. That needs a service account with roles/tpu.admin; without one, it switches the machines off.
 guard() {
   printf '#!/bin/bash\nname=%q zone=%q seconds=%q\n' "$name" "$zone" "$1"
   cat <<'END'
@@ -269,7 +269,7 @@ create() {
   [[ -z $dry_run ]] || state=ACTIVE
 }
 
-# refused REASON: says what to do about a request that was not taken; what exists of it is deleted on the way out.
+# refused REASON: says what to do about a rejected request; `finish` deletes whatever was created.
 refused() {
   case $1 in
   *[Qq]uota*)
@@ -286,7 +286,7 @@ refused() {
   esac
 }
 
-# Makes sure of an active slice of this name. Returns 1 where it was lost on the way.
+# Makes sure that an active slice with this name exists. Returns 1 if it was lost meanwhile.
 ensure() {
   look
   if [[ $state == ACTIVE ]]; then
@@ -343,7 +343,7 @@ failed_request() {
   [[ $answer != *[Qq]uota* ]] || refused "$answer"
 }
 
-# Deletes the slice, whatever state it is in. Returns 1 where that could not be done.
+# Deletes the slice, whatever its state. Returns 1 if that failed.
 remove() {
   local try
   for try in 1 2 3 4 5; do
@@ -352,7 +352,7 @@ remove() {
       state=NONE
       return 0
     fi
-    # The request of an interrupted create may arrive after this.
+    # The request of an interrupted create may still arrive.
     if [[ $complaint == *NOT_FOUND* && (-z $creating || $try -gt 1) ]]; then
       state=NONE
       return 0
@@ -375,7 +375,7 @@ costs() {
   fi
 }
 
-# The working tree as it is, without the files that git does not know.
+# archive FILE: the working tree as it is, without untracked files.
 archive() {
   local tree
   tree=$(
@@ -442,14 +442,14 @@ cmd_delete() {
   remove || exit 1
 }
 
-# --- the way out: here a bare `return` would give the status from before the trap ---
+# --- exit: in a trap, a bare `return` would return the status from before the trap ---
 
 finish() {
   local code=$? tries=0
-  trap '' INT TERM HUP # nothing gets between here and the deletion
+  trap '' INT TERM HUP # nothing may interrupt the deletion
   set +e
   if [[ -n $child ]]; then
-    # A request under way is let through: half a request cannot be deleted.
+    # Let a pending request finish: half a request cannot be deleted.
     while [[ -n $creating ]] && kill -0 "$child" 2>/dev/null && ((++tries < 60)); do sleep 0.5; done
     kill "$child" 2>/dev/null
     child=''

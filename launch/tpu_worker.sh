@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh runs on every worker, over ssh: install, start, status, logs, stop. Not meant for people.
+# The part of tpu_pod.sh that runs on every worker, over ssh: install, start, status, logs, stop. Not for direct use.
 set -euo pipefail
 
 self=$(realpath "$0")
-base=$HOME/sintrovae # src, venv, log, pid, keeper, exit (the training's exit code), stopped (a person asked for it)
+base=$HOME/sintrovae # src, venv, log, pid, keeper, exit (the training's exit code), stopped (the user stopped it)
 mkdir -p "$base"
 
-# alive pid|keeper PROGRAM: after a reboot the number may be another program's.
+# alive pid|keeper PROGRAM: checks the program too, because after a reboot another one may have the number.
 alive() {
   [[ -s $base/$1 ]] && tr '\0' ' ' 2>/dev/null <"/proc/$(<"$base/$1")/cmdline" | grep -q "$2"
 }
 
-# Until its keeper has written down how it ended, training is running.
+# Training counts as running until its keeper has recorded the exit code.
 running() { [[ ! -e $base/exit ]] && { alive keeper tpu_worker || alive pid sintrovae_jax; }; }
 
-# The images for v4 to v6e are Ubuntu 22.04, whose own Python is 3.10.
+# The images for v4 to v6e are Ubuntu 22.04, whose default Python is 3.10.
 make_venv() {
   local python
   for python in python3.11 python3.12 python3.13; do
@@ -28,7 +28,7 @@ make_venv() {
   python3 -m uv venv --quiet --clear --python 3.11 --seed "$base/venv"
 }
 
-# install [REPO REF]: from the archive that was copied here, or from git.
+# install [REPO REF]: from the archive that was copied to this worker, or from git.
 install() {
   if running; then
     echo "training is running here: nothing is installed"
@@ -70,8 +70,8 @@ start() {
   exit 1
 }
 
-# The detached keeper. A shutdown tells every process to end: this one stays to write down how the training ended, and
-# does not pass the signal on, because a second one would end the training before it has saved.
+# The detached keeper. A shutdown signals every process. This one stays to record the training's exit code, and does not
+# pass the signal on, because a second one would end the training before it has saved.
 train() {
   local seconds=$1 pid code=0 told=
   shift
@@ -92,7 +92,7 @@ train() {
   echo "$code" >"$base/exit.new" && mv "$base/exit.new" "$base/exit"
 }
 
-# Whether training runs, or how it ended: none, running, stopped CODE (by `stop`) or exit CODE; then the newest log line.
+# Prints the state of training: none, running, stopped CODE (by `stop`) or exit CODE; then the newest log line.
 status() {
   local what=none
   if running; then
@@ -102,7 +102,7 @@ status() {
   elif [[ -e $base/exit ]]; then
     what="exit $(<"$base/exit")"
   elif [[ -e $base/pid ]]; then
-    what="exit 255" # the machine went away under it
+    what="exit 255" # the machine was lost while training ran
   fi
   echo "$(hostname): $what"
   [[ ! -s $base/log ]] || echo "$(hostname): $(tail -n 1 "$base/log" | tr '\r' '\n' | tail -n 1)"

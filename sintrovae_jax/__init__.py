@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str):
-        # On demand, so that the command line and the data pipeline do not import Orbax for nothing.
+        # On demand, so that the command line and the data pipeline do not import Orbax needlessly.
         if name in ("load", "Model"):
             from sintrovae_jax import inference
 

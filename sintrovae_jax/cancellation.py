@@ -8,7 +8,7 @@ _asked: contextvars.ContextVar[Callable[[], bool] | None] = contextvars.ContextV
 
 
 class Cancelled(BaseException):
-    """Ends the work. Not an `Exception`: nothing that handles errors on the way should stop it."""
+    """Ends the work. Not an `Exception`, so that error handlers on the way do not catch it."""
 
 
 @contextlib.contextmanager

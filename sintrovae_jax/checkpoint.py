@@ -28,13 +28,13 @@ from sintrovae_jax.train_state import NetworkState, TrainState
 log = logging.getLogger(__name__)
 _SAVING = 600  # timeout of a save in seconds; if one process fails, the others wait this long for it
 _ITEMS = ("networks", "training", "target", "ema")
-_COMPRESSED = 1000  # times that the arrays of a checkpoint are larger than its files, at most
+_COMPRESSED = 1000  # the largest ratio of the size of a checkpoint's arrays to the size of its files
 
 
 def _items(state: TrainState) -> dict[str, Tree]:
     training = {"step": state.step, "encoder": state.encoder.opt_state, "decoder": state.decoder.opt_state}
     if state.prior is not None:
-        training["prior"] = state.prior.replace(mixture=None)  # which is one of the networks
+        training["prior"] = state.prior.replace(mixture=None)  # the item `networks` has it
     items = {"networks": state.variables, "training": training, "target": state.target, "ema": state.ema}
     return {name: tree for name, tree in items.items() if tree is not None}
 
@@ -54,7 +54,7 @@ def _state(
 
 
 def _template(tree):
-    """Restoring as numpy needs no device layout, so it works on any topology."""
+    """Zeros of the tree's shapes. Restoring numpy arrays needs no device layout, so it works on any topology."""
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
 
 
@@ -65,7 +65,7 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 def _size(folder: Path) -> int:
-    """The bytes of all files of a step. Follows no links but those of the Hub's cache to its own files."""
+    """The bytes of all files of a step. Follows only links of the Hub's cache to its own files."""
     if files.is_remote(folder):
         remote = epath.Path(folder)
         return sum(_size(path) if path.is_dir() else path.stat().length for path in remote.iterdir())
@@ -75,21 +75,21 @@ def _size(folder: Path) -> int:
 
 
 def _hub_cache(folder: Path) -> str:
-    """The Hub's cache that a step lies in, as CACHE/models--NAME/snapshots/COMMIT/checkpoints/STEP; '' if in none."""
+    """The Hub's cache of a step at CACHE/models--NAME/snapshots/COMMIT/checkpoints/STEP; '' for any other step."""
     parents = folder.parents
     inside = len(parents) > 4 and parents[2].name == "snapshots" and parents[3].name.startswith("models--")
     return os.path.realpath(parents[4]) if inside else ""
 
 
 def _followed(path: str, cache: str) -> str:
-    """Where a link leads if that is a file in the cache; else the path."""
+    """The target of a link if it is a file in the cache; otherwise the path."""
     target = os.path.realpath(path)
     return target if os.path.isfile(target) and os.path.commonpath([target, cache]) == cache else path
 
 
 @functools.cache
 def _ignore_late_reads() -> None:
-    """Keeps tracebacks off stderr of reads that end after Orbax has given up on a damaged checkpoint."""
+    """Keeps off stderr the tracebacks of reads that end after Orbax has given up on a damaged checkpoint."""
     report = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -100,9 +100,9 @@ def _ignore_late_reads() -> None:
 
 
 def forget_place(workdir: Path) -> None:
-    """Takes the path at which they were written out of the checkpoints of a local workdir.
+    """Removes from the checkpoints of a local workdir the path that they were written to.
 
-    Orbax writes it into a file of which it asks later whether it is there.
+    Orbax writes the path into a file, of which it later checks only the existence.
     """
     for path in (workdir / workdirs.CHECKPOINTS).rglob("commit_success.txt"):
         path.write_text("Checkpoint commit was successful\n")
@@ -111,8 +111,8 @@ def forget_place(workdir: Path) -> None:
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager without its check for preemption at every save.
 
-    That check only logs, but it asks jax by the number of the training step, while `parallel.preempted` asks by the
-    number of its poll. Mixing them could lose a notice.
+    That check only logs, but it polls jax with the number of the training step, while `parallel.preempted` polls with
+    its own count. Mixing them could lose a notice.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -123,8 +123,8 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of a workdir: the newest `keep`, and the best one by a metric of the evaluators.
 
-    Raises `UserError` if the metadata of one cannot be read. Saving is asynchronous: its errors are raised by the next
-    save, or by `close`.
+    Raises `UserError` if a checkpoint's metadata cannot be read. Saving is asynchronous: its errors are raised by the
+    next save, or by `close`.
     """
 
     def __init__(self, workdir: Path, keep: int = 1, best: str = "", best_mode: str = "min", read_only: bool = False):
@@ -136,7 +136,7 @@ class Checkpoints:
             policies.append(BestN(n=1, get_metric_fn=self._rank))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else AnyPreservationPolicy(policies),
-            # Orbax stores the metrics only if it is given a `best_fn`; the policies above decide what stays.
+            # Orbax stores the metrics only if it is given a `best_fn`; the policies above decide which to keep.
             best_fn=self._rank if best else None,
             async_options=ocp.AsyncOptions(timeout_secs=_SAVING),
             create=not read_only,
@@ -145,7 +145,13 @@ class Checkpoints:
         handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
         try:
             self._manager = _Manager(self.folder, options=options, item_handlers=handlers)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:  # of a checkpoint's metadata
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+        ) as error:  # from a checkpoint's metadata
             reason = parallel.first_line(error)
             raise UserError(
                 f"the checkpoints of {workdir} cannot be read ({reason}): move the damaged one away"
@@ -166,14 +172,14 @@ class Checkpoints:
         return None if step is None or self._rank(self._manager.metrics(step) or {}) == -math.inf else step
 
     def save(self, state: TrainState, metrics: dict[str, Any] | None = None) -> None:
-        """Saves a host state (`parallel.unreplicate`) under its step. metrics: of the evaluators, for `best`."""
+        """Saves a host state (`parallel.unreplicate`) under its step. metrics: the evaluators' metrics, for `best`."""
         # Only the main process has metrics, but all must agree on which checkpoint is the best.
         value = (metrics or {}).get(self._best)
         (value,) = parallel.from_main(math.nan if value is None else float(value))
         self._save(int(state.step), _items(state), {self._best: None if math.isnan(value) else value})
 
     def save_networks(self, step: int, variables: dict[str, Variables], ema: bool) -> None:
-        """Saves only the networks to sample from, which is all that `read` needs. ema: whether they are averaged."""
+        """Saves only the networks to sample from, which are all that `read` needs. ema: whether they are averaged."""
         self._save(step, {"ema" if ema else "networks": variables}, None)
 
     def _save(self, step, items, metrics):
@@ -184,9 +190,9 @@ class Checkpoints:
             raise RuntimeError(f"Orbax did not save step {step} to {self.folder}")
 
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """The newest checkpoint that can be read, as numpy arrays, or None if there is none.
+        """The newest checkpoint that can be read, as numpy arrays, or None if there are no checkpoints.
 
-        abstract: the state's shapes and dtypes. Damaged checkpoints newer than the one used are set aside and reported.
+        abstract: the state's shapes and dtypes. Newer checkpoints that are damaged are moved away and reported.
         Raises `UserError` for a checkpoint of another model, and if no checkpoint can be read (then none is moved).
         """
         damaged: list[tuple[int, str]] = []
@@ -233,12 +239,12 @@ class Checkpoints:
         return out
 
     def wait(self) -> None:
-        """Waits for pending saves. Raises `Unavailable` if one failed for its storage."""
+        """Waits for pending saves. Raises `Unavailable` if one failed because of its storage."""
         with files.storing(self.folder):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits as `wait` does, and ends what saves."""
+        """Waits as `wait` does, and closes Orbax's manager."""
         with files.storing(self.folder):
             try:
                 self._manager.wait_until_finished()
@@ -246,7 +252,7 @@ class Checkpoints:
                 self._manager.close()
 
     def _read(self, step, item, abstract):
-        # Each process reads by itself, without Orbax's barriers: one that fails must not leave the others waiting.
+        # Each process reads by itself, without Orbax's barriers, so that a failing one does not leave others waiting.
         options = {}
         if jax.process_count() > 1:
             me = jax.process_index()
@@ -263,10 +269,10 @@ class Checkpoints:
                 raise UserError(f"{self.folder / str(step)} holds another model: {differ}; use another --workdir")
 
     def _difference(self, step: int, item: str, tree: Tree, kept: int) -> str:
-        """How the stored arrays of an item differ from a tree; '' if they do not. Allocates none of them.
+        """How the stored arrays of an item differ from a tree; '' if they do not. Allocates no arrays.
 
-        kept: the bytes of the step's files. Raises what Orbax raises for damaged metadata, and `ValueError` for those
-        that make it allocate without measure.
+        kept: the bytes of the step's files. Raises what Orbax raises for damaged metadata, and `ValueError` for
+        metadata that would make it allocate far more memory than the files can fill.
         """
         metadata = self._manager.item_metadata(step)[item]
         if metadata is None:
@@ -285,8 +291,8 @@ class Checkpoints:
                 raise ValueError(f"{kept} bytes of files are too few for {size} bytes of {item}")
             return ""
         first = differ[0]
-        there, here = (shapes.get(first) for shapes in (stored, expected))
-        return f"{len(differ)} arrays differ, the first is {first} ({there} there, {here} here)"
+        shape, wanted = (shapes.get(first) for shapes in (stored, expected))
+        return f"{len(differ)} arrays differ, the first is {first} ({shape} there, {wanted} here)"
 
     def _set_aside(self, step, reason):
         place = self.folder.parent / workdirs.DAMAGED / str(step)

@@ -1,4 +1,4 @@
-"""What the command lines of this project share: options, recipes with overrides, and user errors as one line."""
+"""Shared by this project's command lines: options, recipes with overrides, and user errors as one line."""
 
 import argparse
 import difflib
@@ -30,10 +30,10 @@ All keys, with meanings and defaults: docs/running.md, sintrovae_jax/schema.py""
 
 
 class Parser(argparse.ArgumentParser):
-    """The options of a command. Of one that is given twice the last value counts. Its errors are `UserError`s.
+    """The options of a command. If one is given twice, the last value counts. Its errors are `UserError`s.
 
-    module: of the command, within the package. usage: the arguments that matter most. about: what it does, in a line.
-    recipe: whether it takes --config, and the overrides that `split` finds.
+    module: the command's module, within the package. usage: the most important arguments. about: what the command does,
+    in one line. recipe: whether it takes --config, and the overrides that `split` finds.
     """
 
     def __init__(self, module: str, usage: str, about: str, *, recipe: bool = False):
@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
-    """Splits arguments into the others and the overrides {KEY: VALUE}, the last of each key.
+    """Splits arguments into overrides {KEY: VALUE}, the last of each key, and the others. Returns (others, overrides).
 
     An override is --config.KEY=VALUE, --config.KEY VALUE, --config.KEY (then the value is None) or --noconfig.KEY.
     """
@@ -100,12 +100,12 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
 
 
 def read_config(recipe: str | None, overrides: dict[str, str | None], workdir: Path | None = None) -> ConfigDict:
-    """The config of --config, or without it that of the workdir, with overrides. Raises `UserError`."""
+    """The config of --config, or by default the workdir's, with overrides. Raises `UserError`."""
     return configs.override(starting_config(recipe, workdir), overrides)
 
 
 def starting_config(recipe: str | None, workdir: Path | None = None) -> ConfigDict:
-    """The config of --config, or without it that of the workdir, before any override. Raises `UserError`."""
+    """The config of --config, or by default the workdir's, before any override. Raises `UserError`."""
     if recipe:
         return configs.read_recipe(recipe)
     if workdir is not None:
@@ -116,7 +116,7 @@ def starting_config(recipe: str | None, workdir: Path | None = None) -> ConfigDi
 
 
 def default_workdir(recipe: str) -> Path:
-    """runs/NAME of a recipe."""
+    """The default workdir of a recipe: runs/NAME."""
     return Path("runs") / recipe_files.find(recipe).file.stem
 
 
@@ -124,7 +124,7 @@ _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
 
 def reporting(function: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Ends the program with one line and an exit code after an error that is not a bug."""
+    """Wraps a main function: an error that is not a bug ends the program with one line and an exit code."""
 
     def wrapped(argv: list[str]) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):  # it may be replaced
@@ -158,7 +158,7 @@ def start(main: Callable[[list[str]], None]) -> None:
     try:
         reporting(main)(sys.argv)
     except SystemExit as end:
-        # All processes diverge at the same step, and save at one after a signal: they end together.
+        # All processes diverge at the same step, and after a signal save at the same step: they end together.
         together = {Diverged.exit_code, 128 + signal.SIGTERM} if jax.distributed.is_initialized() else set()
         if isinstance(end.code, int) and end.code not in {0, *together}:
             _end(end.code)
@@ -173,8 +173,8 @@ def start(main: Callable[[list[str]], None]) -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Ends the program at once: neither other processes, which are waiting for this one, are waited for, nor what a
-    library still tries in its threads.
+    """Ends the program at once, without waiting for other processes, which wait for this one, or for threads of
+    libraries.
     """
     streams.flush()
     os._exit(code)

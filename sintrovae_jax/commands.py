@@ -1,6 +1,6 @@
-"""The installed commands. Each does what `python -m` of its module does.
+"""The installed commands. Each does the same as `python -m` with its module.
 
-The current folder is on the path, so that recipes and `eval.features` find what lies there.
+The current folder is on the path, so that recipes and `eval.features` can import modules from it.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""XLA's persistent compilation cache: a program that was compiled once is read from disk by later commands."""
+"""XLA's persistent compilation cache: later commands read programs that were compiled before from disk."""
 
 import logging
 import os
@@ -12,21 +12,21 @@ from sintrovae_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 OFF = "off"
-_LARGEST = 2 * 2**30  # bytes, of all programs; the least recently used ones are deleted first
+_LARGEST = 2 * 2**30  # bytes of all programs together; the least recently used ones are deleted first
 _SECONDS = 2.0  # programs that compile faster are not kept
 _LOCK = 10  # seconds to wait for another process, as jax does
 
 
 def default_folder() -> Path:
-    """Where programs are kept unless the user names another place. Raises `UserError` without a home folder."""
+    """The folder for programs unless the user names another. Raises `UserError` if there is no home folder."""
     return files.user_cache() / "sintrovae_jax" / "xla"
 
 
 def enable(place: str = "") -> None:
-    """Keeps compiled programs in a folder, local or remote (not bounded in size); 'off': nowhere.
+    """Keeps compiled programs in a folder, local or remote (a remote one has no size limit); 'off': keeps none.
 
-    '': what jax's own settings say (JAX_COMPILATION_CACHE_DIR), else `default_folder`. Raises `UserError` for a place
-    that cannot be written; only warns if that is the default one.
+    '': uses jax's own setting (JAX_COMPILATION_CACHE_DIR) or else `default_folder`. Raises `UserError` if the folder
+    cannot be written; for the default folder, only warns.
     """
     if place == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -60,5 +60,5 @@ def _tidy(folder: Path) -> None:
     """Removes entries that a process was writing when it was killed, which jax can neither read nor replace."""
     with filelock.FileLock(folder / ".lockfile", timeout=_LOCK):
         for entry in folder.glob("*-cache"):
-            if not entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").exists():  # it is written last
+            if not entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").exists():  # jax writes -atime last
                 entry.unlink()

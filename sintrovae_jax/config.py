@@ -1,4 +1,4 @@
-"""Configs: of a recipe and of the command line, their checks, and the comparison with the config of a workdir."""
+"""Configs: reading recipes, overrides and workdirs; checks; and comparison with the config of a workdir."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from sintrovae_jax.evaluators import features
 from sintrovae_jax.keys import Optional
 from sintrovae_jax.parallel import first_line
 
-# Keys that may change between two commands on one workdir: they do not affect the trained parameters.
+# Keys that may change between two commands on the same workdir: they do not affect the trained parameters.
 FREE = (
     *("distributed", "log.", "eval.", "checkpoint.", "train.steps", "objective.vgg"),
     *("data.dir", "data.download", "data.accept_changes"),
@@ -28,8 +28,8 @@ FREE = (
 
 _PATHS = ("data.dir", "objective.vgg", "eval.inception", "eval.cache")
 _SOURCES = ("data.source", "eval.ood.source")
-_ONCE = ("data.accept_changes",)  # for one command: config.json does not keep them
-_NAMED = 3  # keys that a message names, at most
+_ONCE = ("data.accept_changes",)  # for one command only: config.json does not keep them
+_NAMED = 3  # the most keys that a message names
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +48,7 @@ def default() -> ConfigDict:
 
 
 def flatten(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
-    """{'train.steps': 1000, ...}, with tuples as lists, as they are in JSON."""
+    """{'train.steps': 1000, ...}, with tuples as lists, as in JSON."""
     out: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict | dict):
@@ -59,9 +59,10 @@ def flatten(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
 
 
 def read_recipe(name: str) -> ConfigDict:
-    """The config of a recipe (`recipe_files.find`), whose code and that which it names are trusted.
+    """The config of a recipe (`recipe_files.find`). Its code, and any code that it names, is trusted.
 
-    Raises `UserError` if there is no such recipe, it cannot be run, or it returns no config of exactly the known keys.
+    Raises `UserError` if there is no such recipe, it cannot be run, or it does not return a config with exactly the
+    known keys.
     """
     recipe = recipe_files.find(name)
     config = recipe_files.call(recipe)
@@ -80,7 +81,7 @@ def read_recipe(name: str) -> ConfigDict:
 
 
 def check_keys(names: Iterable[str], where: str = "") -> None:
-    """Raises `UserError` for a key that does not exist, naming the nearest. where: the beginning of its message."""
+    """Raises `UserError` for a key that does not exist, naming the nearest. where: the message's beginning."""
     known = schema.keys()
     for name in names:
         if name not in known:
@@ -90,9 +91,9 @@ def check_keys(names: Iterable[str], where: str = "") -> None:
 def override(config: ConfigDict, values: Mapping[str, str | None]) -> ConfigDict:
     """The config with values given as text, {key: text}, and its keys locked.
 
-    A text is read as the type of the key's value; None is that of a bool alone, True. 'None' is the default of a key
-    that has a type only. Code that a text names is trusted. Raises `UserError` for a key that does not exist, and for a
-    text that does not fit.
+    A text is read as the type of the key's value. None, which only a bool may have, means True. 'None' is the default
+    of a key whose default is derived (`Optional`). Code that a text names is trusted. Raises `UserError` for a key that
+    does not exist, and for a text that does not fit.
     """
     check_keys(values)
     known, texts = schema.keys(), {}
@@ -121,7 +122,7 @@ _DISPATCHES = (
 
 
 def _multiples(key: str, lengths: Sequence[int], substeps: int) -> str:
-    """What to give instead of lengths of which one is not a multiple of `substeps`."""
+    """Says which lengths to give instead of these, which are not all multiples of `substeps`."""
     if len(lengths) > 1:
         return f"give {tuple(max(1, round(length / substeps)) * substeps for length in lengths)}"
     low, check = lengths[0] // substeps * substeps, schema.keys()[key].check
@@ -129,7 +130,7 @@ def _multiples(key: str, lengths: Sequence[int], substeps: int) -> str:
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises `UserError` for the first value that cannot work. Cheap: imports no data, builds no network."""
+    """Raises `UserError` for the first value that cannot work. Cheap: reads no data and builds no network."""
     values = flatten(config)
     keys.check(schema.keys(), values)
     _check_together(config, values)
@@ -221,8 +222,8 @@ def _check_growth(config, values):
 def write(config: ConfigDict, workdir: Path, *, places: bool = True) -> None:
     """Writes WORKDIR/config.json: all values used, with relative paths made absolute.
 
-    places: False for what is handed on: of the absolute path of data the last part stays, and other keys of absolute
-    paths have their defaults, so that it does not say where things lie on this machine.
+    places: False for an export, so that it does not reveal folders of this machine: only the last part of an absolute
+    data path stays, and other keys with absolute paths get their defaults.
     """
     stored, given, defaults = ConfigDict(config.to_dict()), flatten(config), schema.defaults()
     paths = {name: files.anchored(given[name]) for name in _PATHS}
@@ -235,11 +236,12 @@ def write(config: ConfigDict, workdir: Path, *, places: bool = True) -> None:
 
 
 def read(workdir: Path) -> ConfigDict | None:
-    """The config of a workdir, or None where there is none.
+    """The config of a workdir, or None if it has none.
 
-    Keys that config.json does not have (of a later version, or of an evaluator that was added since) have their
-    defaults. Keys that nothing here knows are ignored, with a warning, if they are `FREE`. Raises `UserError` for
-    others, and where config.json cannot be read; `Unavailable` where remote storage does not answer.
+    Keys that config.json lacks (because a later version, or an evaluator that was added since, introduced them) have
+    their defaults. Keys that this version does not know are ignored with a warning if they are `FREE`. Raises
+    `UserError` for other unknown keys, and if config.json cannot be read; `Unavailable` if remote storage does not
+    answer.
     """
     path = workdir / workdirs.CONFIG
     try:
@@ -273,9 +275,9 @@ def read(workdir: Path) -> ConfigDict | None:
 
 
 def of_workdir(workdir: Path, anew: bool = False) -> ConfigDict:
-    """The config of a workdir. anew: for a new command, to which `distributed` of the last one does not apply.
+    """The config of a workdir. anew: for a new command, to which the last command's `distributed` does not apply.
 
-    Raises `UserError` where there is none, or it cannot be read; `Unavailable` where its storage does not answer.
+    Raises `UserError` if there is none or it cannot be read; `Unavailable` if its storage does not answer.
     """
     try:
         config = read(workdir)
@@ -292,28 +294,28 @@ def of_workdir(workdir: Path, anew: bool = False) -> ConfigDict:
 
 
 def _without_config(workdir: Path) -> str:
-    """What is wrong with a workdir that has no config.json."""
+    """Says what is wrong with a workdir that has no config.json."""
     if workdirs.has_checkpoints(workdir):
         return f"{workdir} has checkpoints, but no {workdirs.CONFIG} that says what they are of: restore it"
     return f"no checkpoint in {workdir}: it is no workdir (it has no {workdirs.CONFIG}); train first, with --config"
 
 
 def refuse_other(config: ConfigDict, workdir: Path) -> None:
-    """Raises `UserError` if the workdir was made by another config, naming keys that differ, or has checkpoints alone.
+    """Raises `UserError` if the workdir was made by another config, naming keys that differ, or has only checkpoints.
 
-    Where data lie may differ: `refuse_other_data` compares what they are.
+    The data's location may differ: `refuse_other_data` compares their content.
     """
     old = read(workdir)
     if old is None:
         if workdirs.has_checkpoints(workdir):
             raise UserError(f"{_without_config(workdir)}, or use another --workdir")
         return
-    there, here = flatten(old), flatten(config)
-    differ = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k) and not k.startswith(FREE))
-    if "data.source" in differ and examples.same_kind(there["data.source"], here["data.source"]):
+    stored, given = flatten(old), flatten(config)
+    differ = sorted(k for k in stored.keys() | given.keys() if stored.get(k) != given.get(k) and not k.startswith(FREE))
+    if "data.source" in differ and examples.same_kind(stored["data.source"], given["data.source"]):
         differ.remove("data.source")
     if differ:
-        changes = listed([f"{k} ({there.get(k)} there, {here.get(k)} here)" for k in differ], _NAMED)
+        changes = listed([f"{k} ({stored.get(k)} there, {given.get(k)} here)" for k in differ], _NAMED)
         raise UserError(
             f"{workdir} was made by another config: {changes}; give the same values, or --workdir without --config "
             "for its own, or another --workdir"
@@ -321,9 +323,10 @@ def refuse_other(config: ConfigDict, workdir: Path) -> None:
 
 
 def refuse_other_data(config: ConfigDict, identity: Identity | None, workdir: Path) -> None:
-    """Raises `UserError` if the data of the config are not those that the workdir is trained on.
+    """Raises `UserError` if the config's data are not the data that the workdir was trained on.
 
-    Not if `data.accept_changes` is set, or the workdir has no checkpoint. Where the data lie does not matter.
+    Does not raise if `data.accept_changes` is set, or the workdir has no checkpoint. The data's location does not
+    matter.
     """
     if identity is None or not workdirs.has_checkpoints(workdir):
         return
@@ -335,7 +338,7 @@ def refuse_other_data(config: ConfigDict, identity: Identity | None, workdir: Pa
 
 
 def _other_data(place: str, identity: Identity, workdir: Path) -> str:
-    """How the data differ from those of the workdir, '' if they do not."""
+    """Says how the data differ from the workdir's data; '' if they do not."""
     old = identities.read(workdir)
     if old is not None:
         changes = identities.difference(old, identity)

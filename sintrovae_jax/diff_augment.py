@@ -1,7 +1,7 @@
-"""Differentiable augmentation of what the encoder is given in training (docs/method.md, "Differentiable augmentation").
+"""Differentiable augmentation of the encoder's inputs in training (docs/method.md, "Differentiable augmentation").
 
-Each image is moved and erased in part with probability 1/2 each. Both are linear in the pixels, so that the gradient of
-the decoder's loss reaches generated images through them.
+Each image is shifted with probability 1/2, and partly erased with probability 1/2. Both are linear in the pixels, so
+the gradient of the decoder's loss reaches generated images through them.
 """
 
 import jax
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 PROBABILITY = 0.5
 _LARGEST_SHIFT = 1 / 8  # of the side, either way
-_LARGEST_AREA = 1 / 2  # of the image
-_ASPECT = 3.0  # of the sides of what is erased, at most
+_LARGEST_AREA = 1 / 2  # of the image, that is erased
+_ASPECT = 3.0  # the largest ratio of the erased rectangle's sides
 
 
 def augment(keys: jax.Array, images: jax.Array) -> jax.Array:
-    """Images [B, H, W, C], each augmented by its own key [B]. What moves in and what is erased is 0."""
+    """Augments images [B, H, W, C], each with its own key [B]. Uncovered and erased pixels are 0."""
     return jax.vmap(_one)(keys, images)
 
 
@@ -24,7 +24,7 @@ def _one(key, image):
 
 
 def image_shifted(key: jax.Array, image: jax.Array) -> jax.Array:
-    """An image [H, W, C] moved by up to an eighth of its sides, whole pixels, with probability 1/2."""
+    """With probability 1/2, an image [H, W, C] shifted by up to an eighth of its sides, by whole pixels."""
     due, where = jax.random.split(key)
     most = jnp.array([round(side * _LARGEST_SHIFT) for side in image.shape[:2]])
     offset = jax.random.randint(where, (2,), -most, most + 1)
@@ -33,7 +33,7 @@ def image_shifted(key: jax.Array, image: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def shift(image: jax.Array, offset: jax.Array) -> jax.Array:
-    """An image [H, W, C] moved down and right by `offset` [2], whole numbers; zeros move in."""
+    """An image [H, W, C] shifted down and right by `offset` [2], whole numbers; uncovered pixels are 0."""
     for axis in (0, 1):
         place = jnp.arange(image.shape[axis]) - offset[axis]
         inside = (place >= 0) & (place < image.shape[axis])
@@ -47,7 +47,7 @@ def _shift(image, offset):
 
 
 def _shift_back(offset, gradient):
-    # The transpose: the other way. Of a gather it would be a scatter, which is slow.
+    # The transpose is a shift the other way. The transpose of the gather would be a scatter, which is slow.
     return shift(gradient, -offset), None
 
 
@@ -55,7 +55,7 @@ shift.defvjp(_shift, _shift_back)
 
 
 def image_erased(key: jax.Array, image: jax.Array) -> jax.Array:
-    """An image [H, W, C] with a rectangle of zeros, of up to half of its area, with probability 1/2."""
+    """With probability 1/2, an image [H, W, C] with a rectangle of up to half its area set to 0."""
     due, *keys = jax.random.split(key, 5)
     area, aspect, y, x = (jax.random.uniform(k) for k in keys)
     area *= _LARGEST_AREA

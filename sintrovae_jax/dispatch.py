@@ -1,4 +1,4 @@
-"""A training step for all devices, and the parts of a config that it is made of."""
+"""A training step for all devices, and the objects that it is built from, as a config describes them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,16 +15,16 @@ from sintrovae_jax.train_step import train_step
 
 
 def suited(networks: Networks, devices: Sequence[jax.Device]) -> Networks:
-    """The networks in the form that is fastest on these devices: on TPUs on pairs of pixels, if the family can."""
+    """The networks in the form that is fastest on these devices: on TPUs they use pairs of pixels, if they can."""
     if devices[0].platform != "tpu":
         return networks
     return networks._replace(encoder=models.paired(networks.encoder), decoder=models.paired(networks.decoder))
 
 
 def on_devices(networks: Networks, static: Static, devices: Sequence[jax.Device] | None = None) -> parallel.Mapped:
-    """`train_step` over all devices: all its arguments but the key get a leading device axis.
+    """`train_step` over all devices: all its arguments except the key get a leading device axis.
 
-    devices: other devices to compile for.
+    devices: the devices to compile for; None: all devices of this run.
     """
     networks = suited(networks, devices or jax.devices())
     return parallel.pmap(functools.partial(train_step, networks, static), (0, 0, 0, None, 0), devices)

@@ -1,4 +1,4 @@
-"""Finding the files of weights that a user has downloaded. Nothing is downloaded here."""
+"""Finding files of weights that a user has downloaded. This module downloads nothing."""
 
 import os
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from sintrovae_jax.official import pth
 
 
 def find(key: str, configured: str, variable: str, names: Sequence[str], missing: str) -> Path:
-    """A file: `configured`, the value of a config's key, else what the environment variable names, else a usual place.
+    """The file that `configured`, the value of the config's key, names; or the environment variable; or a usual place.
 
-    Usual places are this project's cache, for an .npz and for the published file, whose name is the first of `names`,
-    and torch's, for any of the names. Raises `UserError` if there is none: `missing`, and where to put or name it.
+    The usual places are this project's cache, for the published file, which has the first of `names`, and for an .npz;
+    and torch's cache, for any of the names. Raises `UserError` if there is no file: `missing`, and where to put it.
     """
     ours = files.user_cache() / "sintrovae_jax" / names[0]
     for source, value in ((key, configured), (f"${variable}", os.environ.get(variable))):

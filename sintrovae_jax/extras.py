@@ -1,11 +1,11 @@
-"""What the extras of the package bring, and whether it is installed."""
+"""The packages that the extras of this package install, and checks that they are installed."""
 
 import importlib.util
 from collections.abc import Sequence
 
 from sintrovae_jax.errors import UserError
 
-# By the names that are imported. What needs them imports them late, so that the rest works without.
+# Import names. Code that needs these packages imports them late, so that the rest works without them.
 _TRAIN = (
     *("clu", "jinja2", "matplotlib", "PIL", "simplejpeg", "sklearn"),
     *("tensorboard", "tensorflow", "tensorflow_datasets", "tqdm"),
@@ -17,12 +17,12 @@ _WANDB = ("wandb",)
 
 
 def need_train() -> None:
-    """Raises `UserError`, naming the extra, if a part of `train` is not installed. Imports nothing."""
+    """Raises `UserError`, naming the extra, if a package of `train` is not installed. Imports nothing."""
     _need("train", _TRAIN)
 
 
 def need_report() -> None:
-    """The same for the parts of `train` that reports are made with."""
+    """The same for the packages of `train` that reports need."""
     _need("train", _REPORT)
 
 

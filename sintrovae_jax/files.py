@@ -1,7 +1,7 @@
 """Atomic writing of files, local and remote (gs://…).
 
-A local file is written under a temporary name in the same folder, then renamed. A remote object only appears once it is
-complete; what a library writes to a path is written to a local file first.
+A local file is written under a temporary name in the same folder, then renamed. A remote object appears only once it is
+complete; libraries that write to a path write to a local file first, which is then copied.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from etils import epath
 from sintrovae_jax.errors import Diverged, Interrupted, Unavailable, UserError
 from sintrovae_jax.parallel import first_line
 
-# What disks and networks do to a run. Libraries raise their own errors, which have the text of these.
+# The errors of disks and networks. Libraries raise errors of their own, which contain the text of these.
 _ERRNOS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO),
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE, errno.ENOTCONN),
@@ -33,14 +33,14 @@ HUB = "hf:"  # begins the name of a model on the Hugging Face Hub (`hub`)
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is outside of the local file systems."""
+    """Whether a path is outside the local file systems."""
     return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """For what writes to a path. Raises `Unavailable` instead of the errors of its disk or its bucket, whatever library
-    raises them; others pass.
+    """For code that writes to a path. Turns errors of its disk or bucket, whatever library raises them, into
+    `Unavailable`. Other errors pass.
     """
     try:
         yield
@@ -54,7 +54,7 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def storage_reason(error: BaseException) -> str:
-    """What the system says about a file in an error or in one that caused it; '' if it says nothing."""
+    """The operating system's reason in an error or in its causes; '' if there is none."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.strerror:
@@ -76,16 +76,16 @@ def replacing(path: Path) -> Iterator[Path]:
             path.write_bytes(local.read_bytes())
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield beside
-        os.replace(beside, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def refuse_other_encodings(path: str | os.PathLike[str]) -> None:
-    """Raises `UserError` for a path with bytes that are not UTF-8: Orbax can neither read nor write there."""
+    """Raises `UserError` for a path that is not UTF-8: Orbax can neither read nor write such paths."""
     try:
         os.path.abspath(os.fspath(path)).encode()
     except UnicodeEncodeError:
@@ -94,7 +94,7 @@ def refuse_other_encodings(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def new_folder(target: str | Path) -> Iterator[Path]:
-    """Yields a folder beside `target` to fill; it is renamed to `target` if the block succeeds, and removed if not.
+    """Yields a folder next to `target` to fill; it is renamed to `target` if the block succeeds, and removed if not.
 
     Raises `UserError` if the target exists and is not an empty folder, is remote, or cannot be written.
     """
@@ -104,22 +104,22 @@ def new_folder(target: str | Path) -> Iterator[Path]:
         raise UserError(f"{folder}: write to a local folder, then copy it")
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists already; choose another place")
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        beside.mkdir(parents=True)
-        yield beside
-        os.replace(beside, folder)
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, folder)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def resolved(path: str | os.PathLike[str]) -> str:
-    """The full path that a user means: absolute, with ~ expanded; what is remote (gs://…) stays as it is.
+    """The full path that a user means: absolute, with ~ expanded; remote paths (gs://…) are unchanged.
 
-    Every path that a user gives goes through here, alone or by `place`. Raises `UserError` for an empty path, and for ~
-    where there is no such home folder; also for a model on the Hub, which is no path: `inference.locate` knows it.
+    Every path that a user gives goes through this function, directly or by `place`. Raises `UserError` for an empty
+    path, for ~ without such a home folder, and for a model on the Hub, which is no path (see `inference.locate`).
     """
     path = os.fspath(path)
     if not path:
@@ -138,12 +138,12 @@ def resolved(path: str | os.PathLike[str]) -> str:
 
 
 def anchored(path: str) -> str:
-    """A path that means the same from every folder: a relative one made absolute. ~ and what is remote stay."""
+    """A path that means the same in every folder: relative paths become absolute, paths with ~ and remote ones stay."""
     return path if not path or path.startswith("~") or is_remote(path) else os.path.abspath(path)
 
 
 def place(path: str | os.PathLike[str]) -> Path:
-    """The path that a user gave, `resolved`, to work with: of `epath` if it is remote.
+    """The path that a user gave, `resolved`, as a `Path`; an `epath` path if it is remote.
 
     Raises `UserError` as `resolved` does, and for an unknown scheme.
     """
@@ -158,7 +158,7 @@ def place(path: str | os.PathLike[str]) -> Path:
 
 
 def user_cache() -> Path:
-    """The folder in which programs keep what can be made again. Raises `UserError` without a home folder."""
+    """The user's cache folder. Raises `UserError` if there is no home folder."""
     return place(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
@@ -171,7 +171,9 @@ def _without_listings(kind: str) -> None:
 
 
 def read_json(path: Path, most: int = 2**22) -> Any:
-    """What a JSON file says. Raises OSError; ValueError if it is none, too deep, or has more than `most` characters."""
+    """The content of a JSON file. Raises OSError; ValueError if it is no JSON, too deep or longer than `most`
+    characters.
+    """
     with path.open() as file:
         text = file.read(most + 1)
     if len(text) > most:
@@ -184,12 +186,12 @@ def read_json(path: Path, most: int = 2**22) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically. Raises `Unavailable` if it cannot be written."""
-    with storing(path), replacing(path) as beside:
-        beside.write_text(text)
+    with storing(path), replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def writable(folder: Path) -> None:
-    """Raises `UserError` if a folder cannot be written to, or not be created. Leaves nothing behind."""
+    """Raises `UserError` if a folder cannot be written to or created. Leaves nothing behind."""
     refuse_other_encodings(folder)
     try:
         if is_remote(folder):  # remote folders exist only with content
@@ -207,7 +209,7 @@ def writable(folder: Path) -> None:
 
 
 def move(folder: Path, to: Path) -> None:
-    """Moves a folder to a path that does not exist. Remote objects are all copied before the old ones are deleted."""
+    """Moves a folder to a path that does not exist. Copies all remote objects before deleting the old ones."""
     if not is_remote(folder):
         to.parent.mkdir(exist_ok=True)
         folder.rename(to)

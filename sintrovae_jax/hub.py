@@ -1,8 +1,7 @@
 """Models on the Hugging Face Hub: `hf:USER/NAME`, or `hf:USER/NAME@REVISION` with a branch, a tag or a commit.
 
-The files of an export (`FILES`), and no others, are downloaded into the cache of huggingface_hub, which is the extra
-`hub`. They are a stranger's, and read as such. Private models need the token that huggingface_hub knows of (`hf auth
-login`, or HF_TOKEN).
+Only the files of an export (`FILES`) are downloaded, into the cache of huggingface_hub (the extra `hub`). They may come
+from anyone and are not trusted. Private models need huggingface_hub's token (`hf auth login`, or HF_TOKEN).
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from sintrovae_jax import extras, files, workdirs
 from sintrovae_jax.errors import Unavailable, UserError
 from sintrovae_jax.parallel import first_line
 
-# Patterns of fnmatch, whose * also matches slashes: each ends with a name, or a kind of name, that an export has.
+# Patterns of fnmatch, whose * also matches slashes, so each ends with the name, or kind of name, of an export's file.
 _HEX = "[0-9a-f]" * 32
 _ARRAYS = ("manifest.ocdbt", f"d/{_HEX}")
 _ITEM = ("_METADATA", "commit_success.txt", *_ARRAYS, *(f"ocdbt.process_[0-9]*/{name}" for name in _ARRAYS))
@@ -49,9 +48,9 @@ def parse(text: str) -> Repository:
 
 
 def fetch(text: str) -> Path:
-    """The folder in the Hub's cache that has the files of an export of a repository, downloaded if need be.
+    """The folder in the Hub's cache with the files of a repository's export, downloaded if necessary.
 
-    What the cache has is used where the Hub is not reached. Raises `UserError` if there is no such repository or
+    Uses the files in the cache if the Hub cannot be reached. Raises `UserError` if there is no such repository or
     revision, it may not be read or has no model of this package; `Unavailable` if the Hub or the disk does not answer.
     """
     repository = parse(text)
@@ -71,7 +70,7 @@ def fetch(text: str) -> Path:
 
 
 def destination(text: str) -> Repository:
-    """The repository that is pushed to. Raises `UserError` for a revision: commits go on the main branch."""
+    """The repository to push to. Raises `UserError` for a revision: commits go to the main branch."""
     repository = parse(text)
     if repository.revision:
         raise UserError(f"{text}: a push is a commit on the main branch; give hf:{repository.name}")
@@ -79,10 +78,10 @@ def destination(text: str) -> Repository:
 
 
 def check(repository: Repository, private: bool) -> list[str] | None:
-    """The names of the files of a repository that is to be pushed to; None if it is not there yet.
+    """The names of the files in a repository to push to; None if it does not exist yet.
 
-    Raises `UserError` if nobody is logged in, the repository is public although a private one is asked for, or it has
-    something else than a model of this package; `Unavailable` if the Hub does not answer.
+    Raises `UserError` if nobody is logged in, if the repository is public although a private one is asked for, or if it
+    holds something other than a model of this package; `Unavailable` if the Hub does not answer.
     """
     extras.need_hub()
     import huggingface_hub
@@ -106,9 +105,9 @@ def check(repository: Repository, private: bool) -> list[str] | None:
 
 
 def push(folder: Path, repository: Repository, private: bool, message: str) -> str:
-    """Uploads the files of a folder as one commit, in which those of an earlier export go. Returns its address.
+    """Uploads the files of a folder as one commit, which deletes an earlier export's files. Returns its address.
 
-    Creates the repository if it is not there. Raises as `check` does, and `UserError` if the token may not write.
+    Creates the repository if it does not exist. Raises as `check` does, and `UserError` if the token may not write.
     """
     present = check(repository, private)
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -126,7 +125,7 @@ def push(folder: Path, repository: Repository, private: bool, message: str) -> s
 
 @contextlib.contextmanager
 def _reporting(repository: Repository) -> Iterator[None]:
-    """For calls of huggingface_hub: their errors become a line, and it prints no warnings."""
+    """For calls of huggingface_hub: turns their errors into one line, and keeps it from printing warnings."""
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()
@@ -135,19 +134,19 @@ def _reporting(repository: Repository) -> Iterator[None]:
         yield
     except (UserError, Unavailable):
         raise
-    except Exception as error:  # its own, httpx's, hf_xet's, and those of the disk
+    except Exception as error:  # huggingface_hub's, httpx's, hf_xet's and the disk's
         raise _explained(repository, error) from error
     finally:
         logging.set_verbosity(before)
 
 
 def _explained(repository: Repository, error: Exception) -> UserError | Unavailable:
-    """What is said of an error of huggingface_hub."""
+    """The error to raise for an error of huggingface_hub."""
     from huggingface_hub import constants, errors
 
     at, log_in = constants.ENDPOINT, "log in with `hf auth login`, or set HF_TOKEN"
     if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # what kept it from downloading, or a file from being uploaded
+        error = error.__cause__  # the reason why a download or an upload failed
     said: dict[type[Exception], str] = {
         errors.GatedRepoError: f"is open to those alone whom its owner lets in: ask on {at}/{repository.name}",
         errors.RepositoryNotFoundError: f"is not at {at}, or is private and not yours to read: {log_in}",
@@ -168,7 +167,7 @@ def _explained(repository: Repository, error: Exception) -> UserError | Unavaila
 
 
 def _refused(repository: Repository, at: str, error: Any) -> UserError | Unavailable:
-    """What is said of a status of HTTP."""
+    """The error to raise for an HTTP status."""
     status, said = error.response.status_code, " ".join((error.server_message or "").split())
     if status == 401:
         return UserError(f"{repository}: {at} does not take this token: `hf auth login` again, or set another HF_TOKEN")

@@ -23,22 +23,22 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 class Estimate(NamedTuple):
-    """In nats, float32 [B] each."""
+    """The estimates in nats, float32 [B] each."""
 
     log_likelihood: jax.Array  # log p(x)
-    elbo: jax.Array  # the mean of the K logarithms of importance weights
+    elbo: jax.Array  # the mean of the logarithms of the K importance weights
 
 
 class Sums(NamedTuple):
     """Over the importance samples so far, float32 [B] each."""
 
-    highest: jax.Array  # logarithm of a weight
-    total: jax.Array  # of exp(weight - highest), which cannot overflow
-    mean_log: jax.Array  # a running mean: a sum of thousands of large numbers would lose digits
+    highest: jax.Array  # the largest logarithm of a weight
+    total: jax.Array  # the sum of exp(log weight - highest), which cannot overflow
+    mean_log: jax.Array  # the mean log weight, as a running mean: a sum of thousands of large numbers would lose digits
 
 
 def no_samples(count: int) -> Sums:
-    """The sums of `count` examples before the first sample."""
+    """The sums for `count` examples before the first sample."""
     zero = jnp.zeros(count)
     return Sums(zero - jnp.inf, zero, zero)
 
@@ -57,9 +57,9 @@ def add_samples(
 ) -> Sums:
     """Adds the samples [first, stop), which may be traced. Holds one at a time: memory does not grow with their number.
 
-    decode: z [B, Z], keys [B] for a decoder's noise -> x̂ [B, ...]. x: [B, ...]. posterior: q(z|x). keys: [B]; the
-    samples of an example depend on its key and their numbers alone. std: of p(x|z). log_prior: ln p(z) + Z/2·ln 2π of z
-    [B, Z].
+    decode: z [B, Z], keys [B] for a decoder's noise -> x̂ [B, ...]. x: [B, ...]. posterior: q(z|x). keys: [B]; an
+    example's samples depend only on its key and their numbers. std: the standard deviation of p(x|z). log_prior: z
+    [B, Z] -> ln p(z) + Z/2·ln 2π.
     """
     mean, logvar = (a.astype(jnp.float32) for a in posterior)
     dimensions = math.prod(x.shape[1:])
@@ -90,7 +90,7 @@ def estimate(sums: Sums, samples: Scalar) -> Estimate:
 def observation_std(objective: ConfigDict) -> float:
     """The std of p(x|z) for which `config.objective`'s β_rec·rec + β_kl·kl is β_kl times -ELBO: sqrt(β_kl / 2 β_rec).
 
-    NaN if there is none: a term has no weight, or the reconstruction error is not that of a Gaussian.
+    NaN if there is none, because a term has weight 0 or the reconstruction error is not a Gaussian's (mse).
     """
     beta_kl = 1.0 if objective.name == "intro" else objective.beta_kl  # IntroVAE's KL of real data has no weight
     if objective.reconstruction != "mse" or not (objective.beta_rec > 0 and beta_kl > 0):
@@ -99,5 +99,5 @@ def observation_std(objective: ConfigDict) -> float:
 
 
 def bits_per_dimension(log_likelihood: float, dimensions: int) -> float:
-    """-log2 p(x) / D of images with 256 levels: from nats of their density on [0, 1], 8 bits - log2 p(x) / D."""
+    """-log2 p(x) / D of images with 256 levels. log_likelihood: log density on [0, 1], in nats; levels add 8 bits."""
     return 8 - log_likelihood / (dimensions * math.log(2))

@@ -36,7 +36,7 @@ PRETRAINED = Path(__file__).with_name("pretrained")  # models that come with the
 
 
 def from_state(config: ConfigDict, networks: train_state.Networks, host_state: train_state.TrainState) -> Model:
-    """The model of a training state without device axis (`parallel.unreplicate`)."""
+    """The model of a training state without a device axis (`parallel.unreplicate`)."""
     return _model(config, int(host_state.step), networks, host_state.best_variables)
 
 
@@ -57,15 +57,15 @@ def load(
     """Rebuilds a trained model from its workdir alone, on any devices.
 
     path: a workdir, its `checkpoints` folder, or one checkpoint (`checkpoints/STEP`), local or remote (gs://…, which
-    needs TensorFlow or gcsfs); 'pretrained:NAME', a model that comes with the package; or 'hf:USER/NAME', perhaps with
-    '@REVISION', one on the Hugging Face Hub (which needs the extra `hub`). step: the step of a checkpoint; 'best': the
-    best stored one by the metric `config.checkpoint.best`; 'latest' or None: the newest. ema: the averaged networks if
-    the run has them; False: the networks as trained. batch_norm: BatchNorm's averages: 'running'; 'standing', which the
-    workdir keeps of evaluations; None: what `eval.batch_norm` of its config names, but running ones if it keeps no
-    others of these networks. trust: evaluations may run the code that the config of the workdir names
-    (`eval.features=MODULE:FUNCTION`); loading runs none. Raises `UserError` if there is no such workdir or checkpoint,
-    or if it cannot be read or holds another model than its config describes; `Unavailable` if remote storage or the Hub
-    does not answer.
+    needs TensorFlow or gcsfs); 'pretrained:NAME', a model that comes with the package; or 'hf:USER/NAME', optionally
+    with '@REVISION', a model on the Hugging Face Hub (which needs the extra `hub`). step: the step of a checkpoint;
+    'best': the best stored checkpoint by the metric `config.checkpoint.best`; 'latest' or None: the newest. ema: True:
+    the averaged networks if the run has them; False: the networks as trained. batch_norm: BatchNorm's averages:
+    'running'; 'standing', which evaluations keep in the workdir; None: those that its config names (`eval.batch_norm`),
+    or running averages if the workdir keeps no standing ones of these networks. trust: lets evaluations run the code
+    that the workdir's config names (`eval.features=MODULE:FUNCTION`); loading runs none. Raises `UserError` if there is
+    no such workdir or checkpoint, if it cannot be read, or if it holds another model than its config describes;
+    `Unavailable` if remote storage or the Hub does not answer.
     """
     if batch_norm not in (None, "running", "standing"):
         raise UserError(f"batch_norm={batch_norm!r} is none of running, standing")
@@ -86,7 +86,7 @@ def load(
 
 
 def _averaged(model: Model, workdir: Path, batch_norm: str | None) -> Model:
-    """The model, which has running averages, with those that are asked for (`load`)."""
+    """The model, which has running averages, with the averages that are asked for (`load`)."""
     wanted = batch_norm or model.config.eval.batch_norm
     kept = standing.read(model, workdir) if wanted == "standing" and standing.has_batch_norm(model) else None
     if batch_norm == "standing" and kept is None:
@@ -100,7 +100,7 @@ def _averaged(model: Model, workdir: Path, batch_norm: str | None) -> Model:
 def locate(path: str | Path, step: int | str | None = None) -> tuple[Path, int | str | None]:
     """Splits a path of `load` into the workdir and the step. A model on the Hub is downloaded.
 
-    Raises `UserError` for an impossible path or step, and what `hub.fetch` raises.
+    Raises `UserError` for an impossible path or step, and the errors of `hub.fetch`.
     """
     step = None if step == "latest" else step
     if step is not None and step != "best":
@@ -187,7 +187,7 @@ def _chosen(config: ConfigDict, checkpoints: checkpoint.Checkpoints, workdir: Pa
 
 
 def described(config: ConfigDict, workdir: Path) -> tuple[train_state.Networks, train_state.TrainState]:
-    """The networks of a workdir's config, and the shapes of their state. Raises `UserError` if there can be none."""
+    """The networks of a workdir's config, and the shapes of their state. Raises `UserError` if they cannot be built."""
     try:
         networks, _, create = dispatch.from_config(config)
         return networks, jax.eval_shape(create)

@@ -11,14 +11,14 @@ from sintrovae_jax.errors import UserError
 
 
 class Check(NamedTuple):
-    """fits: value -> bool. says: the requirement, as the end of a message that begins with 'KEY=VALUE '."""
+    """fits: value -> bool. says: the requirement, the end of a message that begins with 'KEY=VALUE '."""
 
     fits: Callable[[Any], bool]
     says: str
 
 
 class Key(NamedTuple):
-    """default: what a recipe starts from. about: the meaning, with the unit. check: the allowed values; None: all."""
+    """default: the value that recipes start from. about: the meaning, with the unit. check: the allowed values."""
 
     default: Any
     about: str = ""
@@ -87,31 +87,31 @@ def check(keys: dict[str, Key], values: dict[str, Any]) -> None:
             raise UserError(f"{name}={shown} {key.check.says}")
 
 
-_LIKE = 0.75  # the least likeness of a key to one that does not exist for which it is named
-_NAMED = 3  # keys that a hint names, at most
+_LIKE = 0.75  # the least likeness to an unknown key at which a hint names a key
+_NAMED = 3  # the most keys that a hint names
 
 
 def hint(name: str, known: Mapping[str, Key]) -> str:
-    """The end of a message on a key that does not exist: the keys that were likely meant, or those of its section."""
+    """The end of a message about an unknown key: the keys that were probably meant, or the keys of its section."""
     section = name if any(key.startswith(f"{name}.") for key in known) else name.rpartition(".")[0]
     inside = [key.removeprefix(f"{section}.") for key in known if section and key.rpartition(".")[0] == section]
     if inside and section == name:
         return f"it is a section, of {', '.join(inside)}"
     likeness = {}
     for key, meaning in known.items():
-        there = key.startswith(f"{section}.")
-        # Of other keys than the section's the meaning says too little.
-        likeness[key] = _likeness(name, key, meaning.about if there or not inside else "") + 0.2 * there
+        same_section = key.startswith(f"{section}.")
+        # In other sections, a word of the meaning says too little about what was meant.
+        likeness[key] = _likeness(name, key, meaning.about if same_section or not inside else "") + 0.2 * same_section
     best = max(likeness.values())
     if best >= _LIKE:
         near = [key for key, like in likeness.items() if like > best - 0.03]
-        near = sorted(near, key=lambda key: isinstance(known[key].default, tuple))[:_NAMED]  # of one value first
+        near = sorted(near, key=lambda key: isinstance(known[key].default, tuple))[:_NAMED]  # single values first
         return f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}"
     return f"{section} has {', '.join(inside)}" if inside else "none is like it: sintrovae_jax/schema.py has them all"
 
 
 def _likeness(name: str, key: str, about: str) -> float:
-    """How likely the key `key` was meant by `name`, from 0 to 1.2. Of both, the last parts alone count."""
+    """How likely `name` was meant to be the key `key`, from 0 to 1.2. Only the last parts of both count."""
     name, key = name.rpartition(".")[2].lower(), key.rpartition(".")[2]
     letters, initials = key.replace("_", ""), "".join(word[0] for word in key.split("_"))
     words = {word for word in _words(name) if len(word) > 1}

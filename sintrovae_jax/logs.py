@@ -1,4 +1,4 @@
-"""Where the metrics of a run go: metrics.csv, TensorBoard, and the terminal."""
+"""Writing the metrics of a run: to metrics.csv, TensorBoard, and the terminal."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from sintrovae_jax.objectives import kl_gap
 from sintrovae_jax.parallel import first_line
 
 log = logging.getLogger(__name__)
-_COLUMNS = ("step", "seconds", "examples_per_second")  # that are read again
+_COLUMNS = ("step", "seconds", "examples_per_second")  # the columns that are read again
 _REWRITES = 30  # seconds between two writes of a remote metrics.csv
 
 
@@ -36,9 +36,9 @@ def setup(main: bool) -> None:
 
 
 def summarise(window: Sequence[Mapping[str, Array]]) -> dict[str, float | None]:
-    """Means of a window of host terms {name: [sum, count, first bad]} by name; None for a term that no step had.
+    """{name: mean} over a window of host terms {name: [sum, count, first bad]}; None for a term that no step computed.
 
-    kl_gap is that of training batches; results.json has that of test images (`evaluators.latents`).
+    This kl_gap is of training batches; results.json has the one of test images (`evaluators.latents`).
     """
     out: dict[str, float | None] = {}
     for name in window[0]:
@@ -64,15 +64,15 @@ class Clock:
         return time.monotonic() - self._start
 
     def count(self, examples: int) -> None:
-        """Counts examples that were trained on."""
+        """Counts training examples."""
         self._stretch += examples
 
     def resume(self) -> None:
-        """Training continues after compilation, an evaluation, figures or a save."""
+        """Call this when training continues after compilation, an evaluation, figures or a save."""
         self._stretch, self._mark = 0, time.monotonic()
 
     def pause(self) -> float | None:
-        """Training is interrupted. Returns the examples per second since `resume`, None without examples."""
+        """Call this when training pauses. Returns the examples per second since `resume`; None without examples."""
         busy = time.monotonic() - self._mark
         self._examples, self._busy = self._examples + self._stretch, self._busy + busy
         return self._stretch / busy if self._stretch else None
@@ -83,11 +83,11 @@ class Clock:
 
 
 class Metrics:
-    """Writes one row per log step to metrics.csv and TensorBoard. Raises `Unavailable` where that fails.
+    """Writes one row per log step to metrics.csv and TensorBoard. Raises `Unavailable` if that fails.
 
-    Rows past `step` are from a run that was killed, and are dropped. A remote file cannot be appended to: metrics.csv
-    is then rewritten every half minute, and by `flush`. others: `clu.metric_writers.MetricWriter`s that are written to
-    as TensorBoard is.
+    Rows past `step` are from a run that was killed, and are dropped. Remote files cannot be appended to, so a remote
+    metrics.csv is rewritten every half minute, and by `flush`. others: `clu.metric_writers.MetricWriter`s that get the
+    same data as TensorBoard.
     """
 
     def __init__(self, workdir: Path, step: int, others: Sequence[Any] = ()):
@@ -101,7 +101,7 @@ class Metrics:
             self._rewrite()
 
     def seconds(self) -> float:
-        """The `seconds` of the last row, 0 without one."""
+        """The `seconds` of the last row; 0 if there are no rows."""
         return float(self._rows[-1]["seconds"]) if self._rows else 0.0
 
     def rate(self) -> float | None:
@@ -124,7 +124,7 @@ class Metrics:
         self.scalars(step, {k: float(v) for k, v in cells.items() if v and k != "step"})
 
     def flush(self) -> None:
-        """Writes pending rows. To be called before a checkpoint is saved, so that its rows are not missing.
+        """Writes pending rows. Call this before a checkpoint is saved, so that its rows are not missing.
 
         A failed write is retried later: a bucket that is unavailable for a while is no reason to end a run.
         """
@@ -138,13 +138,13 @@ class Metrics:
             log.warning("%s; trying again later", first_line(error))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Writes values to TensorBoard and the other writers only."""
+        """Writes values to TensorBoard and the other writers, but not to metrics.csv."""
         if self._writer:
             with files.storing(self._events):
                 self._writer.write_scalars(step, values)
 
     def figures(self, step: int, paths: dict[str, Path]) -> None:
-        """Writes PNG files to TensorBoard and the other writers, by name."""
+        """Writes PNG files {name: path} to TensorBoard and the other writers."""
         if self._writer:
             with files.storing(self._events):
                 self._writer.write_images(step, {name: _pixels(path)[None] for name, path in paths.items()})
@@ -171,7 +171,7 @@ class Metrics:
 def read(workdir: Path) -> list[dict[str, str]]:
     """The rows of a workdir's metrics.csv, without an incomplete last line that a kill may have left.
 
-    Raises `UserError` if it is none.
+    Raises `UserError` if the file holds no metrics.
     """
     path = workdir / workdirs.METRICS
     if not path.exists():
@@ -197,7 +197,7 @@ def _pixels(path):
 
 
 def _writer(workdir, others):
-    """clu's writer to TensorBoard and to others of clu's, or None if TensorFlow is not installed."""
+    """A clu writer to TensorBoard and the other writers; None if TensorFlow is not installed."""
     try:
         from clu import metric_writers
     except ImportError as error:
@@ -219,7 +219,7 @@ class Progress:
             self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True)
 
     def advance(self, steps: int, *, quiet: bool = False) -> None:
-        """Counts steps that the devices have been given. Logs a line after a while without one, unless quiet."""
+        """Counts steps that were sent to the devices. Logs a line if the last one was a while ago, unless quiet."""
         self._step += steps
         if self._bar:
             self._bar.update(steps)

@@ -32,7 +32,7 @@ from sintrovae_jax import config as configs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import plan
 
-log = logging.getLogger("sintrovae_jax.main")  # also where __name__ is __main__
+log = logging.getLogger("sintrovae_jax.main")  # also if __name__ is "__main__"
 _USAGE = "[--config RECIPE] [--workdir DIR] [--mode MODE] [--config.KEY=VALUE ...]"
 MODES = ("train", "eval", "sample", "reconstruct", "interpolate", "report", "plan")
 
@@ -48,15 +48,15 @@ class Options(NamedTuple):
     explain: bool = False
     step: int | str | None = None
     classes: tuple[int, ...] = ()
-    recipe: provenance.Recipe | None = None  # train: of --config
+    recipe: provenance.Recipe | None = None  # train: the recipe of --config
 
 
 @seeds.pinned()
 def run(mode: str, config: ConfigDict, workdir: Path, options: Options = Options()) -> None:  # noqa: B008
     """Runs one mode on one workdir, after as many checks as possible without importing TensorFlow or writing anything.
 
-    `report` reads the workdir alone, which may have no config. Raises `UserError` for the user's mistakes, and what
-    `train` raises.
+    `report` needs only the workdir, which may have no config. Raises `UserError` for the user's mistakes, and the
+    errors of `train`.
     """
     if mode == "report":
         _check_options(mode, options)
@@ -117,8 +117,8 @@ def _check_mode(mode: str, config: ConfigDict) -> None:
 
 def _check_options(mode: str, options: Options) -> None:
     """Raises `UserError` for an option of another mode, which would be ignored."""
-    of = {"interpolation": "interpolate", "topology": "plan", "level": "plan", "explain": "plan"}
-    for name, needed in of.items():
+    modes = {"interpolation": "interpolate", "topology": "plan", "level": "plan", "explain": "plan"}
+    for name, needed in modes.items():
         if getattr(options, name) != getattr(Options(), name) and mode != needed:
             raise UserError(f"--{name} is for --mode {needed}, not {mode}")
     if options.step is not None and mode in ("train", "plan"):
@@ -153,7 +153,7 @@ def _check_classes(mode: str, config: ConfigDict, options: Options) -> None:
 
 
 def _classes(text: str | None) -> tuple[int, ...]:
-    """The labels that --class gives."""
+    """The labels of --class."""
     if text is None:
         return ()
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text, re.ASCII):
@@ -164,34 +164,41 @@ def _classes(text: str | None) -> tuple[int, ...]:
 def _parser() -> cli.Parser:
     parser = cli.Parser("main", _USAGE, "Trains a recipe, or uses a model that it has trained.", recipe=True)
     parser.add_argument(
-        "--workdir", metavar="DIR", help="the folder of the run (default: runs/NAME), which knows its config"
+        "--workdir", metavar="DIR", help="the folder of the run, which keeps its config (default: runs/NAME)"
     )
     own = sorted({mode for family in models.FAMILIES.values() for mode in family.modes} - set(MODES))
-    parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; of some families {', '.join(own)}")
-    parser.add_argument("--step", help="modes that read a checkpoint: its step, best or latest (the default)")
+    parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; for some families also {', '.join(own)}")
+    parser.add_argument("--step", help="for modes that read a checkpoint: its step, best or latest (the default)")
     parser.add_argument(
         "--compilation-cache",
         metavar="DIR",
         default="",
-        help=f"keeps compiled programs (default: below ~/.cache); {compile_cache.OFF}: keeps none",
+        help=f"folder for compiled programs (default: below ~/.cache); {compile_cache.OFF}: keep none",
     )
-    parser.add_argument("--a", default="", help="interpolate, translate: an image's file, or a test example's index")
-    parser.add_argument("--b", default="", help="the other one")
-    parser.add_argument("--interpolation", metavar="PATH", default="linear", help="linear, spherical; style: of styles")
+    parser.add_argument("--a", default="", help="interpolate, translate: an image file, or the index of a test example")
+    parser.add_argument("--b", default="", help="the other image file or index")
+    parser.add_argument(
+        "--interpolation",
+        metavar="PATH",
+        default="linear",
+        help="linear or spherical; for style-based models also style",
+    )
     parser.add_argument(
         "--class",
         dest="classes",
         metavar="LABELS",
-        help="of conditional models: labels to sample, as 7 or 1,3; or of --a and --b",
+        help="for conditional models: the labels to sample, as 7 or 1,3; or the labels of --a and --b",
     )
-    parser.add_argument("--topology", metavar="CHIPS", default="", help="plan: for these, such as v5e:4x8 or h100:8")
+    parser.add_argument(
+        "--topology", metavar="CHIPS", default="", help="plan: the chips to plan for, such as v5e:4x8 or h100:8"
+    )
     parser.add_argument("--level", type=int, help="plan: only this level of networks that grow")
     parser.add_argument("--explain", action="store_true", help="plan: explain the memory traffic")
     return parser
 
 
 def _main_report(args: argparse.Namespace, overrides: dict[str, str | None], workdir: Path | None) -> None:
-    """--mode report, which takes a workdir alone. Raises `UserError` for what it would ignore."""
+    """--mode report, which takes only a workdir. Raises `UserError` for options that it would ignore."""
     if overrides:
         raise UserError(f"--mode report changes nothing: it takes no --config.{next(iter(overrides))}")
     given = [n for n in ("step", "a", "b", "classes", "compilation_cache", "topology", "level") if getattr(args, n)]
@@ -203,7 +210,7 @@ def _main_report(args: argparse.Namespace, overrides: dict[str, str | None], wor
 
 
 def main(argv: list[str]) -> None:
-    """The command line. Raises what `run` raises."""
+    """The command line. Raises the errors of `run`."""
     arguments, overrides = cli.split(argv[1:])
     args = _parser().parse(arguments)
     workdir = files.place(args.workdir) if args.workdir else None
@@ -214,7 +221,7 @@ def main(argv: list[str]) -> None:
     recipe = provenance.Recipe(args.config, configs.flatten(config)) if args.config else None
     config = configs.override(config, overrides)
     step = None if args.step is None else workdirs.step_of(args.step)
-    if args.mode != "plan":  # which reads what only a fresh program tells
+    if args.mode != "plan":  # a plan reads the analysis of a freshly compiled program
         compile_cache.enable(args.compilation_cache)
     ends = (args.a, args.b, args.interpolation)
     options = Options(*ends, args.topology, args.level, args.explain, step, _classes(args.classes), recipe)

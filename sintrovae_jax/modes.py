@@ -1,4 +1,4 @@
-"""The modes that use a trained model: eval, sample, reconstruct, interpolate, and those of its family."""
+"""The modes that use a trained model: eval, sample, reconstruct, interpolate, and its family's own modes."""
 
 import dataclasses
 import functools
@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Ends(NamedTuple):
-    """The arguments of `interpolate` and `translate`: two image files or test indices ("": some test images), and the
-    path of an interpolation; of conditional models the labels to sample, or of both ends.
+    """The arguments of `interpolate` and `translate`.
+
+    a, b: two image files or test indices; "": some test images. path: of an interpolation. classes: for conditional
+    models, the labels to sample, or the labels of both ends.
     """
 
     a: str = ""
@@ -38,7 +40,7 @@ class Ends(NamedTuple):
 
 
 class _Lazy:
-    """A source that is built when something of it is asked for: many modes need no data."""
+    """A source that is built when it is first used, because many modes need no data."""
 
     def __init__(self, build: Callable[[], Source]) -> None:
         self._build = functools.cache(build)
@@ -60,9 +62,9 @@ def run(
 ) -> None:
     """Loads a checkpoint of a workdir and runs the mode.
 
-    The config of the command line may name other evaluators or sample counts than that of training. step: as
-    `inference.load` takes it. Raises `UserError` if there is no such checkpoint, or the mode needs data that are not
-    there, or not those of training (`config.refuse_other_data`).
+    The command line's config may name other evaluators or sample counts than the config of training. step: as in
+    `inference.load`. Raises `UserError` if there is no such checkpoint, or if the mode needs data that are missing or
+    are not the data of training (`config.refuse_other_data`).
     """
     model = dataclasses.replace(inference.load(workdir, step, batch_norm="running"), config=config)
     if parallel.is_main():
@@ -72,7 +74,7 @@ def run(
         source = _lazy(functools.partial(scoring.source_of, model, source))
         for path in _written(mode, model, source, workdir, ends):
             log.info("wrote %s", path)
-    parallel.from_main(0)  # the others wait: at exit they would give up on it after five minutes
+    parallel.from_main(0)  # the others wait: at exit they would give up on the main process after 5 minutes
 
 
 def _source(config: ConfigDict, workdir: Path) -> Source:
@@ -106,9 +108,9 @@ def _eval(model, source, workdir):
 
 
 def _sample(model, source, workdir, classes):
-    """samples.npz (x, z, of a conditional model labels) with `eval.num_samples` samples, and a figure of the first.
+    """Writes `eval.num_samples` samples to samples.npz (x, z and, for conditional models, labels), and a figure.
 
-    classes: the labels to sample, in turn; () for all.
+    classes: the labels to sample, in turn; () for all labels.
     """
     config = model.config
     z = np.asarray(model.prior(config.seed, config.eval.num_samples))
@@ -116,8 +118,8 @@ def _sample(model, source, workdir, classes):
     known: dict[str, Any] = {} if labels is None else {"labels": labels}
     x = model.sample(config.seed, len(z), config.eval.truncation, labels)
     path = workdir / workdirs.SAMPLES
-    with files.storing(path), files.replacing(path) as beside:
-        np.savez(beside, x=np.asarray(x), z=z, **known)
+    with files.storing(path), files.replacing(path) as temporary:
+        np.savez(temporary, x=np.asarray(x), z=z, **known)
     folder = workdir / workdirs.FIGURES
     return figures.samples(model, source, folder, truncation=config.eval.truncation, classes=classes)
 
@@ -127,7 +129,7 @@ def _reconstruct(model, source, workdir):
 
 
 def _interpolate(model, source, workdir, ends):
-    """interpolations.png between test images, or interpolation.png between the two given ones."""
+    """Writes interpolations.png between test images, or interpolation.png between the two given images."""
     folder = workdir / workdirs.FIGURES
     if not ends.named:
         return figures.interpolations(model, source, folder, path=ends.path)
@@ -137,15 +139,15 @@ def _interpolate(model, source, workdir, ends):
 
 
 def _labels(model, source, ends):
-    """The labels [1] of both ends: those of --class, else of test images; None each for models without labels."""
+    """The labels [1] of both ends, from --class or the test set; None for each if the model takes no labels."""
     if ends.classes:
         return tuple(np.array([label], np.int32) for label in ends.classes)
     if not model.config.model.classes:
         return None, None
     if not all(map(_is_index, ends.named)):
         raise UserError("of an image file the label is not known: add --class A,B, the labels of --a and --b")
-    of_test = of_labels(source).labels[1]
-    return tuple(of_test[int(end) : int(end) + 1] for end in ends.named)
+    test_labels = of_labels(source).labels[1]
+    return tuple(test_labels[int(end) : int(end) + 1] for end in ends.named)
 
 
 def _is_index(end: str) -> bool:

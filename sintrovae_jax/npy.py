@@ -1,4 +1,4 @@
-"""NumPy's files, .npz and .npy, read as arrays alone: no pickles, and no more memory than is allowed."""
+"""Reading NumPy's .npz and .npy files: arrays only, no pickles, and no more memory than is allowed."""
 
 import io
 import math
@@ -8,13 +8,13 @@ from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
-ALONE = "x"  # the name of the array of an .npy
+ALONE = "x"  # the name that an .npy's array gets
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _WRITTEN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # NumPy's ways to compress; others cannot be read piece by piece
 
 
 class _Stored(NamedTuple):
-    """An array of a file. size: the bytes of the file that are kept for it, with its header."""
+    """An array in a file. size: its bytes in the file, including the header."""
 
     open: Callable[[], IO[bytes]]
     size: int
@@ -25,9 +25,9 @@ def load(
 ) -> dict[str, np.ndarray]:
     """The arrays of an .npz by name, or {'x': the array} of an .npy.
 
-    file: can be sought in. choose: from the names of all arrays to those that are read. check: is called with the bytes
-    that these take together, before any is allocated, and raises what it likes if they are too many. Also raises what
-    `choose` raises, and what numpy, zipfile and zlib raise for other files.
+    file: seekable. choose: (names of all arrays) -> names of the arrays to read. check: called with the bytes that
+    these take together, before anything is allocated; raises if they are too many. Raises the errors of `check`,
+    `choose`, and of numpy, zipfile and zlib for other files.
     """
     stored = _stored(file)
     chosen = {name: stored[name] for name in choose(list(stored))}
@@ -36,7 +36,7 @@ def load(
 
 
 def load_npz(data: bytes, most: int = 2**31) -> dict[str, np.ndarray]:
-    """All arrays of an .npz's contents. Raises as `load` does; `ValueError` for an .npy and more than `most` bytes."""
+    """All arrays of an .npz's bytes. Raises as `load` does; `ValueError` for an .npy or more than `most` bytes."""
 
     def check(size: int) -> None:
         if size > most:
@@ -69,7 +69,7 @@ def _again(file: BinaryIO) -> BinaryIO:
 
 
 def _bytes(name: str, stored: _Stored) -> int:
-    """The memory that an array takes, by its header. Raises `ValueError` if the file holds less."""
+    """The memory that an array takes, according to its header. Raises `ValueError` if the file holds less."""
     file = stored.open()
     shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
     if dtype.hasobject:

@@ -2,11 +2,11 @@
 
 Soft-IntroVAE: Daniel & Tamar, CVPR 2021, arXiv 2012.13253. IntroVAE: Huang et al., NeurIPS 2018, arXiv 1807.06358.
 
-A training step computes `Terms` of a batch x and of the decoder's outputs, recon = D(z) with z ~ q(z|x) and
-fake = D(z_p) with z_p from the prior. An objective is up to three functions of these terms, in the table `OBJECTIVES`:
-one of the terms of real data alone, for both networks, one for the encoder and one for the decoder. Every term is one
-number per example (shape [B]), *summed* over the example's dimensions and computed in float32 whatever the networks
-compute in.
+A training step computes the `Terms` of a batch x and of the decoder's outputs: recon = D(z) with z ~ q(z|x), and
+fake = D(z_p) with z_p from the prior. The table `OBJECTIVES` defines each objective by up to three losses: one for both
+networks, which uses only the terms of real data, one for the encoder and one for the decoder. Every term is one number
+per example (shape [B]), *summed* over the example's dimensions and computed in float32, whatever precision the networks
+use.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ def _per_example(errors: jax.Array) -> jax.Array:
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """x in float32, or in its own type if wider. Keeps losses and statistics of bfloat16 networks in float32."""
+    """x in float32, or in its own dtype if wider. Keeps losses and statistics of bfloat16 networks in float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -61,8 +61,8 @@ def kl(
 ) -> jax.Array:
     """KL( N(mean, exp(logvar)) || N(0, prior_std² I) ) per example, in nats.
 
-    mean, logvar: [B, Z]. prior_std: of all dimensions, or one for each, [1, Z]. weights: [Z], multiplies each latent
-    dimension's KL (default: ones). Returns [B].
+    mean, logvar: [B, Z]. prior_std: one number for all dimensions, or one per dimension, [1, Z]. weights: [Z], the
+    factor of each latent dimension's KL (default: ones). Returns [B].
     """
     mean, logvar = at_least_float32(mean), at_least_float32(logvar)
     prior_var = jnp.asarray(prior_std, mean.dtype) ** 2
@@ -73,7 +73,7 @@ def kl(
 
 
 def kl_gap(kl_real: float, kl_fake: float, kl_recon: float) -> float:
-    """How far the mean KLs of samples and reconstructions both stay above that of real data; below 0, lower β_neg."""
+    """The smaller mean KL of samples and reconstructions, minus the mean KL of real data; below 0, lower β_neg."""
     return min(kl_fake, kl_recon) - kl_real
 
 
@@ -97,8 +97,8 @@ class Hyper(NamedTuple):
 class Terms(NamedTuple):
     """The terms of all objectives, [B] each; KLs in nats, errors in their own units (squared error for mse).
 
-    rec: the reconstruction error of an image, decoded from a sample of its posterior. kl: KL(posterior || prior). Terms
-    that a loss does not use may stay 0.
+    rec: the reconstruction error of an image that was decoded from a sample of its posterior. kl: KL(posterior ||
+    prior). Terms that a loss does not use may stay 0.
     """
 
     rec_real: jax.Array | float = 0.0
@@ -161,18 +161,18 @@ Loss = Callable[[Terms, Hyper], jax.Array]
 
 
 class Objective(NamedTuple):
-    """Losses to minimise, functions (Terms, Hyper) -> scalar, and the names of what is logged of a step.
+    """Losses to minimise, functions (Terms, Hyper) -> scalar, and the names of the values that a step logs.
 
-    `real` has only the terms of real data. Both networks minimise it in the VAE phase, and in all steps if there is no
-    `encoder` and `decoder` loss, as for a VAE. Its scale is that of the other losses, so that the gradients and Adam's
-    second moment keep their size when the VAE phase ends.
+    `real` uses only the terms of real data. Both networks minimise it in the VAE phase, and in every step if there is
+    no `encoder` and `decoder` loss, as for a VAE. It has the same scale as the other losses, so that the gradients and
+    Adam's second moment keep their size when the VAE phase ends.
     """
 
     real: Loss
     encoder: Loss | None = None
     decoder: Loss | None = None
     logged: tuple[str, ...] = ("loss_encoder", "loss_decoder", "rec_real", "kl_real")
-    # What is logged besides the losses and terms, [B] each.
+    # Other values to log, besides the losses and terms, [B] each.
     derived: Callable[[Terms, Hyper], dict[str, jax.Array]] = lambda terms, hyper: {}
 
 

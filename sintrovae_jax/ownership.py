@@ -1,9 +1,10 @@
-"""Who trains in a workdir: one run at a time, whose process stands in owner.json while it does.
+"""Ownership of a workdir: only one run at a time trains in it, and its process is named in owner.json.
 
-A process of this host is known by its number and the time at which it started. One of another host, or without /proc,
-shows that it lives by changing the file every `_BEAT` seconds; a file that has not changed for `_STALE` is nobody's any
-more. Only changes that a process sees itself count, because the clocks of hosts and of their storage differ. Whoever
-finds another name in the file has lost the workdir: where two took it in the same moment, or one showed no life.
+A process on this host is identified by its number and its start time. A process on another host, or without /proc,
+shows that it is alive by changing the file every `_BEAT` seconds; a file that has not changed for `_STALE` seconds has
+no owner any more. Only changes that a process has seen itself count, because the clocks of hosts and storage differ. A
+process that finds another one in the file has lost the workdir, because both took it at the same moment, or because it
+showed no sign of life itself.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ _LARGEST = 2**12  # characters of owner.json
 
 
 class Holder(NamedTuple):
-    """What owner.json says."""
+    """The content of owner.json."""
 
     host: str = "an unknown host"
     machine: str = ""
@@ -49,7 +50,7 @@ def _me() -> Holder:
 
 
 def _machine() -> str:
-    """What process numbers are numbers of: a machine since it started, and a container on it. '' if unknown."""
+    """Identifies the scope of process numbers: this boot of the machine, and the container on it. '' if unknown."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -57,7 +58,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine started, which tells it from later ones of its number; '' if there is none."""
+    """The start time of a process, which tells it from later ones with the same number; '' if it does not exist."""
     with contextlib.suppress(OSError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return "" if state in "ZX" else fields[18]
@@ -65,17 +66,17 @@ def _started(pid: int) -> str:
 
 
 def _lives(holder: Holder) -> bool | None:
-    """Whether a holder's process is alive; None if that cannot be known from here."""
+    """Whether a holder's process is alive; None if this process cannot know."""
     if holder.machine != _machine() or not (holder.machine and holder.started and holder.pid.isdecimal()):
         return None
     return _started(int(holder.pid)) == holder.started
 
 
 class Owner:
-    """This process as the owner of a local or remote workdir, which exists, until `release`.
+    """Makes this process the owner of an existing workdir, local or remote, until `release`.
 
-    Waits for an owner on another host that may be gone, or about to go. Raises `UserError` if there is another owner,
-    and `Unavailable` if the storage cannot be used.
+    Waits if an owner on another host may be gone, or about to go. Raises `UserError` if there is another owner, and
+    `Unavailable` if the storage cannot be used.
     """
 
     def __init__(self, workdir: Path):
@@ -86,7 +87,7 @@ class Owner:
         self._thread.start()
 
     def check(self) -> None:
-        """To be called before files are written. Raises `UserError` if another run has the workdir by now."""
+        """Call this before writing files. Raises `UserError` if another run has taken over the workdir."""
         with files.storing(self._workdir):
             other = self._other()
         if other:
@@ -121,7 +122,7 @@ class Owner:
 
     def _show_life(self) -> None:
         while not self._over.wait(_BEAT):
-            with contextlib.suppress(Exception):  # a disk or bucket that is away: until it is back
+            with contextlib.suppress(Exception):  # a disk or bucket that is away may come back
                 if self._other():
                     return
                 self._write()
@@ -140,24 +141,24 @@ class Owner:
             return Holder()
 
     def _write(self) -> None:
-        """Changes the file, or writes it again if somebody has removed it. Creates no folder."""
+        """Changes the file, or writes it again if it was removed. Creates no folder."""
         beat = uuid.uuid4().hex
         text = json.dumps(self._me._replace(beat=beat)._asdict(), indent=2)
         if files.is_remote(self._path):
             self._path.write_text(text)
             return
-        beside = self._path.with_name(f".{self._path.name}.{beat}")
+        temporary = self._path.with_name(f".{self._path.name}.{beat}")
         try:
-            beside.write_text(text)
-            os.replace(beside, self._path)
+            temporary.write_text(text)
+            os.replace(temporary, self._path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def owned(workdir: Path) -> Iterator[Callable[[], None]]:
-    """Within the block, this run is the one that trains in a workdir; the main process owns it for all processes, which
-    must all enter. Creates local folders, and removes those again into which nothing was written.
+    """Within the block, only this run trains in the workdir. The main process owns it for all processes, which must all
+    enter. Creates local folders, and at the end removes those that are empty.
 
     Yields `Owner.check`. Raises as `Owner` does.
     """

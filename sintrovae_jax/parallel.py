@@ -26,13 +26,13 @@ from sintrovae_jax.errors import Unavailable, UserError
 
 AXIS = "devices"
 T = TypeVar("T")  # a tree that keeps its structure
-HEARTBEAT = 60  # seconds; jax's default is 100. Shorter ones end runs that are only slowed by a busy network or host
+HEARTBEAT = 60  # seconds; jax's default is 100. Less would end runs that a busy network or host only slows down
 
 
 def _asked_by_environment() -> bool:
     """Whether a launcher started this process as one of several: Slurm with several tasks, or a TPU pod on GKE.
 
-    On plain TPU VMs only the metadata server knows of the pod; they need `distributed=on`.
+    On plain TPU VMs only the metadata server knows about the pod, so they need `distributed=on`.
     """
     slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     workers = (os.environ.get(name, "") for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
@@ -64,12 +64,12 @@ def initialize(distributed: str, heartbeat: int = HEARTBEAT, notices: bool = Fal
 
 
 def _find_devices() -> None:
-    """Raises `UserError` if what JAX_PLATFORMS asks for is not installed, and `Unavailable` if it does not start."""
+    """Raises `UserError` if the platform of JAX_PLATFORMS is not installed, and `Unavailable` if it does not start."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         wanted = f"JAX_PLATFORMS={jax.config.values['jax_platforms']}"
-        if isinstance(error, AssertionError):  # jax looks for no device of a kind that has no plugin
+        if isinstance(error, AssertionError):  # jax finds no plugin for this platform
             raise UserError(f"{wanted}: jax is installed without support for it") from None
         if "known backends" in str(error):
             raise UserError(f"{wanted}: {first_line(error)}") from None
@@ -115,7 +115,7 @@ class Shard(NamedTuple):
 
 
 def shard(batch_size: int, key: str = "train.batch_size") -> Shard:
-    """Splits a global batch over all devices. Raises `UserError`, naming the config's key, where it does not divide."""
+    """Splits a global batch over all devices. Raises `UserError`, naming the config's key, if it does not divide."""
     if batch_size % jax.device_count():
         raise UserError(f"{key}: {batch_size} does not divide by the {jax.device_count()} devices of this run")
     per_device = batch_size // jax.device_count()
@@ -124,7 +124,7 @@ def shard(batch_size: int, key: str = "train.batch_size") -> Shard:
 
 
 class Mapped(Protocol):
-    """A function over devices, which is compiled when it is called."""
+    """A function over devices, compiled when it is called."""
 
     def __call__(self, *arguments: Tree) -> Tree: ...
 
@@ -145,9 +145,9 @@ class _CompiledOnce:
 
 
 def pmap(step: Callable[..., Tree], in_axes: Any, devices: Sequence[jax.Device] | None = None) -> Mapped:
-    """Maps a per-device step over all devices, or over those given. Its first argument, the state, is donated.
+    """Maps a per-device step over all devices, or over the given ones. Its first argument, the state, is donated.
 
-    On the CPUs of one process it is compiled by `compiled`, once, for the shapes of its first call.
+    With a single process on CPUs, it is compiled by `compiled`, once, for the shapes of its first call.
     """
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=in_axes, devices=devices, donate_argnums=(0,))
     if devices is not None or jax.default_backend() != "cpu" or jax.process_count() > 1:
@@ -172,9 +172,9 @@ def pmean(tree: T) -> T:
 
 
 def example_keys(key: jax.Array, step: Array, index: jax.Array) -> jax.Array:
-    """One key per example, from (seed, step, index in the global batch) and nothing else. index: [B]. Returns keys [B].
+    """One key per example, from (seed, step, index in the global batch) only. index: [B]. Returns keys [B].
 
-    So noise does not depend on how the batch is split over devices and processes.
+    So the noise does not depend on how the batch is split over devices and processes.
     """
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
@@ -187,8 +187,8 @@ def _local(*axes: str) -> NamedSharding:
 def replicate(tree: T) -> T:
     """Copies a host tree to every local device.
 
-    The axis name must be that of the step: otherwise the state of the first dispatch has another sharding than that of
-    the second, and the step compiles twice.
+    The axis must have the name of the step's axis. Otherwise the first dispatch's state has another sharding than the
+    second's, and the step compiles twice.
     """
     return split(jax.tree.map(lambda x: np.stack([x] * jax.local_device_count()), tree))
 
@@ -212,8 +212,8 @@ def chunk(size: int) -> int:
 def in_chunks(function: Callable[..., Tree], size: int, *inputs: Tree) -> Tree:
     """function(*inputs) for inputs [N, ...] of any N, computed in chunks of about `size` over all local devices.
 
-    function: jitted; row i of its outputs depends on row i of its inputs alone. An input may be None. Compiles once
-    for all N above `size`. Returns the outputs, [N, ...] each.
+    function: jitted; row i of its outputs depends only on row i of its inputs. An input may be None. Compiles once for
+    all N above `size`. Returns the outputs, [N, ...] each.
     """
     n, size = next(len(x) for x in inputs if x is not None), chunk(size)
 
@@ -232,15 +232,15 @@ def in_chunks(function: Callable[..., Tree], size: int, *inputs: Tree) -> Tree:
     for indices in progress.counted(places, "examples", n, size):
         parts.append(part([None if x is None else x[indices] for x in inputs]))
         if len(parts) > 1 and not isinstance(jax.tree.leaves(parts[-2])[0], jax.core.Tracer):
-            jax.block_until_ready(parts[-2])  # at most one chunk is queued: more could not be cancelled
+            jax.block_until_ready(parts[-2])  # at most one queued chunk: queued work cannot be cancelled
     return jax.tree.map(lambda *chunks: jnp.concatenate(chunks)[:n], *parts)
 
 
 def unreplicate(tree: T) -> T:
     """The first local device's copy of a replicated tree, as numpy arrays that own their memory.
 
-    `x[0]` of such an array may communicate; its first shard does not. The copy matters on the CPU backend, where numpy
-    would otherwise share a buffer that is donated to the next step.
+    `x[0]` of such an array may communicate; reading its first shard does not. The copy matters on the CPU backend,
+    because numpy would otherwise share a buffer that is donated to the next step.
     """
     shards = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
     return jax.tree.map(lambda x: np.array(x[0]), jax.device_get(shards))
@@ -255,7 +255,7 @@ def prefetch(batches: Iterator[T], size: int = 2) -> Iterator[T]:
 
 
 def agree(value: bool) -> bool:
-    """True where every process says True. All processes must call it."""
+    """Whether `value` is True on every process. All processes must call it."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
@@ -286,8 +286,8 @@ def refuse_different(what: str, value: object) -> None:
 def preempted(poll: int) -> bool:
     """For several processes: whether one of them was told to stop. The answer to a poll is the same on all processes.
 
-    poll: 1, 2, 3, … After a notice jax picks the number after the highest one polled so far by any process, and returns
-    True for that number only. So every process must poll every number, and the numbers must count polls, not training
+    poll: 1, 2, 3, … After a notice jax picks the number after the highest one that any process has polled, and returns
+    True only for that number. So every process must poll every number, and the numbers must count polls, not training
     steps: a resumed run does not begin at step 1.
     """
     from jax.experimental import multihost_utils

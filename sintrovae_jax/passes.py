@@ -1,4 +1,4 @@
-"""The forward passes of a training step: in training mode, with several batches as one, and with the step's noise."""
+"""The forward passes of a training step, in training mode: several batches pass as one, with the step's noise."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ class Static:
     kl_weights: tuple[float, ...] = ()
     use_gamma_r: bool = False
     target_period: int = 0  # bootstrap: steps between refreshes of the target decoder, if the state has one
-    growth: Growth | None = None  # of networks that grow
-    level: int | None = None  # the level of these networks
+    growth: Growth | None = None  # how the networks grow; None: they do not
+    level: int | None = None  # the level that networks that grow are trained at
     augment: bool = False  # `diff_augment` before the encoder
-    prior: priors.Setting | None = None  # of a learnt prior
+    prior: priors.Setting | None = None  # the settings of a learnt prior; None: the prior is fixed
 
     @property
     def objective(self) -> objectives.Objective:
@@ -38,7 +38,7 @@ class Static:
 
 
 class Noise(NamedTuple):
-    """Standard normal noise of one step, each [B, Z], named after what is sampled with it."""
+    """Standard normal noise of one step, each [B, Z], named after the latents that it draws."""
 
     prior: jax.Array
     real: jax.Array
@@ -62,14 +62,14 @@ def draw_noise(keys: jax.Array, z_dim: int) -> Noise:
 
 
 def as_float(x: jax.Array) -> jax.Array:
-    """Bytes as float32 in [0, 1]; other types pass. Images go to the devices as bytes, a quarter of the size."""
+    """Bytes as float32 in [0, 1]; other types unchanged. Images go to the devices as bytes, a quarter of the size."""
     return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
 
 
 class Passes:
     """The networks in training mode. groups: the number of batches that are concatenated in the input.
 
-    labels: of the batch [B], for conditional networks. Real images, reconstructions and samples have the same.
+    labels: the batch's labels [B], for conditional networks. Real images, reconstructions and samples share them.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Passes:
     def encode(self, params: Tree, x: jax.Array, samples: Sequence[str] = ("real",)) -> tuple[Posterior, Variables]:
         """x [groups·B, ...] -> the posterior, and the updated statistics (for one group only).
 
-        samples: for each group, the name in `Noise` of what the posterior will be sampled with.
+        samples: for each group, the field of `Noise` that its posterior will be sampled with.
         """
         groups, stats = len(samples), self.state.encoder.stats
         if self.static.augment:
@@ -103,45 +103,45 @@ class Passes:
     ) -> tuple[jax.Array, Variables]:
         """z [groups·B, Z] -> images, and with `keep` the updated statistics.
 
-        samples: for each group, the name in `Noise` of what its z was sampled with. A decoder that adds noise of its
-        own draws it independently for each name.
+        samples: for each group, the field of `Noise` that its z was sampled with. A decoder that adds noise of its own
+        draws it independently for each field.
         """
         options = self._stage and self._stage | {"keys": self._keys(samples, 1), "mix": samples[-1] == "prior"}
         return self._apply(self.decoder, params, self.state.decoder.stats, z, len(samples), keep=keep, **options)
 
     def decode_again(self, params: Tree, z: jax.Array, samples: Sequence[str]) -> jax.Array:
-        """Decodes the latents of decoded images, with bootstrap's target decoder if the state has one."""
+        """Decodes the latents of generated images, with bootstrap's target decoder if the state has one."""
         target = self.state.target
         return self.decode(params if target is None else target["params"], z, samples, keep=False)[0]
 
     def latents(self) -> jax.Array:
         """z_p [B, Z], samples of the prior."""
-        of = self._prior
-        if of is None:
+        mixture = self._prior
+        if mixture is None:
             return self.static.prior_std * self._noise.prior
-        component = jax.vmap(lambda key: jax.random.categorical(key, of.logits))(self._keys(["prior"], 4))
-        return of.at(self._noise.prior, component)
+        component = jax.vmap(lambda key: jax.random.categorical(key, mixture.logits))(self._keys(["prior"], 4))
+        return mixture.at(self._noise.prior, component)
 
     def kl(
         self, posterior: Posterior, samples: Sequence[str] = ("real",), mixture: priors.Mixture | None = None
     ) -> jax.Array:
         """KL(posterior || prior) [groups·B]. samples: see `encode`. mixture: replaces the state's prior."""
-        of = self._prior if mixture is None else mixture
-        if of is None:
+        mixture = self._prior if mixture is None else mixture
+        if mixture is None:
             return objectives.kl(*posterior, self.static.prior_std, self.static.kl_weights or None)
-        return of.kl(*posterior, self._kl_noise(samples))
+        return mixture.kl(*posterior, self._kl_noise(samples))
 
     def unevenness(self, posterior: Posterior) -> jax.Array:
         """-H / ln K of the responsibilities r of the prior's K components, averaged over the batch of all devices.
 
-        From -1 (even) to 0 (of one component). Its gradient is that of a device's share of the batch.
+        From -1 (even) to 0 (a single component). Its gradient is the gradient of this device's share of the batch.
         """
         assert self._prior is not None
         z = Posterior(*(a[:, None] for a in posterior)).sample(self._kl_noise(["real"]))
-        here = self._prior.responsibilities(z).mean((0, 1))
-        log_mean = jnp.log(parallel.pmean(jax.lax.stop_gradient(here)) + 1e-8)
+        local_mean = self._prior.responsibilities(z).mean((0, 1))
+        log_mean = jnp.log(parallel.pmean(jax.lax.stop_gradient(local_mean)) + 1e-8)
         # The derivative of Σ r ln r is Σ (ln r + 1) dr, and Σ dr = 0.
-        return (here * log_mean).sum() / jnp.log(self._prior.components)
+        return (local_mean * log_mean).sum() / jnp.log(self._prior.components)
 
     def _kl_noise(self, samples):
         assert self.static.prior is not None
@@ -149,7 +149,7 @@ class Passes:
         return jax.vmap(lambda key: jax.random.normal(key, shape))(self._keys(samples, 3))
 
     def _keys(self, samples, use):
-        """Keys [groups·B]. use: 0 is that of `draw_noise`."""
+        """Keys [groups·B], different for every `use`; `draw_noise` uses 0."""
         numbers = (use * len(_SAMPLES) + _SAMPLES.index(name) for name in samples)
         return jnp.concatenate([jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(self._noise.keys) for n in numbers])
 

@@ -1,7 +1,7 @@
 """LORD's reconstruction loss: L1 of pixels, and L1 of VGG-16 features.
 
-See docs/method.md, "Translation networks". Weights are read from the file that torchvision publishes (`FILE`; torch is
-needed for it) or an .npz of arrays with the same names and shapes. Nothing is ever downloaded.
+See docs/method.md, "Translation networks". Weights are read from the file that torchvision publishes (`FILE`, which
+needs torch) or from an .npz of arrays with the same names and shapes. Nothing is ever downloaded.
 """
 
 import functools
@@ -22,15 +22,15 @@ from sintrovae_jax.official import pth
 
 FILE = "vgg16-397923af.pth"
 VARIABLE = "SINTROVAE_VGG16"  # environment variable with the path of the weights, if the config has none
-WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of each stage's convolutions
-SMALLEST = 32  # pixels a side: the smallest image that five halvings leave non-empty
+WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of the convolutions in each stage
+SMALLEST = 32  # pixels per side: the smallest image that five halvings leave non-empty
 _COMPARED = ((0, 2), (1, 2), (2, 2), (3, 3))  # (stage, convolution): relu1_2, relu2_2, relu3_2, relu4_3; and pool5
 
 Layers = list[tuple[np.ndarray, np.ndarray]]  # kernels [3, 3, in, out] and biases [out], in the order of use
 
 
 def published() -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the arrays that are read from a file: convolutions [out, in, 3, 3], and their biases."""
+    """{name: shape} of the arrays to read from a file: convolutions [out, in, 3, 3], and their biases."""
     shapes: dict[str, tuple[int, ...]] = {}
     place, inputs = 0, 3
     for stage in WIDTHS:
@@ -59,8 +59,9 @@ def features(layers: Layers, x: jax.Array) -> list[jax.Array]:
 
 
 def error(layers: Layers, x: jax.Array, x_hat: jax.Array) -> jax.Array:
-    """The loss of x, x̂ [B, H, W, C], [B]: the mean |x - x̂| of pixels, plus that of each of the five features, all times
-    the number of an image's dimensions: so its scale is that of the other errors, which are sums.
+    """The loss of x, x̂ [B, H, W, C]: the mean |x - x̂| of pixels, plus the mean for each of the five features, times the
+    number of an image's dimensions. Its scale is therefore the same as for the other errors, which are sums. Returns
+    [B].
     """
     pairs = [(x, x_hat), *zip(features(layers, x), features(layers, x_hat), strict=True)]
     means = [jnp.abs(at_least_float32(a) - at_least_float32(b)).mean((1, 2, 3)) for a, b in pairs]
@@ -68,7 +69,7 @@ def error(layers: Layers, x: jax.Array, x_hat: jax.Array) -> jax.Array:
 
 
 def find(configured: str) -> Path:
-    """The file of weights, as `downloads.find`. configured: the value of objective.vgg. Raises `UserError`."""
+    """The file of weights (`downloads.find`). configured: the value of objective.vgg. Raises `UserError`."""
     missing = f"objective.reconstruction=perceptual needs VGG-16's weights, torchvision's {FILE}"
     return downloads.find("objective.vgg", configured, VARIABLE, [FILE], missing)
 
@@ -80,7 +81,7 @@ def read(path: Path) -> Layers:
         arrays = load(path.read_bytes())
     except UserError as error:
         raise UserError(f"{path}: {error}, or give an .npz") from None
-    except Exception as error:  # whatever numpy, zipfile, pickle and torch raise where a file is not one of theirs
+    except Exception as error:  # whatever numpy, zipfile, pickle and torch raise for other files than theirs
         raise UserError(f"{path} holds no VGG-16, or is damaged ({type(error).__name__})") from None
     for name, shape in published().items():
         if name not in arrays or arrays[name].shape != shape:

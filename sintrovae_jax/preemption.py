@@ -1,4 +1,4 @@
-"""Signals: a run that is told to stop saves a checkpoint, at the same step on all of its processes."""
+"""Signals: a run that is told to stop saves a checkpoint, at the same step on all its processes."""
 
 import contextlib
 import logging
@@ -12,18 +12,18 @@ import jax
 from sintrovae_jax import cancellation, parallel, streams
 
 log = logging.getLogger(__name__)
-_LOOK = 0.5  # seconds between two polls for a signal during cancellable work
+_LOOK = 0.5  # seconds between polls for a signal during cancellable work
 
 
 class Stop:
     """SIGTERM, SIGINT and a hangup request a stop after the dispatch in flight; a second SIGTERM or SIGINT has its
     default effect.
 
-    A hangup is SIGHUP, or the end of whoever read stderr through a pipe, which counts as SIGPIPE. Neither stops a run
-    that was started with SIGHUP ignored, as nohup does.
+    A hangup is SIGHUP, or the end of the process that reads stderr through a pipe, which counts as SIGPIPE. Neither
+    stops a run that was started with SIGHUP ignored, as by nohup.
 
     Several processes must stop at the same step: jax's own SIGTERM handler notifies all of them (`parallel.preempted`),
-    and the others are forwarded to it.
+    and other signals are forwarded to it as SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Stop:
         before = {s: signal.getsignal(s) for s in signals}
 
         def handle(signum, _):
-            # A terminal that is closed and its shell send a SIGHUP each.
+            # When a terminal is closed, it and its shell send a SIGHUP each.
             signal.signal(signum, signal.SIG_IGN if signum == signal.SIGHUP else before[signum])
             self._request(signum)
 
@@ -61,8 +61,9 @@ class Stop:
         log.info("%s: stopping after what is under way", signal.Signals(signum).name)
 
     def asked(self) -> int:
-        """The signal that requests a stop, or 0. All processes must call it equally often; only within `cancelling` may
-        the main process call it alone.
+        """The signal that requested a stop, or 0.
+
+        All processes must call it equally often, except that the main process may call it alone within `cancelling`.
         """
         if self._until_hangup and streams.unread(2):
             self._until_hangup = False
@@ -74,7 +75,7 @@ class Stop:
 
     @contextlib.contextmanager
     def cancelling(self) -> Iterator[None]:
-        """For long work of the main process alone: after a signal it ends, without an error, at its next
+        """For long work that only the main process does: after a signal, it ends without an error at its next
         `cancellation.check`.
 
         All processes must call `agree` afterwards, even if the work raised an exception.

@@ -1,8 +1,8 @@
-"""Priors: the fixed normal one, and a mixture of Gaussians that is learnt (`model.prior=mixture`).
+"""Priors: a fixed normal distribution, and a mixture of Gaussians that is learnt (`model.prior=mixture`).
 
 The mixture is a third player that cooperates with the decoder (Athanasiadis, Lindsten & Felsberg, "Prior Learning in
 Introspective VAEs", TMLR 2025; docs/method.md, "A learnt prior"): it minimises s·β_kl·KL(q(z|x) || p(z)) of real data,
-while the KLs of generated data take it as a constant.
+while the KLs of generated data treat it as a constant.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from sintrovae_jax import objectives
 from sintrovae_jax.arrays import Array, Scalar
 
 _LARGEST = float(np.finfo(np.float32).max)
-# The part of the variance of a fresh mixture that is within its components; the rest is that of their means.
+# The part of a fresh mixture's variance that is within its components; the rest is the variance of their means.
 _WITHIN = 0.25
 
 
@@ -58,13 +58,13 @@ class Mixture(struct.PyTreeNode):
         return jax.nn.softmax(self.joint(z), axis=-1)
 
     def at(self, noise: jax.Array, component: jax.Array) -> jax.Array:
-        """The latents of standard normal noise [N, Z] in components [N]."""
+        """Maps standard normal noise [N, Z] to latents of the given components [N]."""
         return jnp.asarray(self.mean)[component] + jnp.exp(0.5 * jnp.asarray(self.logvar)[component]) * noise
 
     def kl(self, mean: jax.Array, logvar: jax.Array, noise: jax.Array) -> jax.Array:
         """KL( N(mean, exp(logvar)) || mixture ) per example, in nats.
 
-        Of a single component it is exact; else the mean over samples with this noise, an unbiased estimate that may be
+        Exact for a single component; otherwise the mean over samples with this noise, an unbiased estimate that may be
         negative. mean, logvar: [B, Z]; noise: standard normal, [B, S, Z]. Returns [B].
         """
         mean, logvar = objectives.at_least_float32(mean), objectives.at_least_float32(logvar)
@@ -86,8 +86,11 @@ class PriorState(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """components: of the mixture. kl_samples: of each estimate of a KL. rate: the learning rate, as a multiple of that
-    of the networks. responsibility: the weight of the regulariser of responsibilities. std: of a fresh mixture.
+    """The settings of a learnt prior.
+
+    components: their number. kl_samples: samples per estimate of a KL. rate: its learning rate, as a multiple of the
+    networks' rate. responsibility: the weight of the regulariser of responsibilities. std: a fresh mixture's standard
+    deviation.
     """
 
     components: int
@@ -98,7 +101,7 @@ class Setting:
 
 
 def setting(config: ConfigDict) -> Setting | None:
-    """That of a config; None: the prior is fixed."""
+    """The settings of a config's learnt prior; None: the prior is fixed."""
     if config.model.prior == "normal":
         return None
     own, common = config.optimizer.prior_learning_rate, config.optimizer.learning_rate
@@ -108,12 +111,12 @@ def setting(config: ConfigDict) -> Setting | None:
 
 
 def learnt(variables: dict[str, Any]) -> Mixture | None:
-    """The learnt prior among the variables of a model; None: its prior is fixed."""
+    """The learnt prior among a model's variables; None: its prior is fixed."""
     return variables.get("prior")
 
 
 def create(key: jax.Array, setting: Setting, z_dim: int, tx: optax.GradientTransformation) -> PriorState:
-    """A fresh mixture, whose mean is about 0 and whose variances are about std²: N(0, std²), with one component."""
+    """A fresh mixture with mean about 0 and variances about std²; with one component it is N(0, std²)."""
     k, variance = setting.components, setting.std**2
     within = _WITHIN * variance if k > 1 else variance
     mean = jnp.sqrt(variance - within) * jax.random.normal(key, (k, z_dim))
@@ -123,7 +126,7 @@ def create(key: jax.Array, setting: Setting, z_dim: int, tx: optax.GradientTrans
 
 
 def bounded(state: PriorState) -> PriorState:
-    """The state with the bounds of the adversarial phase: what its logvars span in each dimension when that begins."""
+    """The state with the adversarial phase's bounds: the logvars' range in each dimension when that phase begins."""
     first = state.high[0] == _LARGEST
     low, high = jnp.min(state.mixture.logvar, 0), jnp.max(state.mixture.logvar, 0)
     return state.replace(low=jnp.where(first, low, state.low), high=jnp.where(first, high, state.high))
@@ -132,7 +135,7 @@ def bounded(state: PriorState) -> PriorState:
 def stepped(
     state: PriorState, tx: optax.GradientTransformation, gradient: Mixture, learning_rate: Scalar
 ) -> PriorState:
-    """One step of its optimiser, back within the bounds."""
+    """The state after one optimiser step, with its logvars clipped to the bounds."""
     updates, opt_state = tx.update(gradient, state.opt_state, state.mixture)
     mixture = optax.apply_updates(state.mixture, jax.tree.map(lambda u: -learning_rate * u, updates))
     mixture = mixture.replace(logvar=jnp.clip(mixture.logvar, state.low, state.high))

@@ -1,4 +1,4 @@
-"""Long work says in the log how far it is."""
+"""Progress of long work, in the log."""
 
 import logging
 import time
@@ -11,9 +11,9 @@ _T = TypeVar("_T")
 
 
 def counted(items: Iterable[_T], what: str, total: int | None = None, each: int = 1) -> Iterator[_T]:
-    """The items. Every 20 seconds, a line such as 'WHAT: 30 of 100' says how many have been worked on.
+    """Yields the items. Every 20 seconds, logs a line such as 'WHAT: 30 of 100' with the number of finished items.
 
-    each: what one item counts. total: what all count, if it is not their number times `each`.
+    each: the count of one item. total: the count of all items, by default their number times `each`.
     """
     if total is None and isinstance(items, Sized):
         total = len(items) * each

@@ -1,6 +1,6 @@
 """How a run was made, for its report: the recipe, the data, and for each session the versions, devices and commit.
 
-Kept in a workdir as run.json. Nothing depends on it but reports: what cannot be found out is left out.
+Kept in the workdir as run.json. Only reports use it, so whatever cannot be found out is left out.
 """
 
 import importlib.metadata
@@ -23,7 +23,7 @@ from sintrovae_jax.data.source import Source
 from sintrovae_jax.parallel import first_line
 
 log = logging.getLogger(__name__)
-_SESSIONS, _FILES = 100, 100  # that are kept, at most: sessions, and names of skipped files
+_SESSIONS, _FILES = 100, 100  # the most sessions, and names of skipped files, that are kept
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-cpu")
 
 
@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """What run.json says, {} where it is absent. Raises ValueError or OSError where it cannot be read."""
+    """The content of run.json; {} if it is absent. Raises ValueError or OSError if it cannot be read."""
     try:
         stored = files.read_json(workdir / workdirs.RUN)
     except (FileNotFoundError, NotADirectoryError):
@@ -46,9 +46,9 @@ def read(workdir: Path) -> dict[str, Any]:
 
 
 def write(workdir: Path, source: Source, step: int, recipe: Recipe | None = None) -> None:
-    """Adds this session, which starts at `step`, to run.json. A failure is a warning: no run depends on it.
+    """Adds this session, which starts at `step`, to run.json. A failure is only a warning: no run depends on it.
 
-    recipe: None keeps the one that is there, as for a run that goes on by its workdir alone.
+    recipe: None keeps the recipe in run.json, for a run that is resumed from its workdir alone.
     """
     try:
         stored = read(workdir)
@@ -93,9 +93,9 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> dict[str, Any]:
-    """The commit of this package's files, and whether they differ from it; {} outside of a checkout of git."""
+    """The commit of this package's files, and whether they differ from it; {} outside a git checkout."""
     folder = Path(__file__).parent
-    # A package that is installed below some other project's checkout is no part of it.
+    # A package that is installed inside another project's checkout is not part of that checkout.
     if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return {}
     commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--", ".")
@@ -103,7 +103,7 @@ def _commit() -> dict[str, Any]:
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    """What git prints, None where it fails, is not installed or takes long."""
+    """The output of git; None if it fails, is not installed or takes long."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *command],

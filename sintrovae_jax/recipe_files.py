@@ -1,4 +1,4 @@
-"""Recipes: Python files with a function `get_config`, found by their place or by their name."""
+"""Recipes: Python files with a function `get_config`, found by path or by name."""
 
 import contextlib
 import difflib
@@ -16,7 +16,7 @@ from sintrovae_jax.errors import UserError
 
 
 class Recipe(NamedTuple):
-    """A recipe's file, and the argument for its `get_config`; None: it is called without one."""
+    """A recipe's file, and the argument for its `get_config`; None: no argument."""
 
     file: Path
     argument: str | None = None
@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
 
 
 def folder() -> Path:
-    """The folder of recipes: of the installed package, or of a checkout."""
+    """The folder of recipes, in the installed package or in a checkout."""
     installed = Path(__file__).with_name("recipes")
     return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
 
@@ -39,7 +39,8 @@ def names() -> list[str]:
 def find(name: str) -> Recipe:
     """The recipe NAME, FILE, NAME:ARGUMENT or FILE:ARGUMENT. Raises `UserError` if there is none.
 
-    The file ends at the first colon at which there is one, as colons may be in names of folders and in arguments.
+    Names of folders and arguments may contain colons too: the file's name ends at the first colon before which there is
+    a file.
     """
     parts = name.split(":")
     for count in range(1, len(parts) + 1):
@@ -58,19 +59,19 @@ def _file(name: str) -> Path:
 
 
 def _missing(name: str) -> str:
-    """Why there is no recipe of this name."""
+    """Says why there is no recipe with this name."""
     path = Path(name)
     if path.is_dir():
         inside = next(iter(sorted(path.glob("*.py"))), None)
         return f"--config {name} is a folder: name a recipe" + (f" in it, such as {inside}" if inside else "")
-    known = [*(str(beside) for beside in sorted(path.parent.glob("*.py"))), *names()]
+    known = [*(str(file) for file in sorted(path.parent.glob("*.py"))), *names()]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     hint = f"did you mean {near[0]}?" if near else f"by name there are {', '.join(names())}"
     return f"no such config file: {name}; {hint}"
 
 
 def call(recipe: Recipe) -> object:
-    """What `get_config()` of a recipe returns. It may import modules that lie beside it.
+    """The result of a recipe's `get_config()`. The recipe may import modules from its own folder.
 
     Raises `UserError`, with the line of the file, if the recipe cannot be run, and if it does not take the argument.
     """
@@ -78,7 +79,7 @@ def call(recipe: Recipe) -> object:
     if spec is None or spec.loader is None:
         raise UserError(f"{recipe.file} is not a Python file")
     module, arguments = importlib.util.module_from_spec(spec), [] if recipe.argument is None else [recipe.argument]
-    with _beside(recipe.file):
+    with _importing_from(recipe.file):
         try:
             spec.loader.exec_module(module)
         except Exception as error:
@@ -99,8 +100,8 @@ def _check_takes(module: ModuleType, recipe: Recipe, arguments: list[str]) -> No
 
 
 @contextlib.contextmanager
-def _beside(file: Path) -> Iterator[None]:
-    """Within the block, modules are also looked for in the folder of this file, as for a script."""
+def _importing_from(file: Path) -> Iterator[None]:
+    """Within the block, modules can also be imported from the folder of this file, as in a script."""
     place = str(file.resolve().parent)
     sys.path.insert(0, place)
     try:
@@ -110,13 +111,13 @@ def _beside(file: Path) -> Iterator[None]:
 
 
 def _described(error: Exception, file: Path) -> str:
-    """An error of a recipe in one line, with the line of the recipe that it comes from."""
+    """An error of a recipe as one line, with the number of the recipe's line that raised it."""
     if isinstance(error, SyntaxError):
         place = f"{error.filename or file}:{error.lineno}" if error.lineno else file
         return f"{place}: {type(error).__name__}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     place = f"{file}:{lines[-1]}" if lines else file
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "  # a ValueError: a recipe's own refusal
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "  # recipes refuse with ValueError
     while len(error.args) == 1 and isinstance(error.args[0], Exception):  # as ml_collections wraps a KeyError
         error = error.args[0]
     text = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error  # str would quote it

@@ -1,4 +1,4 @@
-"""The reconstruction error that a config names, with the weights that it may need."""
+"""The reconstruction error that a config names, and the network weights that it may need."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from sintrovae_jax.arrays import Tree
 
 
 def weights(objective: ConfigDict) -> Tree:
-    """The arrays that the error of `config.objective` needs: VGG-16's for the perceptual one, () for all others.
+    """The arrays that the error of `config.objective` needs: VGG-16's for the perceptual error, () for all others.
 
     A step takes them as an argument, so that they are read once and are not constants of the compiled program. Raises
     `UserError` if they are missing.
@@ -20,7 +20,7 @@ def weights(objective: ConfigDict) -> Tree:
 
 
 def error(name: str, weights: Tree = ()) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The function (x, x̂ [B, ...]) -> [B] of this name (`config.objective.reconstruction`)."""
+    """The error with this name (`config.objective.reconstruction`): a function (x, x̂ [B, ...]) -> [B]."""
     if name == "perceptual":
         return functools.partial(perceptual.error, weights)
     return objectives.RECONSTRUCTION_ERRORS[name]

@@ -1,6 +1,6 @@
 """Schedules: the hyper-parameters of each step, and the level of networks that grow (paper, appendix; ALAE).
 
-Everything is a function of the config and the step, so that a resumed run is scheduled like an uninterrupted one.
+Everything is a function of the config and the step, so a resumed run has the same schedule as an uninterrupted one.
 """
 
 import math
@@ -16,14 +16,14 @@ from sintrovae_jax.objectives import Hyper
 
 
 class Level(NamedTuple):
-    """The steps [start, stop) of a run that are trained at one level."""
+    """One level of a run, trained in the steps [start, stop)."""
 
     number: int | None  # None: these networks do not grow
     start: int
     grown: int  # the step at which blending in is complete
     stop: int
     batch_size: int
-    size: int | None  # pixels a side of its images; None: its examples are those of the source
+    size: int | None  # pixels per side of its images; None: examples are used as the source has them
 
 
 def levels(config: ConfigDict) -> list[Level]:
@@ -46,7 +46,7 @@ def levels(config: ConfigDict) -> list[Level]:
 
 
 def shards(config: ConfigDict) -> list[parallel.Shard]:
-    """How the batches of each level are split over devices. Raises `UserError` where one does not divide."""
+    """How each level's batches are split over devices. Raises `UserError` if one does not divide."""
     key = "growth.batch_sizes" if config.growth.batch_sizes else "train.batch_size"
     return [parallel.shard(level.batch_size, key) for level in levels(config)]
 
@@ -74,12 +74,12 @@ def hypers_at(config: ConfigDict, steps: np.ndarray) -> Hyper:
     passed = sum((steps >= milestone).astype(np.int32) for milestone in config.optimizer.milestones)
     values = {name: o[name] for name in Hyper._fields if name in o} | {"ema": config.train.ema}
     values |= {"scale": 1 / size if o.scale is None else o.scale, "learning_rate": config.optimizer.learning_rate}
-    values |= _of_levels(config, steps)
+    values |= _by_level(config, steps)
     values["learning_rate"] *= config.optimizer.decay**passed
     return Hyper(**{name: np.broadcast_to(np.float32(value), steps.shape) for name, value in values.items()})
 
 
-def _of_levels(config: ConfigDict, steps: np.ndarray) -> dict[str, np.ndarray]:
+def _by_level(config: ConfigDict, steps: np.ndarray) -> dict[str, np.ndarray]:
     """The hyper-parameters that change with the level, at the given steps."""
     if models.family_of(config.model).growth is None:
         return {"blend": np.ones(steps.shape, np.float32)}

@@ -2,7 +2,7 @@
 
 The running averages of training cover about the last ten batches. Standing statistics are plain means over many batches
 of the training batch size: real images for the encoder; for the decoder, separately, samples of their posteriors and
-samples of the prior. They take training data, so they are kept in the workdir, in `standing/STEP.npz`.
+samples of the prior. They need training data, so they are kept in the workdir, in `standing/STEP.npz`.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from sintrovae_jax.models.layers import MOMENTUM, ROLES
 from sintrovae_jax.passes import as_float
 
 log = logging.getLogger(__name__)
-_BATCHES, _CHECKSUM = "batches", "parameters"  # arrays of the file beside the statistics
+_BATCHES, _CHECKSUM = "batches", "parameters"  # arrays of the file besides the statistics
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _of_batches(module, variables, inputs, groups, labels):
-    """The network's outputs in training mode, `groups` batches as one, and the mean and variance at every BatchNorm."""
+def _batch_statistics(module, variables, inputs, groups, labels):
+    """The network's outputs in training mode, `groups` batches as one, and every BatchNorm's mean and variance."""
     zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
     options = {} if labels is None else {"labels": jnp.tile(labels, groups)}
 
@@ -37,8 +37,8 @@ def _of_batches(module, variables, inputs, groups, labels):
         variables_ = {**variables, "batch_stats": zeros}
         return module.apply(variables_, inputs, train=True, groups=groups, mutable=["batch_stats"], **options)
 
-    # One device, with the axis over which training takes BatchNorm's means. A running average that starts at 0 becomes
-    # (1 - momentum) times the statistic of the batch.
+    # One device, with the axis that training averages BatchNorm's statistics over. A running average that starts at 0
+    # becomes (1 - momentum) times the statistic of the batch.
     out, stats = jax.vmap(moved, axis_name=parallel.AXIS)(inputs[None])
     first = functools.partial(jax.tree.map, lambda a: a[0])
     return first(out), jax.tree.map(lambda s: s / (1 - MOMENTUM), first(stats["batch_stats"]))
@@ -64,11 +64,11 @@ def estimate(model: Model, real: Iterable[Mapping[str, np.ndarray]], key: jax.Ar
         cancellation.check()
         prior_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
         x, labels = as_float(jnp.asarray(batch["x"])), batch.get("labels")
-        posterior, of_encoder = _of_batches(model.encoder, model.variables["encoder"], x, 1, labels)
+        posterior, encoder_stats = _batch_statistics(model.encoder, model.variables["encoder"], x, 1, labels)
         z = posterior.sample(jax.random.normal(noise_key, posterior.mean.shape))
         both = jnp.concatenate([z, model.prior(prior_key, len(x))])  # in the order of ROLES
-        _, of_decoder = _of_batches(model.decoder, model.variables["decoder"], both, len(ROLES), labels)
-        return {"encoder": of_encoder, "decoder": of_decoder}
+        _, decoder_stats = _batch_statistics(model.decoder, model.variables["decoder"], both, len(ROLES), labels)
+        return {"encoder": encoder_stats, "decoder": decoder_stats}
 
     log.info("estimating BatchNorm's averages, from training batches")
     stats = _mean(of_batch(number, batch) for number, batch in enumerate(progress.counted(real, "batches")))
@@ -90,7 +90,7 @@ def _stats(model: Model) -> dict[str, Tree]:
 
 
 def _checksum(model: Model) -> int:
-    """Of the parameters, so that statistics are not used with others."""
+    """A checksum of the parameters, so that statistics are not used with other parameters."""
     checksum = 0
     for name in ("encoder", "decoder"):
         for leaf in jax.tree.leaves(model.variables[name]["params"]):
@@ -99,15 +99,15 @@ def _checksum(model: Model) -> int:
 
 
 def write(model: Model, workdir: Path, keep: Container[int] | None = None) -> None:
-    """Keeps the standing statistics of a model, if it has some, in its workdir.
+    """Writes the standing statistics of a model, if it has any, to its workdir.
 
     keep: the steps whose files stay; None: all.
     """
     folder = workdir / workdirs.STANDING
     if model.batch_norm == "standing":
         about = {_BATCHES: model.config.eval.standing_batches, _CHECKSUM: _checksum(model)}
-        with files.storing(folder), files.replacing(folder / f"{model.step}.npz") as beside:
-            np.savez(beside, **about, **traverse_util.flatten_dict(_stats(model), sep="/"))
+        with files.storing(folder), files.replacing(folder / f"{model.step}.npz") as temporary:
+            np.savez(temporary, **about, **traverse_util.flatten_dict(_stats(model), sep="/"))
     if keep is not None and folder.is_dir():
         for path in folder.iterdir():
             if path.stem.isdecimal() and int(path.stem) not in keep:
@@ -115,11 +115,11 @@ def write(model: Model, workdir: Path, keep: Container[int] | None = None) -> No
 
 
 def copy(workdir: Path, step: int, to: Path) -> None:
-    """Copies what a workdir keeps of one step, if it keeps something, to another one."""
+    """Copies the standing statistics that a workdir keeps for one step, if any, to another workdir."""
     name = Path(workdirs.STANDING) / f"{step}.npz"
     if (workdir / name).exists():
-        with files.replacing(to / name) as beside:
-            beside.write_bytes((workdir / name).read_bytes())
+        with files.replacing(to / name) as temporary:
+            temporary.write_bytes((workdir / name).read_bytes())
 
 
 def _kind(x: np.ndarray | jax.Array) -> str:
@@ -127,9 +127,9 @@ def _kind(x: np.ndarray | jax.Array) -> str:
 
 
 def read(model: Model, workdir: Path, batches: int | None = None) -> Model | None:
-    """The model with the standing statistics that its workdir keeps; None if it keeps none of these parameters.
+    """The model with the standing statistics that its workdir keeps; None if it keeps none for these parameters.
 
-    batches: None also if they were not estimated from so many.
+    batches: also returns None if they were not estimated from this many batches.
     """
     path = workdir / workdirs.STANDING / f"{model.step}.npz"
     try:

@@ -1,4 +1,4 @@
-"""Standard streams: those that are closed or that nobody reads any more, and what libraries print."""
+"""Standard streams: closed ones, ones that nobody reads any more, and the output of libraries."""
 
 import contextlib
 import logging
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 
 def open_closed() -> None:
-    """Opens the null device as every standard stream that was closed when Python started.
+    """Opens the null device for every standard stream that was closed when Python started.
 
-    Otherwise the next file that is opened takes its number, and what libraries print goes into that file.
+    Otherwise the next file that is opened would take its number, and the output of libraries would go into that file.
     """
     opened, null = [], os.open(os.devnull, os.O_RDWR)
     while null <= 2:  # the lowest number that is free
@@ -27,9 +27,9 @@ def open_closed() -> None:
 
 
 def quiet_libraries() -> None:
-    """Drops what libraries print about errors that they also raise, and that are reported in one line.
+    """Drops the output of libraries about errors that they also raise, because these are reported in one line.
 
-    What gcsfs warns of (an account that may not ask for the bucket's layout) it would say again for every file.
+    gcsfs's warnings (about an account that may not ask for the bucket's layout) are shown once, not for every file.
     """
     said: set[str] = set()
 
@@ -62,7 +62,7 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """For what prints to stdout. Ends the program as others end if nobody reads it any more."""
+    """For code that prints to stdout. If nobody reads stdout any more, ends the program as SIGPIPE would."""
     try:
         yield
         sys.stdout.flush()
@@ -73,9 +73,9 @@ def printing() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Writes what is still buffered.
+    """Writes buffered output.
 
-    A stream that cannot be written is the null device from then on: Python would complain about it at its end.
+    A stream that cannot be written becomes the null device, because Python would complain about it at exit.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

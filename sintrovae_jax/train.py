@@ -63,9 +63,9 @@ class Hypers:
 
 
 class Run:
-    """What the functions of the loop share: the config, the static parts, the data and the checkpoints.
+    """Shared by the functions of the loop: the config, the static parts, the data and the checkpoints.
 
-    check_owner: raises `UserError` if the workdir is another run's by now.
+    check_owner: raises `UserError` if another run has taken over the workdir.
     """
 
     def __init__(self, config: ConfigDict, workdir: Path, check_owner: Callable[[], None]):
@@ -76,7 +76,7 @@ class Run:
         configs.refuse_other_data(config, self.source.identity, workdir)
         check_labels(config, self.source)
         self.kept: dict[Any, Any] = {}  # shared by all evaluations
-        if parallel.is_main():  # it alone evaluates
+        if parallel.is_main():  # only the main process evaluates
             evaluators.check_source(config, self.source, self.kept)
         parallel.refuse_different("the examples", (self.source.count, sorted(self.source.skipped)))
         c = config.checkpoint
@@ -97,7 +97,7 @@ class Run:
         return evaluation.prepared(inference.from_state(self.config, self.networks, host), self.source)
 
     def source_of(self, model: inference.Model) -> Source:
-        """The images to evaluate the model with: those of the level that it has reached."""
+        """The images to evaluate the model with, at the level that it has reached."""
         return scoring.source_of(model, self.source)
 
 
@@ -115,14 +115,14 @@ def refuse_divergence(config: ConfigDict, window: Sequence[tuple[int, Mapping[st
     """Raises `Diverged` if a term of the window [(first step, {term: [sum, count, first bad]})] is not finite."""
     for start, terms in window:
         first = {name: float(term[2]) for name, term in terms.items()}
-        name = min(first, key=lambda n: (first[n], n.startswith("loss")))  # terms first: a loss only inherits their NaN
+        name = min(first, key=lambda n: (first[n], n.startswith("loss")))  # terms first: losses only inherit their NaN
         if math.isfinite(first[name]):
             step = start + int(first[name])
             raise Diverged(f"step {step}: {name} became NaN or infinite; {_advice(config, step)}")
 
 
 def refuse_bad_state(config: ConfigDict, host: train_state.TrainState) -> None:
-    """Raises `Diverged` if the state holds NaN or infinity, so that no checkpoint ever does."""
+    """Raises `Diverged` if the state holds NaN or infinity, so that none is ever saved."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]:
         if not np.isfinite(leaf).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -132,9 +132,9 @@ def refuse_bad_state(config: ConfigDict, host: train_state.TrainState) -> None:
 def train(config: ConfigDict, workdir: Path, recipe: provenance.Recipe | None = None) -> None:
     """Trains to `config.train.steps`, resuming if the workdir has a checkpoint; ends with an evaluation.
 
-    recipe: what the config was made from, if that is known, for the report.
+    recipe: the recipe that the config was made from, if known, for the report.
     Raises `UserError`, also if another run is training in the workdir; `Diverged` (the last good checkpoint stays);
-    `Interrupted` (a checkpoint was saved); or `Unavailable` (one was saved if that was possible).
+    `Interrupted` (a checkpoint was saved); or `Unavailable` (a checkpoint was saved if possible).
     """
     schedule.shards(config)  # raises if a batch does not divide
     with ownership.owned(workdir) as check_owner:
@@ -146,7 +146,10 @@ def train(config: ConfigDict, workdir: Path, recipe: provenance.Recipe | None = 
 
 @contextlib.contextmanager
 def _closing(close: Callable[[], None]) -> Iterator[None]:
-    """Closes at the end of the block, whose error comes before one of closing, unless it says that all is saved."""
+    """Calls `close` at the end of the block. An error of the block hides errors of `close`.
+
+    `Interrupted` hides none, because it claims that everything is saved.
+    """
     try:
         yield
     except Interrupted:
@@ -182,7 +185,7 @@ def _train(run, stop, recipe):
 
 
 def _other_writers(config, workdir):
-    """The writers that are asked for besides TensorBoard's."""
+    """The writers that the config asks for besides TensorBoard's."""
     if not config.log.wandb:
         return []
     from sintrovae_jax import wandb_writer
@@ -201,12 +204,12 @@ def _to_the_end(run, stop, host, writer):
     if writer:
         with stop.cancelling():
             _finish(run, model or run.model(host), metrics, writer, clock)
-    if stop.agree():  # the others wait: at exit they would give up on the main process after five minutes
+    if stop.agree():  # other processes wait: at exit they would give up on the main one after 5 minutes
         raise Interrupted(f"saved step {last} of {last}; run the same command again for its results", stop.signum)
 
 
 def _dispatches(run: Run, host: train_state.TrainState) -> Iterator[Dispatch]:
-    """Trains from the host state to the last step, one dispatch at a time, level after level if the networks grow.
+    """Trains from the host state to the last step, one dispatch at a time, level by level if the networks grow.
 
     Yields (level, step reached, state on the devices, {term: [sum, count, first bad]} on the devices). The state is
     only valid until the next dispatch. Waits for the devices only between levels, and to keep at most `_IN_FLIGHT`
@@ -221,9 +224,9 @@ def _dispatches(run: Run, host: train_state.TrainState) -> Iterator[Dispatch]:
 
 
 def _saving(run: Run, dispatches: Iterator[Dispatch]) -> Iterator[Dispatch]:
-    """The same dispatches. If the next one fails for its data, the state before it is saved.
+    """Yields the same dispatches. If the next one fails because of its data, saves the state before it.
 
-    One of several processes cannot save alone: the others wait for it in the step.
+    With several processes, one cannot save alone: the others wait for it in the step.
     """
     reached = None
     try:
@@ -237,7 +240,7 @@ def _saving(run: Run, dispatches: Iterator[Dispatch]) -> Iterator[Dispatch]:
 
 
 def _saved(run: Run, step: int, devices_state: train_state.TrainState) -> str:
-    """Saves a state on the devices, if it is not saved yet. Says what became of it."""
+    """Saves a state on the devices, if it is not saved yet. Returns a message that says whether that worked."""
     host = parallel.unreplicate(devices_state)
     refuse_bad_state(run.config, host)
     try:
@@ -251,7 +254,7 @@ def _saved(run: Run, step: int, devices_state: train_state.TrainState) -> str:
 
 
 def _level(run, host, level, first):
-    """The dispatches of one level, from step `first` on. Returns the state it ends with, on the host."""
+    """Yields the dispatches of one level, from step `first` on. Returns the level's final state, on the host."""
     config, substeps = run.config, run.config.train.substeps
     static = dataclasses.replace(run.static, level=level.number)
     num_vae = config.objective.num_vae if static.objective.encoder else 0
@@ -265,10 +268,10 @@ def _level(run, host, level, first):
     hypers, devices_state = Hypers(config), parallel.replicate(host)
     in_flight: collections.deque[Tree] = collections.deque()
     for start in range(first, level.stop, substeps):
-        of_phase = vae_step if start < num_vae else step  # num_vae is a multiple of substeps
+        phase_step = vae_step if start < num_vae else step  # num_vae is a multiple of substeps
         if start in (first, num_vae):
             log.info("compiling the step%s%s", " of the VAE phase" if start < num_vae else "", _at_size(level))
-        devices_state, terms = of_phase(devices_state, next(batches), hypers.at(start), key, weights)
+        devices_state, terms = phase_step(devices_state, next(batches), hypers.at(start), key, weights)
         in_flight.append(terms)
         if len(in_flight) > _IN_FLIGHT:
             jax.block_until_ready(in_flight.popleft())
@@ -277,7 +280,7 @@ def _level(run, host, level, first):
 
 
 def _due(config: ConfigDict, step: int) -> dict[str, bool]:
-    """What is to be done after this step, besides training."""
+    """The tasks that are due after this step, besides training."""
     last = step == config.train.steps
 
     def every(n):
@@ -296,13 +299,13 @@ def _loop(run, host, writer, clock, stop):
     config, first, last = run.config, int(host.step), run.config.train.steps
     substeps = config.train.substeps
     metrics, model = {}, None
-    window, pending = [], []  # terms of this log step: on the host, and still on the devices
-    if stop.asked():  # a signal while the data was read: nothing to save
+    window, pending = [], []  # terms since the last row: on the host, and still on the devices
+    if stop.asked():  # a signal while the data were read: nothing to save
         raise Interrupted(f"still at step {first} of {last}; run the same command again to go on", stop.signum)
     progress = logs.Progress(first, last)
     for level, step, devices_state, terms in _saving(run, _dispatches(run, host)):
         pending.append((step - substeps, terms))
-        if step - substeps in (first, level.start, config.objective.num_vae):  # compilation is not training
+        if step - substeps in (first, level.start, config.objective.num_vae):  # do not time compilation
             jax.block_until_ready(terms)
             clock.resume()
         else:
@@ -323,14 +326,14 @@ def _loop(run, host, writer, clock, stop):
             if writer:
                 writer.write(step, row)
                 progress.report(step, row, rate and rate / level.batch_size)
-        if signum:  # only save: there may be only seconds left
+        if signum:  # only save: there may be only a few seconds left
             due = {"draw": False, "evaluate": False, "save": True}
         if due["draw"] or due["evaluate"] or due["save"]:
             host = parallel.unreplicate(devices_state)
             refuse_bad_state(config, host)
             metrics, model, late_signum = _keep(run, host, due, writer, stop)
             signum = signum or late_signum
-        if signum:  # not `stop.signum`, which may be later than the save
+        if signum:  # not `stop.signum`, which may have arrived after the save
             progress.close()
             raise Interrupted(f"saved step {step} of {last}; run the same command again to go on", signum)
         clock.resume()
@@ -341,20 +344,20 @@ def _loop(run, host, writer, clock, stop):
 def _keep(run, host, due, writer, stop):
     """Evaluates, draws and saves what is due. Returns the metrics if evaluated, the model if built, and a signal or 0.
 
-    The signal is one that arrived meanwhile: then only the save is completed.
+    The signal is one that arrived meanwhile; in that case only the save is completed.
     """
     metrics, model, signum = {}, None, 0
     try:
-        if writer and (due["evaluate"] or due["draw"]):  # the main process alone
+        if writer and (due["evaluate"] or due["draw"]):  # only the main process
             with stop.cancelling():
                 model = run.model(host)
                 if due["evaluate"]:
                     metrics = evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
-                    numbers = evaluation.numbers(metrics)  # kl_gap and others are also the names of training's terms
+                    numbers = evaluation.numbers(metrics)  # some, like kl_gap, are also names of training's terms
                     writer.scalars(int(host.step), {f"eval/{name}": value for name, value in numbers.items()})
                 if due["draw"]:
                     _draw(run, model, writer, f"_{model.step:07d}")
-    finally:  # a checkpoint includes its metrics, for `best`, but is saved even if they fail
+    finally:  # a checkpoint includes its metrics, for `best`, but is saved even if evaluation fails
         if due["evaluate"] or due["draw"]:
             signum = stop.agree()
         if due["evaluate"] or due["save"] or signum:
@@ -379,7 +382,7 @@ def _learning_rate(config: ConfigDict, step: int) -> dict[str, float]:
 
 
 def _finish(run, model, metrics, writer, clock):
-    """Writes figures and results.json. Evaluates first if a run that was killed after its last step lacks metrics."""
+    """Writes figures and results.json. First evaluates if a killed run has none for its last step."""
     run.check_owner()
     if not metrics:
         metrics = evaluation.metrics_of(model, run.source_of(model), run.workdir, run.kept)
@@ -395,12 +398,12 @@ def _finish(run, model, metrics, writer, clock):
 
 
 def _report(workdir):
-    """Writes the report. A failure is one warning: what was trained is saved."""
+    """Writes the report. A failure is only logged as a warning, because the trained networks are saved."""
     try:
         from sintrovae_jax.reports import report  # jinja2
 
         report.write(workdir)
-    except Exception as error:  # whatever it is, it must not end a run that has come to its end
+    except Exception as error:  # no error of the report may fail a run that is complete
         log.warning("no %s: %s", workdirs.REPORT, parallel.first_line(error))
 
 

@@ -39,11 +39,11 @@ class TrainState(struct.PyTreeNode):
     ema: dict[str, Variables] | None = (
         None  # the exponential moving average of both networks' variables, {'encoder': ..., 'decoder': ...}
     )
-    prior: priors.PriorState | None = None  # of a learnt prior
+    prior: priors.PriorState | None = None  # None: the prior is not learnt
 
     @property
     def variables(self) -> dict[str, Variables]:
-        """Both networks' present variables, {'encoder': ..., 'decoder': ...}, and the 'prior' if it is learnt."""
+        """Both networks' current variables, {'encoder': ..., 'decoder': ...}, and the 'prior' if it is learnt."""
         learnt: dict[str, Any] = {} if self.prior is None else {"prior": self.prior.mixture}
         return {"encoder": self.encoder.variables, "decoder": self.decoder.variables, **learnt}
 
@@ -79,8 +79,8 @@ def apply_gradients(
 def initial(create: Callable[[], TrainState]) -> TrainState:
     """The state that `create` returns, as numpy arrays.
 
-    On a CPU it is compiled without optimisations: it runs once, and they would take almost as long as those of the
-    step.
+    On a CPU it is compiled without optimisations: it runs once, and optimising it would take almost as long as
+    optimising the step.
     """
     options: dict[str, str | bool] | None = (
         {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
@@ -89,7 +89,7 @@ def initial(create: Callable[[], TrainState]) -> TrainState:
 
 
 def reset_optimizers(networks: Networks, state: TrainState) -> TrainState:
-    """The state with fresh optimisers, for a new level of networks that grow. Keeps the host's arrays on the host."""
+    """The state with fresh optimisers, for a new level of networks that grow. Arrays on the host stay there."""
 
     def fresh(network, tx):
         zeros = jax.eval_shape(tx.init, network.params)
@@ -101,7 +101,7 @@ def reset_optimizers(networks: Networks, state: TrainState) -> TrainState:
 
 
 def _check_batch_norm(module: nn.Module, stats: Variables, roles: int) -> None:
-    """Raises `TypeError` for averages that are not of `layers.BatchNorm`: they would be wrong in evaluation."""
+    """Raises `TypeError` for averages that `layers.BatchNorm` did not make: they would be wrong in evaluation."""
     if any(leaf.ndim != 2 or len(leaf) != roles for leaf in jax.tree.leaves(stats)):
         raise TypeError(f"{type(module).__qualname__} has batch_stats that models.layers.BatchNorm does not make")
 
@@ -117,10 +117,10 @@ def create(
     conditional: bool = False,
     learnt: priors.Setting | None = None,
 ) -> TrainState:
-    """A fresh state, a function of the seed alone. shape: of one example. Traceable, for `jax.eval_shape`.
+    """A fresh state, a function of the seed alone. shape: one example's shape. Traceable, for `jax.eval_shape`.
 
     target, ema: whether it has a target decoder and averaged networks; both start as copies. conditional: whether the
-    networks take labels. learnt: of a learnt prior.
+    networks take labels. learnt: the settings of a learnt prior; None: the prior is fixed.
     """
     encoder_key, decoder_key = jax.random.split(seeds.key(seed))
     options = {"labels": jnp.zeros(1, jnp.int32)} if conditional else {}

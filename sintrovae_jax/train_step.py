@@ -1,13 +1,13 @@
 """One training step per device: the encoder's update, then the decoder's against the new encoder.
 
-Read it beside the paper. With x a real batch and z_p prior noise,
+Read it alongside the paper. With x a real batch and z_p prior noise,
 
     fake = D(z_p)      z ~ q(z|x)      recon = D(z)
 
 are decoded once, in `encoder_update`. Its `jax.vjp` also returns the pullback of a gradient from these images to the
-decoder's parameters, which `decoder_update` uses instead of decoding again. Reconstructions and samples go through the
-networks together, as one batch of 2B in two groups that BatchNorm normalises separately. Conditional networks are given
-the labels of x in every pass, so that z_p is decoded with them too. This module computes the terms; `objectives`
+decoder's parameters, which `decoder_update` uses instead of decoding again. Reconstructions and samples pass through
+the networks together, as one batch of 2B in two groups that BatchNorm normalises separately. Conditional networks get
+the labels of x in every pass, so z_p is decoded with these labels too. This module computes the terms; `objectives`
 combines them into losses. All functions are pure and run under the device axis of `parallel.pmap`.
 """
 
@@ -29,12 +29,12 @@ from sintrovae_jax.train_state import Networks, TrainState, apply_gradients
 
 
 class Decodings(NamedTuple):
-    """The decodings of the encoder's update, for the decoder's update."""
+    """The images that the encoder's update decoded, which the decoder's update reuses."""
 
     images: jax.Array  # recon and fake, [2B, ...]
-    vjp: Callable[[jax.Array], tuple[Tree, jax.Array]]  # of the decoding
+    vjp: Callable[[jax.Array], tuple[Tree, jax.Array]]  # the decoding's pullback
     stats: Variables
-    real: Posterior  # of x, for a learnt prior
+    real: Posterior  # q(z|x), for a learnt prior
 
 
 def _concatenate(a, b):
@@ -51,7 +51,7 @@ def encoder_update(
     weights: Tree = (),
     labels: jax.Array | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array], Decodings]:
-    """Minimises L_E with the decoder frozen. Returns the state with a new encoder, what to log, and the decodings."""
+    """Minimises L_E with the decoder frozen. Returns the state with a new encoder, values to log, and decodings."""
     net = Passes(networks, static, state, noise, hyper, weights, labels)
     frozen, adversarial = state.decoder.params, static.objective.encoder
     assert adversarial is not None
@@ -83,7 +83,7 @@ def encoder_update(
     gradient = jax.grad(loss_fn, argnums=(0, 1, 2, 3), has_aux=True)
     (grads, kl_grad, uneven_grad, recon_grad), logged = gradient(state.encoder.params, kl_real, uneven, recon)
     # The chain rule: the gradient of the reconstructions is pulled back to their latents, then to the encoding of x.
-    # A gradient of the whole would differentiate the custom gradients of BatchNorm and convolutions term by term.
+    # One `jax.grad` of the whole would differentiate the custom gradients of BatchNorm and convolutions term by term.
     _, z_grad = decode_vjp(_concatenate(recon_grad, jnp.zeros_like(fake)))
     grads = parallel.pmean(jax.tree.map(jnp.add, grads, encode_vjp((z_grad[: len(z)], kl_grad, uneven_grad))[0]))
     encoder = apply_gradients(state.encoder, networks.encoder_tx, grads, hyper.learning_rate, stats)
@@ -103,9 +103,9 @@ def decoder_update(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Minimises L_D with the encoder frozen at its just-updated parameters, on the same z_p and z.
 
-    The gradients of kl(recon) and kl(fake) reach D through E and the images of `decodings`. In the γ_r term target and
-    latent are constants, and the gradient flows through the second decoding. With bootstrap's target decoder, which is
-    constant, the gradient flows through target and latent instead.
+    The gradients of kl(recon) and kl(fake) reach D through E and the images of `decodings`. In the γ_r term the target
+    image and the latent are constants, and the gradient flows through the second decoding. With bootstrap, the target
+    decoder is constant, and the gradient flows through the target image and the latent instead.
     """
     net = Passes(networks, static, state, noise, hyper, weights, labels)
     frozen, adversarial = state.encoder.params, static.objective.decoder
@@ -135,7 +135,7 @@ def decoder_update(
 def _prior_update(
     networks: Networks, static: Static, state: TrainState, net: Passes, real: Posterior, hyper: Hyper
 ) -> TrainState:
-    """A learnt prior minimises s·β_kl·kl of real data, whose posteriors are constants."""
+    """Updates a learnt prior, which minimises s·β_kl·kl of real data; the posteriors are constants."""
     if state.prior is None or static.prior is None:
         return state
     held = state.prior if static.vae else priors.bounded(state.prior)
@@ -155,7 +155,7 @@ def vae_update(
     weights: Tree = (),
     labels: jax.Array | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Both networks minimise the objective's terms of real data: in the VAE phase, and in all steps of the VAE."""
+    """Both networks minimise the objective's `real` loss: in the VAE phase, and in every step of a VAE."""
     net = Passes(networks, static, state, noise, hyper, weights, labels)
 
     def loss_fn(params):
@@ -203,13 +203,13 @@ def update(
         state, logged, decodings = encoder_update(networks, static, state, x, noise, hyper, weights, labels)
         state, loss = decoder_update(networks, static, state, x, noise, hyper, decodings, weights, labels)
         logged |= loss
-    # A term that this step does not have (an adversarial one in the VAE phase) counts 0 times.
+    # A term that this step does not compute (an adversarial one in the VAE phase) has count 0.
     terms = {t: jnp.stack([logged[t], 1.0]) if t in logged else jnp.zeros(2) for t in static.objective.logged}
     return _update_copies(static, state.replace(step=state.step + 1), hyper), terms
 
 
 def _update_copies(static: Static, state: TrainState, hyper: Hyper) -> TrainState:
-    """Moves the copies that follow the networks: bootstrap's target decoder, and the exponential moving average."""
+    """Updates the copies of the networks: bootstrap's target decoder, and the exponential moving average."""
     target, ema = state.target, state.ema
     if target is not None:
         due = state.step % static.target_period == 0
@@ -230,9 +230,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One dispatch on one device: `substeps` updates, scanned.
 
-    batches: those of `update`, with a leading axis of substeps; hypers: each [substeps]; weights: of the reconstruction
-    error (`reconstruction.weights`). Returns the new state and {term: [sum, count, first]} over the substeps and
-    devices, where `first` is the first substep at which the term was not finite, or infinity.
+    batches: as in `update`, with a leading axis of substeps; hypers: [substeps] each; weights: the arrays that the
+    reconstruction error needs (`reconstruction.weights`). Returns the new state and {term: [sum, count, first]} over
+    the substeps and devices, where `first` is the first substep at which the term was not finite, or infinity.
     """
 
     def body(state, inputs):

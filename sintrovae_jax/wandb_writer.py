@@ -1,6 +1,6 @@
-"""Weights & Biases as one of clu's metric writers, for `log.wandb`. No failure of it ends a run.
+"""Weights & Biases as one of clu's metric writers, for `log.wandb`. Its failures never end a run.
 
-Imported only where it is asked for: it imports clu, and wandb when it starts.
+Imported only if `log.wandb` is set, because it imports clu, and wandb when it starts.
 """
 
 import json
@@ -26,12 +26,12 @@ _START, _FINISH = 60, 120  # seconds that a server that does not answer may take
 def start(project: str, workdir: Path, hyperparameters: Mapping[str, Any]) -> "WandbWriter | None":
     """The writer of a workdir's run. project: PROJECT or ENTITY/PROJECT. None, after a warning, if it cannot start.
 
-    A run that is resumed goes on with the same run there: its id is kept in the workdir. WANDB_MODE and the other
-    variables of wandb count; what it writes to disk goes to the workdir, unless that is remote or WANDB_DIR is set.
+    A resumed run continues the same W&B run, whose id is kept in the workdir. WANDB_MODE and wandb's other variables
+    apply; wandb's files go to the workdir, unless that is remote or WANDB_DIR is set.
     """
     try:
         return _started(project, workdir, hyperparameters)
-    except Exception as error:  # of the network, of the account, or of wandb
+    except Exception as error:  # from the network, the account, or wandb
         log.warning("log.wandb: not logged to Weights & Biases (%s)", first_line(error))
         return None
 
@@ -48,8 +48,8 @@ def _started(project, workdir, hyperparameters):
         id=run_id(workdir, project),
         name=workdir.name,
         dir=folder,
-        resume=None if offline else "allow",  # offline wandb itself does not ask what is there, and warns
-        # The streams and their ends are this program's own business (streams.py).
+        resume=None if offline else "allow",  # offline, wandb cannot look up the run, and warns
+        # This program handles its standard streams itself (streams.py).
         settings=wandb.Settings(console="off", quiet=True, init_timeout=_START, finish_timeout=_FINISH),
     )
     writer = WandbWriter(run)
@@ -58,7 +58,7 @@ def _started(project, workdir, hyperparameters):
 
 
 def run_id(workdir: Path, project: str) -> str:
-    """The id of the workdir's run in this project, in wandb.json, which is made if it is not there yet."""
+    """The id of the workdir's run in this project, from wandb.json; created if it does not exist yet."""
     path = workdir / workdirs.WANDB
     try:
         stored = files.read_json(path)
@@ -72,10 +72,10 @@ def run_id(workdir: Path, project: str) -> str:
 
 
 class WandbWriter(metric_writers.MetricWriter):
-    """Writes to a run of wandb. After the first failure it warns once, and writes nothing more.
+    """Writes to a W&B run. After the first failure it warns once, and writes nothing more.
 
-    Every row has the step of training, and charts are over it. wandb's own count of steps is not used: it would drop
-    the rows that a run which was killed had logged after its last checkpoint, and now logs again.
+    Every row has the training step, which is the axis of the charts. wandb's own step counter is not used: after a
+    killed run is resumed, it would drop the rows after the last checkpoint, which are logged a second time.
     """
 
     def __init__(self, run: Any) -> None:
@@ -107,7 +107,7 @@ class WandbWriter(metric_writers.MetricWriter):
         self._try(lambda: self._log(step, {name: histogram(name, values) for name, values in arrays.items()}))
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        # A run that goes on may have other values, such as train.steps.
+        # A resumed run may have other values, such as train.steps.
         self._try(lambda: self._run.config.update(dict(hparams), allow_val_change=True))
 
     def write_summaries(
@@ -122,10 +122,10 @@ class WandbWriter(metric_writers.MetricWriter):
         raise NotImplementedError("sounds are not written to Weights & Biases")
 
     def flush(self) -> None:
-        """Nothing: wandb sends what it has as it comes."""
+        """Does nothing: wandb sends its data continuously."""
 
     def close(self) -> None:
-        """Ends the run; waits for uploads, two minutes at most."""
+        """Ends the run. Waits for uploads for at most two minutes."""
 
         def finish():
             self._run.finish()  # looking it up may fail, too
@@ -140,7 +140,7 @@ class WandbWriter(metric_writers.MetricWriter):
             return
         try:
             call()
-        except Exception as error:  # of the network, of its server, or of wandb
+        except Exception as error:  # from the network, the server, or wandb
             self._failed = True
             log.warning("log.wandb: no more is logged to Weights & Biases (%s)", first_line(error))
 
@@ -151,6 +151,6 @@ def _each(images: Array) -> np.ndarray:
 
 
 def _bytes(image: np.ndarray) -> np.ndarray:
-    """An image [H, W, C] as bytes: wandb would stretch floats to the range that they have."""
+    """An image [H, W, C] as bytes, because wandb would stretch floats to their own range."""
     pixels = image if image.dtype == np.uint8 else (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels

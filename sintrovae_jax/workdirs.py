@@ -11,28 +11,28 @@ from sintrovae_jax.parallel import first_line
 
 CONFIG = "config.json"
 METRICS = "metrics.csv"
-DATA = "data.json"  # what the run is trained on (`data.identity`)
+DATA = "data.json"  # the identity of the training data (`data.identity`)
 RUN = "run.json"  # how the run was made, session by session (`provenance`)
 RESULTS = "results.json"
 SAMPLES = "samples.npz"
-WANDB = "wandb.json"  # ids of its runs at Weights & Biases, by project
+WANDB = "wandb.json"  # the ids of its Weights & Biases runs, by project
 REPORT = "report.html"
 FIGURES = "figures"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
-STANDING = "standing"  # BatchNorm's statistics estimated again, of checkpoints (`standing`)
-OWNER = "owner.json"  # the process that trains in it, while it does (`ownership`)
+STANDING = "standing"  # standing statistics of checkpoints' BatchNorm (`standing`)
+OWNER = "owner.json"  # the process that is training in the workdir (`ownership`)
 
 
 def write_results(workdir: Path, results: dict[str, Any]) -> Path:
-    """Writes results.json, a flat object; what is not finite becomes null, which JSON can hold. Returns its path."""
+    """Writes results.json, a flat object; numbers that are not finite become null, as JSON needs. Returns its path."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
     files.write_text(workdir / RESULTS, json.dumps(clean, indent=2) + "\n")
     return workdir / RESULTS
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
-    """The workdir's results.json, {} where there is none. Raises `UserError` if it is no object that can be read."""
+    """The content of results.json; {} if there is none. Raises `UserError` if it is not a readable object."""
     path = workdir / RESULTS
     try:
         results = files.read_json(path)
@@ -46,11 +46,11 @@ def read_results(workdir: Path) -> dict[str, Any]:
 
 
 def step_of(text: str) -> int | str:
-    """A step that is given as text: a number, or a name that `inference.load` knows."""
+    """A step given as text: a number, or a name that `inference.load` takes."""
     return int(text) if text.isdecimal() else text
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Whether there is the checkpoint of any step."""
+    """Whether there is a checkpoint of any step."""
     folder = workdir / CHECKPOINTS
     return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())

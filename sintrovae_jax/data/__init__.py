@@ -1,1 +1,1 @@
-"""The input pipeline, which is the only part of the package that imports TensorFlow. This file does not."""
+"""The input pipeline, the only part of the package that imports TensorFlow. This file does not import it."""

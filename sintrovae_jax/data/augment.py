@@ -1,7 +1,7 @@
 """Augmentation of a batch of images: translation, hue jitter, flip, in this order; or of clouds: rotation.
 
-Every example's draw is a function of (seed, step, index of the example in the global batch). Images are [B, H, W, C],
-uint8 or floats in [0, 1], and keep their type; clouds [B, points, 3].
+Each example's random draws are a function of (seed, step, index of the example in the global batch). Images are
+[B, H, W, C], uint8 or floats in [0, 1], and keep their dtype; clouds are [B, points, 3].
 """
 
 import functools
@@ -15,13 +15,13 @@ from sintrovae_jax.data.images import read_format
 from sintrovae_jax.parallel import Shard
 
 Augmentation = Callable[[tf.Tensor, int, tf.Tensor, Shard], tf.Tensor]  # (x, seed, steps, shard) -> x
-_STREAM = 2**61  # keeps these draws apart from those that make examples
+_STREAM = 2**61  # keeps these draws apart from the draws that make examples
 
 
 def from_config(data: ConfigDict) -> Augmentation | None:
-    """The augmentation of `config.data` as a function (x, seed, steps, shard) -> x, or None if it has none.
+    """The augmentation of `config.data` as a function (x, seed, steps, shard) -> x; None if there is none.
 
-    x: this process's part of the batches of these steps (one, or a vector of them), one after the other.
+    x: this process's part of the batches of these steps (one step, or a vector of steps), one after the other.
     """
     if data.rotate:
         return functools.partial(_rotate, data.rotate)
@@ -33,7 +33,7 @@ def from_config(data: ConfigDict) -> Augmentation | None:
         u = _draws(seed, steps, shard, 4)
         by = tf.cast(tf.floor(u[:, :2] * (2 * data.translate + 1)), tf.int32) - data.translate
         mirrored = u[:, 3] < (0.5 if data.flip else 0.0)
-        # The flip may precede the change of hue, which acts on single pixels.
+        # The flip may come before the hue change, which acts on single pixels.
         if data.translate:
             x = move(x, by, mirrored, fill)
         elif data.flip:
@@ -44,14 +44,14 @@ def from_config(data: ConfigDict) -> Augmentation | None:
 
 
 def _draws(seed: int, steps: tf.Tensor, shard: Shard, count: int) -> tf.Tensor:
-    """`count` numbers from [0, 1) for each of this process's examples of these steps, [examples, count]."""
+    """`count` numbers from [0, 1) for each of this process's examples in these steps, [examples, count]."""
 
-    def of_step(step):
+    def draw(step):
         stateless = tf.stack([tf.cast(seed, tf.int64), step + _STREAM])
-        # Drawn for the whole global batch, then cut, so that draws do not depend on the number of processes.
+        # Drawn for the whole global batch, then sliced, so that draws do not depend on the number of processes.
         return tf.random.stateless_uniform([shard.batch_size, count], stateless)[shard.start : shard.stop]
 
-    return tf.reshape(tf.map_fn(of_step, tf.reshape(steps, [-1]), fn_output_signature=tf.float32), [-1, count])
+    return tf.reshape(tf.map_fn(draw, tf.reshape(steps, [-1]), fn_output_signature=tf.float32), [-1, count])
 
 
 def _rotate(most: float, x: tf.Tensor, seed: int, steps: tf.Tensor, shard: Shard) -> tf.Tensor:
@@ -65,9 +65,9 @@ def rotate(x: tf.Tensor, angles: tf.Tensor) -> tf.Tensor:
 
 
 def move(x: tf.Tensor, by: tf.Tensor, mirrored: tf.Tensor, fill: tuple[int, ...]) -> tf.Tensor:
-    """Moves each image down and right by `by` [B, 2] pixels, then mirrors it left to right where `mirrored` [B].
+    """Moves each image down and right by `by` [B, 2] pixels, then mirrors it left to right if `mirrored` [B].
 
-    The edges are filled with `fill` (0 to 255 a channel). One gather of pixels is several times faster than two.
+    Uncovered edges are filled with `fill` (0 to 255 per channel). A single gather is several times faster than two.
     """
     count, height, width, channels = x.shape
     row = tf.range(height)[None] - by[:, :1]  # [B, H], of the source pixel
@@ -80,7 +80,7 @@ def move(x: tf.Tensor, by: tf.Tensor, mirrored: tf.Tensor, fill: tuple[int, ...]
 
 
 def flip(x: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
-    """Mirrors left to right the images where `mirrored` [B]. TensorFlow is fastest at this with one image at a time."""
+    """Mirrors the images with `mirrored` [B] left to right. TensorFlow is fastest with one image at a time."""
 
     def one(image, mirrored):
         return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)

@@ -1,8 +1,8 @@
 """Cars3D (Reed et al. 2015): 183 car models seen from 24 azimuths and 4 elevations. Class: model; content: view.
 
-Two layouts are published, and either will do:
+Two layouts are published, and both can be read:
 
-    a folder of .mat files, one a model, each with `im`, uint8 [height, width, 3, 24 azimuths, 4 elevations]
+    a folder of .mat files, one per model, each with `im`, uint8 [height, width, 3, 24 azimuths, 4 elevations]
     an .npz with `imgs`, uint8 [4 · 24 · models, height, width, 3], models fastest, then azimuths, then elevations
 """
 
@@ -33,9 +33,9 @@ _HELD_OUT = 0.11  # of the models: 20 of 183, as many as LORD's split holds out
 
 
 def build(path: str, form: Format, memory_bytes: float) -> Arrays:
-    """The source of all views, in memory, resized to the format. Some models, with all their views, are held out.
+    """The source of all views, in memory, resized to the format. Some models are held out, with all their views.
 
-    Raises `UserError` if the path is neither layout, a file of it is damaged, or it takes more than `memory_bytes`.
+    Raises `UserError` if the path has neither layout, a file is damaged, or the views take more than `memory_bytes`.
     """
     read = _from_folder if is_folder(path) else _from_npz
     views, identity = read(path, form, memory_bytes)
@@ -48,7 +48,7 @@ def build(path: str, form: Format, memory_bytes: float) -> Arrays:
 
 
 def _from_folder(path: str, form: Format, memory_bytes: float) -> tuple[np.ndarray, Identity]:
-    """Views [models, 96, *shape], azimuths fastest, of a folder of .mat files, and their identity."""
+    """Reads a folder of .mat files. Returns views [models, 96, *shape], azimuths fastest, and their identity."""
     names = sorted(name for name in _listed(path) if name.endswith(".mat") and not name.startswith("._"))
     if not names:
         raise UserError(f"data.source=cars3d:{path}: the folder has no .mat files, one for each car model")
@@ -79,7 +79,7 @@ def _one_model(path: str, form: Format) -> np.ndarray:
 
 
 def _from_npz(path: str, form: Format, memory_bytes: float) -> tuple[np.ndarray, Identity]:
-    """The same from an .npz."""
+    """Reads an .npz. Returns the same."""
 
     def imgs(names: Sequence[str]) -> list[str]:
         return [name for name in names if name == "imgs"]

@@ -1,4 +1,4 @@
-"""Point clouds in memory, and the folders of files that they are read from."""
+"""Point clouds in memory, read from folders of files."""
 
 import io
 import logging
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _MESHES = (".ply", ".off", ".obj")  # read by trimesh
 SUFFIXES = (".npy", ".xyz", *_MESHES)
-_LARGEST = 2**28  # bytes of a file
+_LARGEST = 2**28  # the most bytes of a file
 _THREADS = 16
 
 
@@ -39,7 +39,7 @@ class Clouds:
 
     @property
     def labels(self) -> Labels | None:
-        """The classes [N] of training clouds, in no particular order, and of test clouds; None: not known."""
+        """The classes [N] of training clouds, in no particular order, and of test clouds; None: unknown."""
         return self._arrays.labels
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> "tf.data.Dataset":
@@ -50,9 +50,9 @@ class Clouds:
 
 
 def normalized(points: np.ndarray, radius: float) -> np.ndarray:
-    """Points [N, 3] around the middle of their bounding box, the farthest `radius` away; 0: as they are. float32.
+    """Centres points [N, 3] on their bounding box, and scales the farthest to `radius`; 0: leaves them. float32.
 
-    Raises ValueError where they are all in one place.
+    Raises ValueError if all points are in one place.
     """
     if radius:
         points = points - (points.min(0) + points.max(0)) / 2
@@ -64,11 +64,12 @@ def normalized(points: np.ndarray, radius: float) -> np.ndarray:
 
 
 def build(path: str, points: int, radius: float, test_fraction: float, memory_bytes: float) -> Clouds:
-    """The source of a folder's clouds and meshes. Its classes are the folders in it, if all files lie in such.
+    """The source of a folder's clouds and meshes. If all files are in subfolders, these are the classes.
 
-    A file's points are chosen, or sampled uniformly by area where it is a mesh, once, as its name alone decides. What
-    is held out is decided by the name too (`folder.split`). Files that cannot be read are skipped, counted and named.
-    Raises `UserError` if there is no folder or no readable cloud in it, it does not fit memory, or trimesh is missing.
+    A cloud's points are chosen, or a mesh's points sampled uniformly by area, once. The file's name alone determines
+    the points, and whether the file is held out (`folder.split`). Files that cannot be read are skipped, counted and
+    named. Raises `UserError` if there is no folder, it has no readable cloud, it does not fit memory, or trimesh is
+    missing.
     """
     if not folder.is_folder(path):
         raise UserError(f"data.source=clouds:{path} is no folder")
@@ -81,7 +82,7 @@ def build(path: str, points: int, radius: float, test_fraction: float, memory_by
     found, skipped = _read_all(path, names, points, radius)
     folder.report(path, skipped, len(names), "cloud")
     train, test = folder.split(list(found), test_fraction)
-    test = [test[i] for i in np.random.default_rng(0).permutation(len(test))]  # so that the first are of many classes
+    test = [test[i] for i in np.random.default_rng(0).permutation(len(test))]  # so that the first have many classes
     x, x_test = (np.stack([found[name] for name in part]) for part in (train, test))
     classes = folder.classes_of(train + test)
     labels = None if classes is None else (classes[: len(train)], classes[len(train) :])
@@ -98,7 +99,7 @@ def _need_trimesh(names: list[str]) -> None:
 
 
 def _read_all(path: str, names: list[str], points: int, radius: float) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The clouds by name, and why the others cannot be read."""
+    """Returns {name: cloud}, and {name: reason} for the files that cannot be read."""
 
     def one(name: str) -> np.ndarray | str:
         try:
@@ -121,9 +122,10 @@ def _read_all(path: str, names: list[str], points: int, radius: float) -> tuple[
 
 
 def read(path: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` points [count, 3] of a file: of a mesh sampled uniformly by area, of a cloud chosen without repetition.
+    """`count` points [count, 3] of a file: sampled uniformly by area from a mesh, or chosen from a cloud without
+    repetition.
 
-    Raises ValueError for fewer points, and what numpy and trimesh raise for other files.
+    Raises ValueError if the file has fewer points, and the errors of numpy and trimesh for other files.
     """
     with opened(path) as file:
         data = file.read(_LARGEST + 1)
@@ -131,9 +133,9 @@ def read(path: str, count: int, rng: np.random.Generator) -> np.ndarray:
         raise ValueError(f"it has more than {_LARGEST >> 20} MiB")
     suffix = os.path.splitext(path)[1].lower()
     if suffix in _MESHES:
-        points = _of_mesh(data, suffix, count, rng)
+        points = _mesh_points(data, suffix, count, rng)
     else:
-        points = _of_npy(data) if suffix == ".npy" else np.loadtxt(io.BytesIO(data), usecols=(0, 1, 2), ndmin=2)
+        points = _npy_points(data) if suffix == ".npy" else np.loadtxt(io.BytesIO(data), usecols=(0, 1, 2), ndmin=2)
     if not np.isfinite(points).all():
         raise ValueError("not all of its coordinates are finite")
     if len(points) < count:
@@ -141,15 +143,15 @@ def read(path: str, count: int, rng: np.random.Generator) -> np.ndarray:
     return points if len(points) == count else points[np.sort(rng.choice(len(points), count, replace=False))]
 
 
-def _of_npy(data: bytes) -> np.ndarray:
+def _npy_points(data: bytes) -> np.ndarray:
     x = npy.load(io.BytesIO(data), list, lambda size: None).get(npy.ALONE)
     if x is None or x.ndim != 2 or x.shape[1] < 3 or x.dtype.kind not in "fiu":
         raise ValueError("it is no array of numbers [points, 3]")
     return x[:, :3].astype(np.float64)
 
 
-def _of_mesh(data: bytes, suffix: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Points of a file that trimesh reads: a mesh's sampled, or the vertices of one without faces."""
+def _mesh_points(data: bytes, suffix: str, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Points of a file that trimesh reads: sampled from a mesh, or the vertices if there are no faces."""
     import trimesh
 
     scene = trimesh.load_scene(io.BytesIO(data), file_type=suffix[1:], process=False)

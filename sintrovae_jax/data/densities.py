@@ -28,7 +28,7 @@ def gaussians8(n: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def spirals(n: int, seed: tf.Tensor) -> tf.Tensor:
-    """Two interleaved spirals, either sign equally likely."""
+    """Two interleaved spirals, both equally likely."""
     r = 3 * math.pi * tf.sqrt(_uniform(n, seed, 0))
     x = -tf.cos(r) * r + 0.5 * _uniform(n, seed, 1)
     y = tf.sin(r) * r + 0.5 * _uniform(n, seed, 2)
@@ -57,9 +57,9 @@ def gaussians25(n: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def moons(n: int, seed: tf.Tensor) -> tf.Tensor:
-    """Two half circles of radius 2 that reach into each other, equally likely, noise 0.1."""
+    """Two interlocking half circles of radius 2, equally likely, noise 0.1."""
     sign, angle = 2 * _choice(n, seed, 0, 2) - 1, math.pi * _uniform(n, seed, 1)
-    upper = tf.stack([2 * tf.cos(angle) - 1, 2 * tf.sin(angle) - 0.5], 1)  # the lower one is this, turned by 180°
+    upper = tf.stack([2 * tf.cos(angle) - 1, 2 * tf.sin(angle) - 0.5], 1)  # the lower one is rotated by 180°
     return sign[:, None] * upper + 0.1 * _normal([n, 2], seed, 2)
 
 

@@ -1,4 +1,4 @@
-"""Kind and shape of a source's examples, from the config alone: without the data, and without TensorFlow."""
+"""The kind and shape of a source's examples, from the config alone, without the data and without TensorFlow."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from sintrovae_jax import files
 from sintrovae_jax.errors import UserError
 
-# Half of the side of the square over which each 2D density is plotted and scored (docs/method.md, "2D densities").
+# Half the side of the square over which each 2D density is plotted and scored (docs/method.md, "2D densities").
 HALF_RANGES = {
     "gaussians8": 2.0,
     "spirals": 4.0,
@@ -19,38 +19,38 @@ HALF_RANGES = {
     "gaussians25": 2.5,
     "moons": 4.0,
 }
-# What `data.source` may be. `pipeline` builds them.
+# The values of `data.source`. `pipeline` builds these sources.
 NAMES = (
     *HALF_RANGES,
     *("digits", "letters", "sprites", "shapes"),
     *("tfds:NAME[/CONFIG]", "folder:PATH", "npz:PATH", "cars3d:PATH", "kth:PATH", "clouds:PATH"),
 )
-PATHS = tuple(name.removesuffix(":PATH") for name in NAMES if name.endswith(":PATH"))  # kinds that are KIND:PATH
+PATHS = tuple(name.removesuffix(":PATH") for name in NAMES if name.endswith(":PATH"))  # kinds with a path
 
 
 def anchored(source: str) -> str:
-    """A `data.source` whose path, if it has one, means the same from every folder (`files.anchored`)."""
+    """A `data.source` whose path, if it has one, means the same in every folder (`files.anchored`)."""
     kind, _, path = source.partition(":")
     return f"{kind}:{files.anchored(path)}" if kind in PATHS else source
 
 
 def last_part(source: str) -> str:
-    """A `data.source` without the folders that its absolute path is in; what is remote or below ~ stays."""
+    """A `data.source` with only the last part of an absolute path; remote paths and paths with ~ stay."""
     kind, _, path = source.partition(":")
     return f"{kind}:{Path(path).name}" if kind in PATHS and os.path.isabs(path) else source
 
 
 def same_kind(a: str, b: str) -> bool:
-    """Whether two `data.source`s differ in the place of their data alone."""
+    """Whether two `data.source`s differ at most in the path of their data."""
     kinds = {a.partition(":")[0], b.partition(":")[0]}
     return a == b or (len(kinds) == 1 and kinds <= {*PATHS})
 
 
 class Examples(NamedTuple):
-    """kind: 'images', 'points' or 'clouds' (of `data.points` points). shape: of one example. dtype: as a source serves
-    them (an .npz of floats: float32).
+    """kind: 'images', 'points' or 'clouds' (of `data.points` points). shape: one example's shape. dtype: the dtype that
+    the source yields (float32 for an .npz of floats).
 
-    half_range: of points, half of the side of the square over which they are plotted and scored.
+    half_range: for points, half the side of the square over which they are plotted and scored.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Examples(NamedTuple):
 
 
 def of(data: ConfigDict) -> Examples:
-    """The examples of `config.data.source`. Raises `UserError` where `data.image_size` does not fit it."""
+    """The examples of `config.data.source`. Raises `UserError` if `data.image_size` does not fit it."""
     if data.source in HALF_RANGES:
         if data.image_size:
             raise UserError(f"data.source={data.source} is a density of points: set data.image_size=0")

@@ -1,6 +1,6 @@
-"""Errors of the input pipeline in the form in which they were raised.
+"""Errors of the input pipeline, as they were originally raised.
 
-TensorFlow, which runs the pipeline in threads of its own, raises errors that hold the traceback of another as text.
+TensorFlow runs the pipeline in its own threads, and raises errors that contain the original traceback only as text.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from sintrovae_jax.parallel import first_line
 P = ParamSpec("P")
 T = TypeVar("T")
 _errors: contextvars.ContextVar[list[Exception]] = contextvars.ContextVar("errors")
-# What files and networks do to TensorFlow.
+# TensorFlow's errors for problems with files and networks.
 _OF_FILES = (
     *(tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError),
     *(tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.UnknownError),
@@ -27,8 +27,8 @@ _OF_FILES = (
 
 @contextlib.contextmanager
 def noting() -> Iterator[list[Exception]]:
-    """Yields a list of the errors of `noted` functions in the datasets that are built within the block, which come when
-    these are read.
+    """Yields a list that collects the errors of `noted` functions in datasets built within the block. They occur when
+    the datasets are read.
     """
     token = _errors.set([])
     try:
@@ -38,7 +38,7 @@ def noting() -> Iterator[list[Exception]]:
 
 
 def noted(function: Callable[P, T]) -> Callable[P, T]:
-    """The function, for a dataset."""
+    """Wraps a function for use in a dataset, so that its errors are collected."""
     errors = _errors.get([])
 
     @functools.wraps(function)
@@ -54,8 +54,8 @@ def noted(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextlib.contextmanager
 def reading(errors: Sequence[Exception] = ()) -> Iterator[None]:
-    """For what takes elements from a dataset. Raises, instead of TensorFlow's errors, the first of those that `noting`
-    gave, and `Unavailable` where files cannot be read.
+    """For code that takes elements from a dataset. Instead of TensorFlow's errors, raises the first one that `noting`
+    collected, or `Unavailable` if files cannot be read.
     """
     try:
         yield

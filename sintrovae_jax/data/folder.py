@@ -1,4 +1,4 @@
-"""Pictures in a folder, local or remote (gs://…), of any size, mode and kind that `images` reads."""
+"""Pictures in a folder, local or remote (gs://…), of any size, mode and format that `images` reads."""
 
 import contextlib
 import functools
@@ -43,18 +43,19 @@ log = logging.getLogger(__name__)
 _NAMED = 20  # skipped files that the warning names; results.json has them all
 _SAMPLED = 8  # pictures that are looked for before the whole folder counts as gone
 _REMOTE_THREADS = 64  # reading remote files is mostly waiting
-_CHECKED, _CHECKED_BYTES = 20_000, 2**28  # local files, of so many bytes together, that are also compared by content
-_A_PART = 4096  # pictures between two looks at the clock
-_A_PROCESS = 64  # pictures that are worth starting a process for
+_CHECKED, _CHECKED_BYTES = 20_000, 2**28  # the most local files, and bytes, that are also compared by content
+_A_PART = 4096  # pictures between two checks of the clock
+_A_PROCESS = 64  # the number of pictures that is worth starting a process for
 
 
 def build(path: str, form: Format, test_fraction: float, memory_bytes: float) -> Images:
     """The source of a folder's pictures: in memory if they fit, otherwise read during training.
 
-    In memory their classes are known, if all lie in one folder per class: numbered in the order of the folders' names.
-    Those that cannot be read are skipped, counted and named. In memory every file is decoded first, so that all of them
-    are known. Otherwise only the beginning of every file is checked first, and a file that turns out to be damaged
-    later is replaced by the next readable one. Raises `UserError` if there is no folder or no readable picture in it.
+    In memory, if all pictures are in one folder per class, the classes are known, numbered in the order of the folders'
+    names. Pictures that cannot be read are skipped, counted and named. In memory every file is decoded first, so all
+    damaged files are found. Otherwise only the beginning of every file is checked first, and a file that turns out to
+    be damaged later is replaced by the next readable one. Raises `UserError` if there is no folder or no readable
+    picture in it.
     """
     names = listing(path)
     path = path if is_remote(path) else os.path.abspath(path)  # independent of the working directory
@@ -66,7 +67,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
     found = {name: i for i, name in enumerate(names) if name not in skipped}
 
     def sound(part: list[str]) -> bool:
-        """Whether one of these can be decoded. Skips those before it, which cannot."""
+        """Whether any of these can be decoded. Records the undecodable ones before it as skipped."""
         for name in part:
             problem = read([name], np.empty((1, *form.shape), np.uint8))
             if not problem:
@@ -89,7 +90,7 @@ def build(path: str, form: Format, test_fraction: float, memory_bytes: float) ->
 
 
 def report(path: str, skipped: Mapping[str, str], count: int, what: str) -> None:
-    """Warns of the files of a folder, of `count`, that cannot be read as `what`. Raises `UserError` if all of them."""
+    """Warns of the files that cannot be read as `what`. Raises `UserError` if these are all `count` files."""
     if len(skipped) == count:
         name, reason = next(iter(skipped.items()))
         raise UserError(f"not one of {count} files in {path} can be read as a {what}: {name}: {reason}")
@@ -99,18 +100,18 @@ def report(path: str, skipped: Mapping[str, str], count: int, what: str) -> None
 
 
 def classes_of(names: list[str]) -> np.ndarray | None:
-    """The number [N] of every picture's folder; None if one lies in none, or all in the same."""
+    """The number [N] of each picture's subfolder; None if a picture is in none, or if all are in the same one."""
     folders = [name.split(os.sep)[0] if os.sep in name else "" for name in names]
     known, classes = np.unique(folders, return_inverse=True)
     return classes if "" not in known and len(known) > 1 else None
 
 
 def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
-    """The source, in memory, of a folder with a folder of pictures for every class, such as KTH's frames of an actor.
+    """The source, in memory, of a folder with one subfolder of pictures per class, such as KTH's frames of an actor.
 
-    The last `test_fraction` of every class, in the order of the names, is held out: one stretch, so that training sees
-    a neighbour of its first frame alone. So, unlike with `split`, more pictures change what is held out.
-    Raises `UserError` if pictures lie outside of such folders, a class has fewer than two, or one is damaged.
+    The last `test_fraction` of every class, in the order of the names, is held out. It is one stretch, so that training
+    sees only a neighbour of its first frame. So, unlike with `split`, adding pictures changes what is held out.
+    Raises `UserError` if pictures are outside such subfolders, a class has fewer than two, or a picture is damaged.
     """
     if not is_folder(path):
         raise UserError(f"data.source=kth:{path} is no folder")
@@ -139,7 +140,7 @@ def by_class(path: str, form: Format, test_fraction: float) -> Arrays:
 
 
 def _read_all(read: Read, names: list[str], x: np.ndarray | None) -> dict[int, str]:
-    """What `read` returns for all of these, with lines in the log on how far it is."""
+    """The result of `read` for all of these, with the progress in the log."""
     wrong: dict[int, str] = {}
     for start in progress.counted(range(0, len(names), _A_PART), "pictures", len(names), each=_A_PART):
         part = slice(start, start + _A_PART)
@@ -150,7 +151,7 @@ def _read_all(read: Read, names: list[str], x: np.ndarray | None) -> dict[int, s
 def listing(path: str) -> list[str]:
     """The names of all pictures below a folder, relative to it, sorted. Follows links to folders, but never in a loop.
 
-    Warns of pictures of kinds that are not read. Raises `UserError` if it is no folder or has no others.
+    Warns of pictures in formats that cannot be read. Raises `UserError` if there is no folder, or no other pictures.
     """
     if not is_folder(path):
         raise UserError(f"data.source=folder:{path} is no folder")
@@ -169,15 +170,15 @@ def listing(path: str) -> list[str]:
 def below(path: str) -> list[str]:
     """The names of all files below a folder, relative to it. Follows links to folders, but never in a loop."""
     files = _walk_remote(path) if is_remote(path) else _walk(path)
-    return [name for name in files if not os.path.basename(name).startswith("._")]  # what macOS keeps about a file
+    return [name for name in files if not os.path.basename(name).startswith("._")]  # macOS's metadata of a file
 
 
 def _unread(path: str, name: str) -> str:
-    """The kind of a file that looks like a picture and is not read; '' for others."""
+    """The format of a file that looks like a picture but is not read; '' for other files."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix in images.UNREAD:
         return suffix
-    if suffix or is_remote(path):  # many files are opened slowly there
+    if suffix or is_remote(path):  # opening many remote files is slow
         return ""
     place = os.path.join(path, name)
     with contextlib.suppress(OSError):
@@ -219,9 +220,9 @@ def _size_and_time(path: str, name: str) -> tuple[int, int]:
 
 
 def marked(path: str, names: list[str]) -> Identity:
-    """What these files of a folder are: their sizes, and checksums where they are few and small enough (`_CHECKED`).
+    """The identity of these files: their sizes, and checksums if they are few and small enough (`_CHECKED`).
 
-    Files that are gone are left out.
+    Missing files are left out.
     """
 
     def size(name: str) -> int | None:
@@ -243,9 +244,9 @@ def marked(path: str, names: list[str]) -> Identity:
 
 
 def reader(path: str, form: Format, once: int = 0) -> tuple[Read, int]:
-    """What reads pictures of a folder by their names as `Readers.read` does, and the number that it reads at once.
+    """A function that reads a folder's pictures by name, like `Readers.read`, and the number that it reads at once.
 
-    once: the number of pictures, if they are read once: then a few take no more processes than are worth starting.
+    once: the number of pictures, if they are read only once: for a few pictures, fewer processes are started.
     """
     readers = Readers(form, min(cores(), -(-once // _A_PROCESS)))
     if not is_remote(path):
@@ -265,7 +266,7 @@ def reader(path: str, form: Format, once: int = 0) -> tuple[Read, int]:
 
 
 def _fetched(path: str, name: str) -> tuple[bytes, str]:
-    """A remote file, and why it cannot be read or ''."""
+    """The content of a remote file, and the reason why it cannot be read or ''."""
     try:
         with tf.io.gfile.GFile(os.path.join(path, name), "rb") as file:
             return file.read(), ""
@@ -276,7 +277,7 @@ def _fetched(path: str, name: str) -> tuple[bytes, str]:
 def split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]:
     """Names for training and names for testing. A name's part depends on the name alone.
 
-    Neither part is empty, however: the name with the lowest hash is always held out, and a single name is in both.
+    But neither part is ever empty: the name with the lowest hash is always held out, and a single name is in both.
     """
     place = {name: zlib.crc32(name.encode("utf-8", "surrogateescape")) / 2**32 for name in names}
     if len(names) <= 1:
@@ -291,7 +292,8 @@ def split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]
 class Files:
     """Pictures decoded during training, in a new seeded order every epoch.
 
-    A damaged one is replaced by the next, so that the order of the others stays the same, also for a resumed run.
+    A damaged picture is replaced by the next one, so that the order of the others stays the same, also for a resumed
+    run.
 
     read: (names, array to fill [their count, *form.shape]) -> {index: error}; called by several threads at once.
     at_once: the number of pictures that it reads at once. look: name -> a value that changes with the content.
@@ -330,7 +332,7 @@ class Files:
         return hashlib.sha256(repr((files, self._form)).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _looked_at(self, name: str) -> tuple[str, Any] | None:
-        """The name with what `look` says; None for a file that is gone."""
+        """The name and the result of `look`; None for a missing file."""
         try:
             return name, self._look(name)
         except (OSError, tf.errors.OpError):
@@ -360,20 +362,20 @@ class Files:
         return Arrays(train, test, self.skipped)
 
     def _pieces(self, names: list[str], size: int) -> Iterator[np.ndarray]:
-        """The readable pictures of these names, in arrays of at most `size`."""
+        """The readable pictures with these names, in arrays of at most `size`."""
         for start in range(0, len(names), size):
             x = self._sound(names[start : start + size])
             if len(x):
                 yield x
 
     def _sound(self, names: list[str]) -> np.ndarray:
-        """The readable pictures of these names. The others are recorded as skipped."""
+        """The readable pictures with these names. The others are recorded as skipped."""
         x = np.empty((len(names), *self._form.shape), np.uint8)
         bad = self._skip(names, self._read(names, x))
         return np.delete(x, bad, axis=0) if bad else x
 
     def _replaced(self, indices: np.ndarray, x: np.ndarray) -> None:
-        """Reads the training pictures of these indices into x. A damaged one is replaced by the next."""
+        """Reads the training pictures with these indices into x. A damaged picture is replaced by the next one."""
         names = [self._train[i] for i in indices]
         for place in self._skip(names, self._read(names, x)):
             x[place] = self._next(indices[place])
@@ -389,7 +391,7 @@ class Files:
     def _skip(self, names: list[str], wrong: dict[int, str]) -> list[int]:
         """Records the names with an error as skipped. Returns their indices.
 
-        Raises `Unavailable` if the whole folder is gone, or empty as where a disk is no longer mounted.
+        Raises `Unavailable` if the whole folder is gone, or empty because a disk is no longer mounted.
         """
         if wrong:
             self._find_some()

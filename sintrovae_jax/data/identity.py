@@ -1,4 +1,4 @@
-"""What data are, wherever they lie: kept in a workdir, so that a run does not go on with others unnoticed."""
+"""The identity of data, independent of their location. Workdirs keep it, so that no run continues with other data."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from sintrovae_jax import files, workdirs
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import first_line
 
-_MOST = 2**28  # characters of what is kept, with a line for each file
-Mark = list[int | str]  # of a part: its size or shape; then, if it is known, a checksum
+_MOST = 2**28  # the most characters of data.json, which has an entry for each file
+Mark = list[int | str]  # a part's size or shape, then a checksum if it is known
 
 
 class Identity(NamedTuple):
-    """The parts that a set has. what: they are 'files', 'arrays' or 'splits'."""
+    """The parts of a dataset. what: the kind of parts, 'files', 'arrays' or 'splits'."""
 
     what: str
     parts: Mapping[str, Mark]
@@ -34,7 +34,7 @@ def of_arrays(arrays: Mapping[str, np.ndarray]) -> Identity:
 
 
 def difference(old: Identity, new: Identity) -> str:
-    """How many parts are new, gone and changed; '' if none is. Checksums that only one of them has are not compared."""
+    """Says how many parts are new, gone and changed; '' if none are. Checksums that only one has are not compared."""
     both = old.parts.keys() & new.parts.keys()
     counts = {
         "new": len(new.parts.keys() - both),
@@ -46,7 +46,7 @@ def difference(old: Identity, new: Identity) -> str:
 
 
 def read(workdir: Path) -> Identity | None:
-    """What a workdir is trained on; None where it does not say. Raises `UserError` if its file cannot be read."""
+    """The identity of a workdir's training data; None without data.json. Raises `UserError` if that is unreadable."""
     path = workdir / workdirs.DATA
     try:
         stored = Identity(**files.read_json(path, _MOST))
@@ -60,6 +60,6 @@ def read(workdir: Path) -> Identity | None:
 
 
 def write(identity: Identity | None, workdir: Path) -> None:
-    """Keeps in a workdir what it is trained on; nothing for data that need no place."""
+    """Writes the identity of the training data to a workdir; nothing for data that are computed (None)."""
     if identity is not None and identity != read(workdir):
         files.write_text(workdir / workdirs.DATA, json.dumps(identity._asdict()) + "\n")

@@ -1,4 +1,4 @@
-"""Decodes a picture file of any kind to an array of one size. Pillow, or simplejpeg where it is faster; no TensorFlow.
+"""Decodes picture files of any format to arrays of one size. Uses Pillow, or simplejpeg if it is faster; no TensorFlow.
 
 `fit` is the resize policy of `config.data` (crop, background, image_size, image_channels). Files are decoded in
 processes of their own (`readers`).
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 _COLOURS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's names and simplejpeg's
-# Pillow's names of the kinds that are read, and their suffixes. Whatever its suffix, a file of no other kind is opened:
-# Pillow would hand PostScript to Ghostscript, for example.
+# Pillow's names of the formats that are read, and their suffixes. Files of other formats are not opened, whatever their
+# suffix: Pillow would pass PostScript to Ghostscript, for example.
 _KINDS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -34,7 +34,7 @@ FORMATS = tuple(
     kind for kind in _KINDS if kind in Image.OPEN and (kind not in ("WEBP", "AVIF") or features.check(kind.lower()))
 )
 SUFFIXES = tuple(itertools.chain.from_iterable(_KINDS[kind] for kind in FORMATS))
-# Suffixes of other pictures: those that Pillow knows, and a few that it does not.
+# Suffixes of other pictures: the ones that Pillow knows, and a few that it does not.
 _NO_PICTURES = {".bufr", ".grib", ".h5", ".hdf", ".iim", ".mpeg", ".mpg", ".pdf", ".ps"}
 _OTHERS = ".heic .heif .jxl .svg .svgz .psb .xcf .exr .hdr .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw"
 UNREAD = ({*Image.registered_extensions(), *_OTHERS.split()}) - {*SUFFIXES} - _NO_PICTURES
@@ -44,7 +44,7 @@ _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 class Format(NamedTuple):
     """The format that every picture is converted to: size × size pixels, 1 or 3 channels.
 
-    max_pixels: of a file; one with more is not decoded.
+    max_pixels: files with more pixels are not decoded.
     """
 
     size: int
@@ -74,11 +74,11 @@ def decode(encoded: bytes, form: Format) -> np.ndarray:
     """The bytes of a picture file -> uint8 [size, size, channels].
 
     Takes the first frame of an animation, applies the EXIF orientation, and resizes bicubically with antialiasing.
-    Raises `ValueError` if the file is damaged, incomplete, of another kind, or too large.
+    Raises `ValueError` if the file is damaged, incomplete, in another format, or too large.
     """
     try:
         with _opened(encoded, form) as picture:
-            # A JPEG much larger than wanted is decoded at 1/2, 1/4 or 1/8, but still at least twice as large as wanted.
+            # A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8, but at least at twice the needed size.
             picture.draft(None, (2 * form.size, 2 * form.size))
             pixels = _plain_jpeg(encoded, picture)
             if pixels is None:
@@ -92,9 +92,9 @@ def decode(encoded: bytes, form: Format) -> np.ndarray:
 
 
 def _plain_jpeg(encoded: bytes, picture: Image.Image) -> np.ndarray | None:
-    """The pixels of an opened JPEG, as Pillow would decode them but in half the time. None if Pillow has to do it.
+    """The pixels of an opened JPEG, as Pillow would decode them but in half the time; None if Pillow must decode it.
 
-    That is so for anything unusual, and for damaged files, where Pillow decides whether they are readable.
+    Pillow decodes anything unusual, and damaged files, for which it decides whether they are readable.
     """
     if picture.format != "JPEG" or picture.mode not in _COLOURS:
         return None
@@ -109,7 +109,7 @@ def _plain_jpeg(encoded: bytes, picture: Image.Image) -> np.ndarray | None:
 
 
 def check(encoded: bytes, form: Format) -> None:
-    """Raises `ValueError` if the bytes do not begin like a picture of a size that is decoded. Decodes nothing."""
+    """Raises `ValueError` if the bytes do not begin like a picture, or it is too large. Decodes nothing."""
     try:
         _opened(encoded, form).close()
     except Exception as error:
@@ -117,7 +117,7 @@ def check(encoded: bytes, form: Format) -> None:
 
 
 def looks_like_one(beginning: bytes) -> bool:
-    """Whether the first 12 bytes of a file are those of one of the common kinds of pictures."""
+    """Whether the first 12 bytes of a file are the beginning of a common picture format."""
     return beginning.startswith(_BEGINNINGS) or beginning[8:] == b"WEBP" or beginning[4:] in (b"ftypavif", b"ftypheic")
 
 
@@ -130,7 +130,7 @@ def _opened(encoded: bytes, form: Format) -> Image.Image:
 
 
 def _problem(error: Exception) -> ValueError:
-    """What is wrong with a file, in a few words. Pillow's plugins raise all kinds of errors for damaged files."""
+    """Says what is wrong with a file, in a few words. Pillow's plugins raise all kinds of errors for damaged files."""
     if isinstance(error, UnidentifiedImageError):
         return ValueError("not a picture")
     if isinstance(error, MemoryError):
@@ -153,9 +153,9 @@ def fit(picture: Image.Image, form: Format) -> np.ndarray:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of 16 bits ('I;16…', or 'I' in which Pillow holds it) or of floats in [0, 1] ('F'), scaled to 8 bits.
+    """Scales grey of 16 bits ('I;16…', or 'I', which Pillow may use for it) or floats in [0, 1] ('F') to 8 bits.
 
-    `convert` would clip them. Raises `ValueError` for numbers outside of these ranges.
+    `convert` would clip them. Raises `ValueError` for numbers outside these ranges.
     """
     if picture.mode != "F" and not picture.mode.startswith("I"):
         return picture

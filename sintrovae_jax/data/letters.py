@@ -1,8 +1,8 @@
 """Letters drawn in matplotlib's fonts and processed like scikit-learn's digits: out-of-distribution images for digits.
 
 A letter fills the height of a 32×32 bitmap, whose white pixels are counted in blocks of 4×4, so that size, sharpness
-and range are those of digits. Letters that look like a digit are left out (B, G, I, L, O, Q, S, Z). Each is rotated by
-up to 15° and narrowed at random.
+and range match the digits. Letters that look like a digit are left out (B, G, I, L, O, Q, S, Z). Each letter is rotated
+by up to 15° and narrowed at random.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 LETTERS = "ACDEFHJKMNPRTUVWXY"
 _FAMILIES = ("Sans", "SansMono", "Serif")
 _SIDE, _BLOCK = 32, 4
-_CANVAS = 128  # pixels a side, of what is drawn before it is cut out
+_CANVAS = 128  # pixels per side of the canvas that a letter is drawn on and cut out of
 
 
 def draw(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Arrays of bytes in MATLAB's files, format 5. scipy reads arrays of all kinds, but crashes on some damaged files.
+"""Reading uint8 arrays from MATLAB files, format 5. scipy reads all kinds of arrays, but crashes on some damaged files.
 
 The format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
 """
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-_HEADER = 128  # bytes; the last two tell the order of bytes
+_HEADER = 128  # bytes; the last two give the byte order
 _INT32, _UINT8, _UINT32, _MATRIX, _COMPRESSED = 5, 2, 6, 14, 15  # kinds of elements
-_OF_BYTES = 9  # the class of an array
-_MOST = 2**28  # bytes of an element that is compressed
+_UINT8_CLASS = 9  # the class of an array
+_MOST = 2**28  # the most bytes of a compressed element
 
 
 class _Element(NamedTuple):
@@ -23,9 +23,10 @@ class _Element(NamedTuple):
 
 
 def array(data: bytes, name: str) -> np.ndarray | None:
-    """The array of uint8 of this name in a file, None if there is none.
+    """The uint8 array with this name in a file; None if there is none.
 
-    Raises `ValueError` for another array of this name, and with `struct.error` and `zlib.error` for other files.
+    Raises `ValueError` for another kind of array with this name; and `ValueError`, `struct.error` or `zlib.error` for
+    other files.
     """
     order = {b"IM": "<", b"MI": ">"}.get(data[_HEADER - 2 : _HEADER])
     if order is None:
@@ -37,12 +38,12 @@ def array(data: bytes, name: str) -> np.ndarray | None:
         if inside.kind == _MATRIX:
             parts = list(_elements(inside.content, order))
             if len(parts) > 3 and bytes(parts[2].content) == name.encode():
-                return _of_bytes(name, order, parts[0], parts[1], parts[3:])
+                return _decoded(name, order, parts[0], parts[1], parts[3:])
     return None
 
 
 def _elements(data: memoryview, order: str) -> Iterator[_Element]:
-    """The elements that are one after the other in these bytes. Raises `ValueError` for one that is not whole."""
+    """The consecutive elements in these bytes. Raises `ValueError` for a truncated element."""
     place = 0
     while place + 8 <= len(data):
         kind, size = struct.unpack_from(f"{order}II", data, place)
@@ -62,10 +63,10 @@ def _decompressed(content: memoryview) -> memoryview:
     return memoryview(out)
 
 
-def _of_bytes(name: str, order: str, flags: _Element, shape: _Element, values: list[_Element]) -> np.ndarray:
+def _decoded(name: str, order: str, flags: _Element, shape: _Element, values: list[_Element]) -> np.ndarray:
     sizes = struct.unpack(f"{order}{len(shape.content) // 4}i", shape.content)
     are_bytes = (flags.kind, shape.kind, [each.kind for each in values]) == (_UINT32, _INT32, [_UINT8])
-    if not are_bytes or struct.unpack_from(f"{order}I", flags.content)[0] & 0xFF != _OF_BYTES:
+    if not are_bytes or struct.unpack_from(f"{order}I", flags.content)[0] & 0xFF != _UINT8_CLASS:
         raise ValueError(f"{name} is no array of uint8")
     if min(sizes, default=0) < 0 or math.prod(sizes) != len(values[0].content):
         raise ValueError(f"{name} is said to be of shape {sizes}, but there are {len(values[0].content)} bytes of it")

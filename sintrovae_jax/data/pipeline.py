@@ -1,6 +1,6 @@
 """The input pipeline.
 
-`build(config.data)` gives a source; `batches` makes its training stream. TensorFlow is kept off the accelerators.
+`build(config.data)` returns a source; `batches` makes its training stream. TensorFlow is kept off the accelerators.
 """
 
 import os
@@ -79,21 +79,21 @@ def batches(
     shard: Shard,
     labels: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Iterates over the dispatches of steps [start, stop), each a dict of numpy arrays
+    """Iterates over the dispatches of the steps [start, stop), each a dict of numpy arrays
 
         {'x': [local devices, substeps, per-device batch, *shape], 'index': [local devices, substeps, per-device batch]}
 
     where `index` (int32) is the example's position in the global batch. data: `config.data`, for its augmentation.
-    labels: also 'labels', int32, of the shape of `index`. The source must have them (`source.check_labels`).
+    labels: also 'labels', int32, with the shape of `index`. The source must have them (`source.check_labels`).
 
-    The global batch is a function of the seed and the step, and does not depend on the number of processes. Together
-    they see every training example exactly once an epoch; if the batch size does not divide the set, a batch ends one
-    epoch and begins the next. Exceptions: an epoch of a TFDS set that is streamed from disk has only whole batches, and
-    leaves out a different rest every time; a picture of a folder that can no longer be read is replaced by the next,
-    which is then seen twice; and networks that grow start in the middle of an epoch if the batch size changes with the
-    level. Densities have no epochs.
+    The global batch is a function of the seed and the step, and does not depend on the number of processes. Together,
+    the processes see every training example exactly once per epoch. If the number of examples is no multiple of the
+    batch size, one batch spans the end of an epoch and the start of the next. Exceptions: an epoch of a TFDS set that
+    is streamed from disk has only whole batches, and leaves out a different rest every time; a picture of a folder that
+    can no longer be read is replaced by the next, which is then seen twice; and if the batch size of networks that grow
+    changes with the level, the new level starts in the middle of an epoch. Densities have no epochs.
 
-    Raises `Unavailable` where the examples cannot be read any more.
+    Raises `Unavailable` if the examples cannot be read any more.
     """
     augmented = augment.from_config(data)
 
@@ -118,16 +118,16 @@ def batches(
 
 
 class _Iterator:
-    """The elements of a dataset as numpy arrays; errors: those of `failures.noting`. May be unfinished when Python
-    exits.
+    """The elements of a dataset as numpy arrays. errors: the list of `failures.noting`.
 
-    If TensorFlow's own iterator is destroyed last, it waits forever for Python code that can no longer run.
+    May be unfinished when Python exits: if TensorFlow's own iterator is destroyed last, it waits forever for Python
+    code that can no longer run.
     """
 
     def __init__(self, dataset: tf.data.Dataset, errors: list[Exception]):
         self._errors = errors
         self._held = [dataset.as_numpy_iterator()]
-        weakref.finalize(self, self._held.clear)  # also at exit, before the interpreter is torn down
+        weakref.finalize(self, self._held.clear)  # also at exit, before the interpreter shuts down
 
     def __iter__(self) -> "_Iterator":
         return self

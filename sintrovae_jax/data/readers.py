@@ -1,9 +1,9 @@
-"""Processes that read pictures in parallel: threads would wait for each other at the GIL.
+"""Processes that read pictures in parallel: threads would block each other at the GIL.
 
-Every picture is decoded in one of them, so that a file that crashes a decoder, or makes it compute without end or
-allocate without measure, costs a process and not the run. They import only `images`, and end with the `Readers` or the
+Every picture is decoded in such a process. A file that crashes a decoder, or makes it compute endlessly or allocate too
+much memory, costs only a process, not the run. The processes import only `images`, and end with the `Readers` or the
 parent process. Requests are sent through a socket (`multiprocessing.connection`), pixels are returned in shared memory.
-Settings of Pillow in the parent (such as `ImageFile.LOAD_TRUNCATED_IMAGES`) do not apply to them.
+Pillow settings of the parent (such as `ImageFile.LOAD_TRUNCATED_IMAGES`) do not apply to them.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ from PIL import Image
 from sintrovae_jax.data import images
 from sintrovae_jax.data.images import Format
 
-_DIED = (EOFError, OSError)  # of a connection whose other end is gone, perhaps in the middle of a message
+_DIED = (EOFError, OSError)  # raised by a connection whose other end is gone, perhaps in the middle of a message
 _TRIES = 3
 _MOST = 32  # enough to read pictures of 256 × 256 faster than any step needs them
-_SHARED_BYTES, _AT_ONCE = 2**22, 256  # of the pixels, and pictures, that a process returns at once, at most
-# What decoding a picture may take. The most that a kind needs: RGBA three times while it is laid on the background.
+_SHARED_BYTES, _AT_ONCE = 2**22, 256  # the most bytes of pixels, and pictures, that a process returns at once
+# Limits for decoding a picture. The worst case is three copies of RGBA, when it is laid on the background.
 _BYTES_A_PIXEL, _BYTES = 24, 2**29
-_PIXELS_A_SECOND, _SECONDS = 10**6, 60  # of processor time
+_PIXELS_A_SECOND, _SECONDS = 10**6, 60  # processor time
 
 
 class Readers:
@@ -55,7 +55,7 @@ class Readers:
     def read(self, items: Sequence[str | bytes], x: np.ndarray | None) -> dict[int, str]:
         """Reads pictures, by their paths or from their bytes, into x, uint8 [N, size, size, channels].
 
-        x None: only looks whether they begin like pictures. Returns {index: error} for those that cannot be read,
+        x None: only checks whether they begin like pictures. Returns {index: error} for pictures that cannot be read,
         including any that crash a process. May be called from several threads at once.
         """
         parts = [slice(first, None, self.count) for first in range(min(self.count, len(items)))]
@@ -65,7 +65,7 @@ class Readers:
         return {part.start + i * part.step: why for part, wrong in pairs for i, why in wrong.items()}
 
     def _part(self, items: Sequence[str | bytes], x: np.ndarray | None) -> dict[int, str]:
-        """The same, by one process."""
+        """The same, with one process."""
         reader, wrong = self._idle.get(), dict[int, str]()
         try:
             for first in range(0, len(items), self._at_once):
@@ -73,7 +73,7 @@ class Readers:
                 reader = reader or _Reader(self._form, self._at_once)
                 try:
                     errors = reader.read(items[chunk], None if x is None else x[chunk])
-                except _DIED:  # killed from outside, or crashed by a picture: then find out which
+                except _DIED:  # killed, or crashed by a picture: find out which one
                     reader, errors = self._one_by_one(items[chunk], None if x is None else x[chunk])
                 wrong |= {first + i: why for i, why in errors.items()}
             return wrong
@@ -108,7 +108,7 @@ def cores() -> int:
 
 
 class _Reader:
-    """A process, as seen from its parent. Raises `RuntimeError` if it cannot start."""
+    """The parent's handle of a process. Raises `RuntimeError` if the process cannot start."""
 
     def __init__(self, form: Format, at_once: int):
         for _ in range(_TRIES):
@@ -116,7 +116,7 @@ class _Reader:
             if status is None:
                 weakref.finalize(self, _stop, self._connection, self._process).atexit = False
                 return
-            if status >= 0:  # it was not killed: another would end the same way
+            if status >= 0:  # it was not killed, so another would end the same way
                 break
         raise RuntimeError(f"a process to read pictures ended at once with {status}")
 
@@ -141,7 +141,7 @@ class _Reader:
         return wrong
 
     def status(self) -> int:
-        """Waits for its end."""
+        """Waits for the process to end. Returns its exit status."""
         return self._process.wait()
 
 
@@ -151,8 +151,8 @@ def _start(*handles: int) -> subprocess.Popen[bytes]:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(root), *sys.path])),
         "OPENBLAS_NUM_THREADS": "1",  # numpy would start one per core
     }
-    # A scheduler may signal every process of a job, and Ctrl-C every process of a session. The parent may still need
-    # this process until it ends, so neither signal may reach it, not even before it runs Python.
+    # A scheduler may signal every process of a job, and Ctrl-C every process of a session. The parent may need the new
+    # process until its own end, so neither signal may reach that process, not even before it runs Python.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         return subprocess.Popen(
@@ -173,7 +173,7 @@ def _stop(connection: Connection, process: subprocess.Popen[bytes]) -> None:
 
 
 def _memory(size: int) -> IO[bytes]:
-    """A file of this many bytes that has no name and that processes can map."""
+    """An unnamed file of this many bytes, which processes can map."""
     on_linux = hasattr(os, "memfd_create")
     file = os.fdopen(os.memfd_create("pixels"), "r+b") if on_linux else tempfile.TemporaryFile()  # noqa: SIM115
     file.truncate(size)
@@ -189,12 +189,12 @@ def serve(connection: Connection, memory: int) -> None:
     form, shape = connection.recv()
     pixels = _mapped(memory, shape)
     Image.MAX_IMAGE_PIXELS = None  # `Format.max_pixels` is the limit
-    warnings.simplefilter("ignore")  # they name no file
+    warnings.simplefilter("ignore")  # warnings do not name the file
     logging.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(form)
     connection.send(None)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where libraries write of damaged files, without their names
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries complain there about damaged files without naming them
     while True:
         wrong: dict[int, str] = {}
         items, whole = connection.recv()
@@ -214,21 +214,21 @@ def serve(connection: Connection, memory: int) -> None:
 
 
 def _contents(path: str) -> bytes:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait without end
+    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe could block forever
         raise ValueError("not a file")
     return Path(path).read_bytes()
 
 
 def _limit_memory(form: Format) -> None:
-    """Makes allocations fail that no picture of `form.max_pixels` needs."""
-    if sys.platform != "linux":  # elsewhere the limit is not kept, or counts what is shared
+    """Makes allocations fail that exceed the needs of a picture of `form.max_pixels`."""
+    if sys.platform != "linux":  # other systems ignore the limit, or count shared memory too
         return
     pages = int(Path("/proc/self/statm").read_text().split()[5])  # data
     _lower(resource.RLIMIT_DATA, pages * resource.getpagesize() + _BYTES + _BYTES_A_PIXEL * form.max_pixels)
 
 
 def _limit_time(form: Format) -> None:
-    """Ends this process if the next picture takes much longer than one of `form.max_pixels` does."""
+    """Ends this process if the next picture takes much longer than a picture of `form.max_pixels`."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = used.ru_utime + used.ru_stime + _SECONDS + form.max_pixels / _PIXELS_A_SECOND
     _lower(resource.RLIMIT_CPU, math.ceil(seconds))

@@ -1,7 +1,7 @@
-"""Shapes: clouds of points on simple solids and on tables and chairs made of them, of known class and proportions.
+"""Shapes: clouds of points on simple solids, and on tables and chairs made of them, with known class and proportions.
 
-Every shape is a function of its class and of five factors in [0, 1] that say how wide, deep, high and thick its parts
-are. Points are uniform by area; the axis y points upwards.
+Every shape is a function of its class and of five factors in [0, 1], which determine the width, depth, height and
+thickness of its parts. Points are uniform by area; the y axis points upwards.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ TRAIN, TEST = 4800, 600  # shapes
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A solid around a centre. area: of its surface. sample: (rng, n) -> n points of it [n, 3], around 0."""
+    """A solid around a centre. area: of its surface. sample: (rng, n) -> n points on its surface [n, 3], around 0."""
 
     area: float
     sample: Callable[[np.random.Generator, int], np.ndarray]
@@ -28,7 +28,7 @@ class Part:
 
 def box(width: float, height: float, depth: float, centre: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Part:
     sides = np.array([width, height, depth])
-    areas = 2 * np.prod(sides) / sides  # of the two sides across each axis
+    areas = 2 * np.prod(sides) / sides  # the area of the two sides across each axis
 
     def sample(rng, n):
         points = rng.uniform(-0.5, 0.5, (n, 3))
@@ -73,7 +73,7 @@ def cone(radius: float, height: float) -> Part:
 def torus(radius: float, tube: float) -> Part:
     def sample(rng, n):
         angle, around = rng.uniform(0, 2 * np.pi, (2, n))
-        # The density of `around` is as 1 + tube/radius·cos: what is rejected is mirrored to where it is wanted.
+        # The density of `around` is proportional to 1 + tube/radius·cos: rejected angles are mirrored.
         kept = rng.uniform(-1, 1, n) < tube / radius * np.cos(around)
         around = np.where(kept, around, np.pi - around)
         away = radius + tube * np.cos(around)
@@ -83,7 +83,7 @@ def torus(radius: float, tube: float) -> Part:
 
 
 def _legs(width, depth, height, thick, round_):
-    """Four legs from y = -height to 0, at the corners of width × depth."""
+    """Four legs from y = -height to 0, at the corners of a rectangle width × depth."""
     corners = [(x * (width - thick) / 2, -height / 2, z * (depth - thick) / 2) for x in (-1, 1) for z in (-1, 1)]
     return [cylinder(thick / 2, height, c) if round_ else box(thick, height, thick, c) for c in corners]
 
@@ -113,16 +113,16 @@ CLASSES: dict[str, Callable[[np.ndarray], list[Part]]] = {
 
 
 def sample(parts: list[Part], n: int, rng: np.random.Generator) -> np.ndarray:
-    """n points, uniform by area on the surfaces of all parts, also where these touch. Returns float64 [n, 3]."""
+    """n points, uniform by area on the surfaces of all parts, even where parts touch. Returns float64 [n, 3]."""
     areas = np.array([part.area for part in parts])
     counts = rng.multinomial(n, areas / areas.sum())
     return np.concatenate([part.sample(rng, k) + part.centre for part, k in zip(parts, counts, strict=True)])
 
 
 def draw(classes: np.ndarray, factors: np.ndarray, points: int, radius: float, seed: int) -> np.ndarray:
-    """The clouds, float32 [N, points, 3], of shapes of these classes [N] and factors [N, FACTORS].
+    """The clouds, float32 [N, points, 3], of shapes with these classes [N] and factors [N, FACTORS].
 
-    radius: of the sphere that each is centred in and scaled to; 0: as it is.
+    radius: radius of the sphere that each cloud is centred in and scaled to; 0: left as it is.
     """
     rng, made = np.random.default_rng(seed), list(CLASSES.values())
     clouds = [sample(made[number](u), points, rng) for number, u in zip(classes, factors, strict=True)]
@@ -130,7 +130,7 @@ def draw(classes: np.ndarray, factors: np.ndarray, points: int, radius: float, s
 
 
 def build(points: int, radius: float) -> Clouds:
-    """The source: 4,800 shapes to train and 600 to test, as many of every class, the same for every seed."""
+    """The source: 4,800 shapes to train and 600 to test, equally many of each class, the same for every seed."""
     classes = np.arange(TRAIN + TEST) % len(CLASSES)
     factors = np.random.default_rng(0).uniform(size=(TRAIN + TEST, FACTORS))
     x = draw(classes, factors, points, radius, seed=1)

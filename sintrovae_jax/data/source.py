@@ -1,4 +1,4 @@
-"""What a source of examples is. The classes are in `data.sources` and beside it; `pipeline.build` chooses one."""
+"""The protocol of a source of examples. `data.sources` and other modules implement it; `pipeline.build` chooses one."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 log = logging.getLogger(__name__)
-Labels = tuple[np.ndarray, np.ndarray]  # of training examples and of test examples
+Labels = tuple[np.ndarray, np.ndarray]  # the labels of training examples and of test examples
 
 
 class Factors(NamedTuple):
-    """Class and content of images, for sets in which a class occurs with many contents. Not used in training.
+    """Class and content of images, for datasets in which a class occurs with many contents. Not used in training.
 
     Both are (classes [N], contents [N]), whole numbers, in the order of the source's `train` and `test`; contents are
-    None if they are not known.
+    None if they are unknown.
     """
 
     train: tuple[np.ndarray, np.ndarray | None]
@@ -45,17 +45,17 @@ class Source(Protocol):
 
     @property
     def identity(self) -> Identity | None:
-        """What the data are, wherever they lie; None: nothing can change them."""
+        """The identity of the data, independent of their location; None: the data cannot change."""
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> "tf.data.Dataset":
-        """The batches of the steps [start, stop), `substeps` of them an element.
+        """The batches of the steps [start, stop), `substeps` batches per element.
 
-        An element is this process's part of these batches, one after the other, [substeps × shard's examples, *shape],
+        An element has this process's part of these batches, one after the other, [substeps × shard's examples, *shape],
         uint8 images or float32.
         """
 
     def test(self, n: int, seed: int) -> np.ndarray:
-        """float32 [n, *shape], or all there are, that training never sees."""
+        """The first n examples that training never sees, or all if there are fewer. float32 [n, *shape]."""
 
 
 class Images(Source, Protocol):
@@ -67,14 +67,14 @@ class Images(Source, Protocol):
 
     @property
     def labels(self) -> Labels | None:
-        """The classes [N] of training images, in the order of `train`, and of test images; None: not known."""
+        """The classes [N] of training images, in the order of `train`, and of test images; None: unknown."""
 
     @property
     def factors(self) -> Factors | None:
-        """Class and content of every image; None: not known."""
+        """Class and content of every image; None: unknown."""
 
     def train(self, size: int) -> Iterator[np.ndarray]:
-        """The training images, each once, not augmented, in an order with no meaning.
+        """The training images, each once, not augmented, in an arbitrary order.
 
         Arrays of at most `size`, uint8, or float32 in [0, 1].
         """
@@ -84,7 +84,7 @@ class Images(Source, Protocol):
 
 
 class Labelled(Images, Protocol):
-    """A source of images whose classes are known, in training too."""
+    """A source of images whose classes are known, also during training."""
 
     @property
     def labels(self) -> Labels:
@@ -121,7 +121,7 @@ def of_labels(source: Source) -> Labelled:
 
 
 def check_labels(config: ConfigDict, source: Source) -> None:
-    """Raises `UserError` if `config.model.classes` asks for labels, and the source has none, or others.
+    """Raises `UserError` if `config.model.classes` asks for labels that the source does not have, or if it has others.
 
     Warns of labels that no training image has.
     """
@@ -138,5 +138,5 @@ def check_labels(config: ConfigDict, source: Source) -> None:
 
 
 def labels_of_test(config: ConfigDict, source: Source, count: int) -> np.ndarray | None:
-    """The labels int32 [count] of the first test images, for conditional networks; None for others."""
+    """The labels int32 [count] of the first test images, for conditional networks; None for other networks."""
     return of_labels(source).labels[1][:count].astype(np.int32) if config.model.classes else None

@@ -1,6 +1,6 @@
 """Sources of examples that need no file format of their own: densities, and images held in memory.
 
-`data.source` says what a source is.
+`data.source` defines what a source is.
 """
 
 import functools
@@ -29,16 +29,16 @@ log = logging.getLogger(__name__)
 # Keeps evaluation's stream of fresh points apart from training's, whose stateless seeds are (seed, step).
 _TEST_STREAM = 2**62
 _ALIGNMENT = 64  # bytes
-AT_ONCE = 256  # images that are averaged down in one piece
+AT_ONCE = 256  # images that are averaged down at once
 
 
 def as_float(x: np.ndarray) -> np.ndarray:
-    """Bytes as float32 in [0, 1]; other types pass."""
+    """Bytes as float32 in [0, 1]; other types are unchanged."""
     return x.astype(np.float32) / 255 if x.dtype == np.uint8 else x
 
 
 def shrink(x: np.ndarray | tf.Tensor, size: int) -> tf.Tensor:
-    """Images [..., H, H, C] averaged down to [..., size, size, C]; bytes stay bytes. numpy arrays or tensors."""
+    """Averages images [..., H, H, C] down to [..., size, size, C]; bytes stay bytes. Takes numpy arrays or tensors."""
     factor = x.shape[-2] // size
     if factor == 1:
         return x
@@ -52,9 +52,9 @@ def shrink(x: np.ndarray | tf.Tensor, size: int) -> tf.Tensor:
 class Pyramid:
     """The smaller sizes of a source that is read from disk.
 
-    Those that fit in memory are read once, as bytes, when training first streams one of them.
+    The sizes that fit in memory are read once, as bytes, when training first streams one of them.
 
-    read: size -> `Arrays` of all its images at that size.
+    read: size -> `Arrays` of all images of the source at that size.
     """
 
     def __init__(self, source: Images, form: Format, count: int, memory_bytes: float, read: Callable[[int], "Arrays"]):
@@ -77,7 +77,7 @@ class Pyramid:
 
 class Shrunk:
     """Another source's images, averaged down on the fly; or taken from `cached()`, which holds a smaller size in
-    memory.
+    memory, if given.
     """
 
     def __init__(self, source: Images, size: int, cached: Callable[[], "Arrays"] | None = None):
@@ -111,15 +111,15 @@ def dispatches(start: int, stop: int, substeps: int) -> tf.data.Dataset:
 
 
 def joined(steps: tf.data.Dataset, substeps: int) -> tf.data.Dataset:
-    """Elements [part, ...] of one step each -> [substeps × part, ...], in order; an incomplete dispatch is dropped."""
+    """Elements [part, ...], one per step -> [substeps × part, ...], in order; an incomplete dispatch is dropped."""
     return steps.batch(substeps, drop_remainder=True).map(lambda x: tf.reshape(x, [-1, *x.shape[2:]]))
 
 
 def chosen(seed: int, steps: tf.Tensor, count: int, shard: Shard) -> tf.Tensor:
     """The indices, below `count`, of this process's part of the steps' batches, one after the other. An epoch visits
-    each once, in a new order.
+    each index once, in a new order.
 
-    A pseudo-random permutation computed index by index: no shuffle buffer, nothing to restore.
+    A pseudo-random permutation is computed index by index, so there is no shuffle buffer and nothing to restore.
     """
     first = tf.reshape(steps, [-1, 1]) * shard.batch_size
     position = tf.reshape(first + tf.range(shard.start, shard.stop, dtype=tf.int64), [-1])
@@ -156,14 +156,14 @@ def decoded(
         return x
 
     def one_call(items):
-        # One call for all pictures: a call for each costs as much as half a decoding.
+        # One call for all pictures: a call per picture would cost half as much as decoding it.
         return tf.ensure_shape(tf.numpy_function(all_of, [items], tf.uint8), (count, *shape))
 
     return dataset.map(one_call, num_parallel_calls=1 + math.ceil(at_once / count))
 
 
 class Density:
-    """A 2D density: every draw is fresh."""
+    """A 2D density, with fresh draws for every batch."""
 
     count = identity = None
     skipped: Mapping[str, str] = MappingProxyType({})
@@ -173,7 +173,7 @@ class Density:
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:
         def one_step(step):
-            # The whole global batch is drawn, then cut, so that it does not depend on the number of processes.
+            # The whole global batch is drawn, then sliced, so that it does not depend on the number of processes.
             whole = self._sample(shard.batch_size, tf.stack([tf.cast(seed, tf.int64), step]))
             return whole[shard.start : shard.stop]
 
@@ -266,9 +266,9 @@ def labelled(
     contents: np.ndarray | None = None,
     identity: Identity | None = None,
 ) -> Arrays:
-    """The source of images [N, H, W, C] of known classes and contents [N]; those with `test` [N] true are held out.
+    """The source of images [N, H, W, C] with known classes and contents [N]; images with `test` [N] are held out.
 
-    Test images are in a fixed random order, so that the first ones are of many classes.
+    Test images are in a fixed random order, so that the first ones have many classes.
     """
     held_out = np.random.default_rng(0).permutation(np.flatnonzero(test))
 
@@ -283,7 +283,7 @@ def labelled(
 def digits(form: Format) -> Arrays:
     """scikit-learn's handwritten digits, resized (bicubic) from 8×8: 1,500 to train and 297 to test.
 
-    The set comes ordered by writer; the split is a fixed shuffle of it, the same for every seed and size.
+    The dataset is ordered by writer; the split is a fixed shuffle of it, the same for every seed and size.
     """
     from sklearn.datasets import load_digits
 
@@ -292,21 +292,22 @@ def digits(form: Format) -> Arrays:
 
 
 def letters(form: Format) -> Arrays:
-    """Letters, drawn (`data.letters`) and resized as digits are: 1,500 to train and 297 to test, as many as digits."""
+    """Letters, drawn (`data.letters`) and resized like the digits: also 1,500 to train and 297 to test."""
     from sintrovae_jax.data import letters as drawn  # matplotlib
 
     return _of_8x8(*drawn.draw(1797), form)
 
 
 def _of_8x8(pictures: np.ndarray, classes: np.ndarray, form: Format) -> Arrays:
-    """Pictures [1797, 8, 8] of 17 levels, and their classes."""
+    """The source of pictures [1797, 8, 8] with 17 grey levels, and their classes."""
     small = np.round(pictures * (255 / 16)).astype(np.uint8)
     x = np.stack([images.fit(Image.fromarray(picture), form) for picture in small])
     train, test = _split(x, 1500)
     return Arrays(train, test, classes=_split(classes, 1500))
 
 
-# The arrays of an .npz that are read, by the names of different makers: images to train and to test with, and classes.
+# The names of the arrays that are read from an .npz, which differ between sources: images to train and test with, and
+# their classes.
 _NAMES = (
     ("x_train", "x_test", "y_train", "y_test"),
     ("train", "test", "y_train", "y_test"),
@@ -317,18 +318,18 @@ _NAMES = (
 
 def npz(path: str, form: Format, test_fraction: float, memory_bytes: float) -> Arrays:
     """The images of an .npz file: `x_train` and `x_test`, `train` and `test`, or MedMNIST's `train_images` and
-    `test_images`; or one array, or that of an .npy file, of which `test_fraction` (a fixed choice) is held out. Their
-    classes [N] or [N, 1], if there are `y_train` and `y_test`, or `train_labels` and `test_labels`.
+    `test_images`; or a single array, also from an .npy file, of which `test_fraction` (a fixed choice) is held out.
+    Their classes [N] or [N, 1] are read from `y_train` and `y_test`, or `train_labels` and `test_labels`, if present.
 
     Images are [N, H, W] or [N, H, W, 1 or 3]: uint8, resized to the format; or floats in [0, 1] of exactly its shape.
     Warns of arrays that are not used. Raises `UserError` for anything else, and for more than `memory_bytes` of images.
     """
     arrays = read_arrays(f"data.source=npz:{path}", path, memory_bytes, functools.partial(_used, path))
     names = _known(arrays)
-    of_images = names[:2] if names else list(arrays)
-    count = sum(math.prod(arrays[name].shape[:1]) for name in of_images)
+    image_names = names[:2] if names else list(arrays)
+    count = sum(math.prod(arrays[name].shape[:1]) for name in image_names)
     refuse_large(f"data.source=npz:{path}: its images take", count * math.prod(form.shape), memory_bytes)
-    parts = [_images(arrays[name], f"{name} of {path}", form) for name in of_images]
+    parts = [_images(arrays[name], f"{name} of {path}", form) for name in image_names]
     if names:
         x, x_test = parts
         return Arrays(x, x_test, classes=_classes(arrays, (x, x_test), names[2:], path), identity=of_arrays(arrays))
@@ -340,7 +341,7 @@ def npz(path: str, form: Format, test_fraction: float, memory_bytes: float) -> A
 def read_arrays(
     what: str, path: str, memory_bytes: float, choose: Callable[[Sequence[str]], Sequence[str]]
 ) -> dict[str, np.ndarray]:
-    """`npy.load` of a file, local or remote. what: its name in messages. Raises `UserError` if it cannot be read."""
+    """Reads a file, local or remote, by `npy.load`. what: its name in messages. Raises `UserError` if unreadable."""
     try:
         with opened(path) as file:
             return npy.load(file, choose, lambda size: refuse_large(f"{what}: its arrays take", size, memory_bytes))
@@ -351,24 +352,24 @@ def read_arrays(
 
 
 def refuse_large(what: str, size: int, memory_bytes: float) -> None:
-    """Raises `UserError` for more bytes than are to be held in memory. what: the beginning of its message."""
+    """Raises `UserError` for more bytes than may be held in memory. what: the message's beginning."""
     if size > memory_bytes:
         gib, most = size / 2**30, memory_bytes / 2**30
         raise UserError(f"{what} {gib:.3g} GiB, more than data.memory_gib={most:g}: raise it, if the memory is there")
 
 
 def opened(path: str) -> BinaryIO:
-    """A file to read, local or remote. TensorFlow refuses local paths that are not UTF-8."""
+    """Opens a file to read, local or remote. TensorFlow refuses local paths that are not UTF-8."""
     return tf.io.gfile.GFile(path, "rb") if is_remote(path) else open(path, "rb")
 
 
 def _known(names: Container[str]) -> tuple[str, ...]:
-    """Those of `_NAMES` of which both arrays of images are among these; () if there are none."""
+    """The first of `_NAMES` whose arrays of images are both among these names; () if there is none."""
     return next((known for known in _NAMES if known[0] in names and known[1] in names), ())
 
 
 def _used(path: str, names: Sequence[str]) -> list[str]:
-    """The names of the arrays to read. Warns of the others. Raises `UserError` if it cannot be known."""
+    """The names of the arrays to read. Warns of the others. Raises `UserError` if the choice is unclear."""
     used = [name for name in _known(names) if name in names]
     if not names:
         raise UserError(f"{path} has no array in it")
@@ -384,7 +385,7 @@ def _used(path: str, names: Sequence[str]) -> list[str]:
 def _classes(
     arrays: dict[str, np.ndarray], x: tuple[np.ndarray, np.ndarray], names: Sequence[str], path: str
 ) -> Labels | None:
-    """The classes [N] of the images `x` of both parts, from the arrays [N] or [N, 1] of these names."""
+    """The classes [N] of both parts' images `x`, from the arrays [N] or [N, 1] with these names."""
     if any(name not in arrays for name in names):
         return None
     for name, images_of in zip(names, x, strict=True):
@@ -414,6 +415,6 @@ def _images(x: np.ndarray, what: str, form: Format) -> np.ndarray:
 
 
 def _split(x: np.ndarray, train: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `train` of a fixed shuffle, and the rest; a set of one image serves as both."""
+    """The first `train` of a fixed shuffle, and the rest; a single image serves as both."""
     x = x[np.random.default_rng(0).permutation(len(x))]
     return (x[:train], x[train:]) if train else (x, x)

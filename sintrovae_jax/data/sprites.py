@@ -1,12 +1,12 @@
-"""Sprites: flat shapes with known class and content, so that the right answer of every transfer is known too.
+"""Sprites: flat shapes with known class and content, so that the correct result of every transfer is known too.
 
     class     shape × colour × size: the object
     content   rotation × position: its pose
 
-Any class can be drawn with any content. One in eight of the classes, and of the contents, is held out: training
-combines the other classes with the other contents, and in test images both are new. Every picture is a function of its
-two numbers. Every shape has one tip, which points upwards at rotation 0, so that rotations of different shapes can be
-compared.
+Any class can be drawn with any content. One class in eight and one content in eight are held out: training combines the
+other classes with the other contents, and in test images both are new. Every picture is a function of its class number
+and its content number. Every shape has one tip, which points upwards at rotation 0, so that rotations of different
+shapes can be compared.
 """
 
 import functools
@@ -24,13 +24,13 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
 
 SHAPES = ("triangle", "dart", "house", "drop", "heart", "bell")
-COLOURS, ROTATIONS, POSITIONS = 12, 12, 8  # hues; turns, of the whole circle; places, in each direction
-SIZES = (0.26, 0.34, 0.42, 0.5)  # the radius around a shape, as a part of half the picture's side
-REACH = 0.45  # how far from the middle a shape's centre lies at most, as a part of the same
+COLOURS, ROTATIONS, POSITIONS = 12, 12, 8  # hues; rotations in the whole circle; positions in each direction
+SIZES = (0.26, 0.34, 0.42, 0.5)  # the radius around a shape, as a fraction of half the picture's side
+REACH = 0.45  # the largest distance of a shape's centre from the middle in each direction, as a fraction of the same
 CLASSES, CONTENTS = len(SHAPES) * COLOURS * len(SIZES), ROTATIONS * POSITIONS**2
-_HELD_OUT = 8  # one of this many
-_AT_ONCE = 512  # pictures drawn in one piece
-_TABLE, _EDGE = 96, 1.5  # cells a side of a shape's table of distances, which reaches from -_EDGE to _EDGE radii
+_HELD_OUT = 8  # one in this many is held out
+_AT_ONCE = 512  # pictures drawn at once
+_TABLE, _EDGE = 96, 1.5  # cells per side of a shape's table of distances, which reaches from -_EDGE to _EDGE radii
 
 
 def _arc(
@@ -41,7 +41,7 @@ def _arc(
 
 
 def outlines() -> dict[str, np.ndarray]:
-    """{shape: its corners [V, 2]}, x to the right and y upwards, centred on its area; the farthest is 1 away."""
+    """{shape: corners [V, 2]}, x to the right, y upwards, centred on the area; the farthest corner's distance is 1."""
     t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     heart = np.stack([16 * np.sin(t) ** 3, -13 * np.cos(t) + 5 * np.cos(2 * t) + 2 * np.cos(3 * t) + np.cos(4 * t)], 1)
     raw = {
@@ -63,7 +63,7 @@ def _centred(corners: np.ndarray) -> np.ndarray:
 
 
 def distances(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Signed distances of points [N, 2] from the outline with these corners [V, 2], negative inside. [N]."""
+    """Signed distances of points [N, 2] from the outline with these corners [V, 2], negative inside. Returns [N]."""
     sides = np.roll(corners, -1, 0) - corners
     from_corner = points[:, None] - corners  # [N, V, 2]
     along = ((from_corner * sides).sum(-1) / (sides**2).sum(-1)).clip(0, 1)
@@ -78,14 +78,14 @@ def distances(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _tables() -> np.ndarray:
-    """Signed distances in radii from every shape at the points of a grid, [shapes · (_TABLE + 1)²], x fastest."""
+    """Signed distances, in radii, of a grid's points from every shape, [shapes · (_TABLE + 1)²], x fastest."""
     axis = np.linspace(-_EDGE, _EDGE, _TABLE + 1)
     points = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     return np.concatenate([distances(corners, points) for corners in outlines().values()]).astype(np.float32)
 
 
 def _looked_up(shape: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """The distances in radii from shapes [N, 1, 1] at points x, y [N, S, S], interpolated in their tables."""
+    """The distances, in radii, of points x, y [N, S, S] from shapes [N, 1, 1], interpolated in their tables."""
     column, row = (tf.clip_by_value((v / _EDGE + 1) * (_TABLE / 2), 0, _TABLE - 1e-3) for v in (x, y))
     left, low = tf.floor(column), tf.floor(row)
     right, high, width = column - left, row - low, _TABLE + 1
@@ -103,7 +103,7 @@ def _hues() -> np.ndarray:
 def render(classes: tf.Tensor, contents: tf.Tensor, size: int, background: tuple[int, int, int]) -> tf.Tensor:
     """The pictures of classes [N] below `CLASSES` with contents [N] below `CONTENTS`, uint8 [N, size, size, 3].
 
-    Edges are antialiased by the distance of a pixel's middle. Positions count to the right and upwards.
+    Edges are antialiased by the distance of a pixel's centre. Positions count to the right and upwards.
     """
 
     def digits(number, *bases):
@@ -129,7 +129,7 @@ def render(classes: tf.Tensor, contents: tf.Tensor, size: int, background: tuple
 
 
 def _split(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which numbers below `count` are for training, and which are held out."""
+    """Splits the numbers below `count`: those for training, and those held out."""
     order = np.random.default_rng(0).permutation(count)
     return np.sort(order[count // _HELD_OUT :]), np.sort(order[: count // _HELD_OUT])
 
@@ -170,7 +170,7 @@ class Sprites:
 
     @property
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """The classes: training images have no class that test images have."""
+        """The classes. Training and test images have no class in common."""
         return self.factors.train[0], self.factors.test[0]
 
     def stream(self, seed: int, start: int, stop: int, shard: Shard, substeps: int = 1) -> tf.data.Dataset:

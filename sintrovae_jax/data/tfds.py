@@ -1,4 +1,4 @@
-"""Image sets of TensorFlow Datasets: in memory if they fit, streamed if not."""
+"""Image datasets of TensorFlow Datasets (TFDS): in memory if they fit, otherwise streamed."""
 
 import contextlib
 import logging
@@ -24,12 +24,12 @@ from sintrovae_jax.errors import Interrupted, Unavailable, UserError
 from sintrovae_jax.parallel import Shard, first_line
 
 log = logging.getLogger(__name__)
-_READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)  # files one after another
-_RETRIES = 5  # of a download, up to 6 seconds
+_READ = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, skip_prefetch=True)  # one file after another
+_RETRIES = 5  # of a download, in up to 6 seconds
 _AT_ONCE = 256  # encoded pictures held at once while all are read
-# Sets whose files TFDS cannot download, and the files that it needs.
+# Datasets whose files TFDS cannot download, and the files that it needs.
 _BY_HAND = {"celeb_a_hq": "the tar files of CelebA-HQ (data256x256.tar for celeb_a_hq/256)"}
-# Sets with class and content given by several features.
+# Datasets whose class and content are given by several features.
 _FACTORS = {
     "smallnorb": (("label_category", "instance"), ("label_azimuth", "label_elevation", "label_lighting")),
 }
@@ -37,9 +37,9 @@ _FACTORS = {
 
 def build(name: str, data: ConfigDict, form: Format) -> Images:
     """The source of a TFDS set with an `image` feature, NAME or NAME/CONFIG. Its `test` split is held out, or
-    `test_fraction` of `train` where it has none.
+    `test_fraction` of `train` if it has no test split.
 
-    Raises `UserError` for a set that does not exist, has no images, or is not prepared (with how to prepare it).
+    Raises `UserError` for a set that does not exist, has no images, or is not prepared (and says how to prepare it).
     """
     builder = _prepared(name, data)
     features = builder.info.features
@@ -75,7 +75,7 @@ def _prepared(name: str, data: ConfigDict) -> tfds.core.DatasetBuilder:
         builder = tfds.builder(name, **({"data_dir": files.resolved(data.dir)} if data.dir else {}))
         prepared = builder.is_prepared()
     except Exception as error:
-        # No such set, version, or package that it needs; and whatever a community's place of sets raises.
+        # No such set or version, or a package that it needs is missing; community datasets may raise anything.
         if not isinstance(error, ValueError | AssertionError | ImportError) and ":" not in name:
             raise
         raise UserError(f"data.source=tfds:{name} cannot be found: {first_line(error)}") from None
@@ -93,7 +93,7 @@ def _prepared(name: str, data: ConfigDict) -> tfds.core.DatasetBuilder:
         )
     if not data.download:
         raise UserError(f"{missing}: add --config.data.download=True, or run `tfds build {name}{option}`")
-    if jax.process_count() > 1:  # they would conflict in one folder
+    if jax.process_count() > 1:  # their downloads would conflict
         raise UserError(f"{missing}, and this run has several processes: run `tfds build {name}{option}` first")
     log.info("downloading and preparing %s in %s", name, builder.data_dir)
     with _few_retries(), _interruptible(f"preparing the TFDS set {name}"):
@@ -110,7 +110,7 @@ def _prepared(name: str, data: ConfigDict) -> tfds.core.DatasetBuilder:
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-    """Gives a download that does not begin a few seconds. TFDS gives it minutes, and urllib3 warns of every retry."""
+    """Gives a download a few seconds to start. TFDS gives it minutes, and urllib3 warns of every retry."""
     from tensorflow_datasets.core.download import downloader  # not part of `tfds` until it is needed
 
     warnings = logging.getLogger("urllib3.connectionpool")
@@ -149,7 +149,7 @@ def _interruptible(what: str) -> Iterator[None]:
 
 
 def _splits(builder: tfds.core.DatasetBuilder, test_fraction: float) -> tuple[str, str]:
-    """TFDS's names of the training split and of the held-out split."""
+    """TFDS's names for the training split and the held-out split."""
     splits = builder.info.splits
     if "train" not in splits:
         raise UserError(f"the TFDS set {builder.name} has no train split, but {', '.join(splits)}")
@@ -162,7 +162,7 @@ def _splits(builder: tfds.core.DatasetBuilder, test_fraction: float) -> tuple[st
 
 
 def _encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
-    """The bytes of a split's picture files, in the order they lie on disk."""
+    """The bytes of a split's picture files, in their order on disk."""
     decoders = tfds.decode.PartialDecoding({"image": True}, decoders={"image": tfds.decode.SkipDecoding()})
     return builder.as_dataset(split=split, decoders=decoders, read_config=_READ).map(lambda example: example["image"])
 
@@ -179,7 +179,7 @@ def _all(
 
 
 def _numbered(builder: tfds.core.DatasetBuilder, split: str, features: tuple[str, ...]) -> np.ndarray:
-    """One number for the combined values of these label features, of every example of a split, in the same order."""
+    """For each example of a split, in order, one number for the combined values of these label features."""
     only = tfds.decode.PartialDecoding(dict.fromkeys(features, True))
     with reading():
         labels = list(builder.as_dataset(split=split, decoders=only, read_config=_READ).as_numpy_iterator())
@@ -188,7 +188,7 @@ def _numbered(builder: tfds.core.DatasetBuilder, split: str, features: tuple[str
 
 
 def _decoded(builder: tfds.core.DatasetBuilder, files: np.ndarray, form: Format, readers: Readers) -> np.ndarray:
-    """The pictures of files [N], uint8 [N, *form.shape]. Raises `UserError` if one cannot be read."""
+    """The pictures in files [N], uint8 [N, *form.shape]. Raises `UserError` if one cannot be read."""
     x = np.empty((len(files), *form.shape), np.uint8)
     _read(builder, files, x, readers)
     return x
@@ -200,10 +200,10 @@ def _read(builder: tfds.core.DatasetBuilder, files: np.ndarray, x: np.ndarray, r
 
 
 class Stream:
-    """A set that is read from disk during training.
+    """A dataset that is read from disk during training.
 
-    Example i of every batch comes from lane i, one of batch_size equal parts of the set, shuffled through a buffer by
-    (seed, epoch, lane). So a process only reads its own lanes, and the batches do not depend on the number of
+    Example i of every batch comes from lane i, one of batch_size equal parts of the dataset, shuffled through a buffer
+    by (seed, epoch, lane). So a process reads only its own lanes, and the batches do not depend on the number of
     processes. An epoch has as many steps as the shortest lane has examples. Resuming skips encoded bytes without
     decoding them.
     """

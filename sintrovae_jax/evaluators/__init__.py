@@ -1,6 +1,6 @@
-"""Evaluators, which `config.eval.evaluators` names.
+"""The evaluators that `config.eval.evaluators` may name.
 
-To add one, define an `Evaluator` in a module and add it to `EVALUATORS`, here or from outside of the package.
+To add one, define an `Evaluator` in a module and add it to `EVALUATORS`, here or from outside the package.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ EVALUATORS: dict[str, Evaluator] = {
 
 
 def names(config: ConfigDict) -> list[str]:
-    """The evaluators that the config names; the command line may give them as fid,kid,ood."""
+    """The names of the config's evaluators; the command line may give them as fid,kid,ood."""
     return [name.strip() for item in config.eval.evaluators for name in str(item).split(",") if name.strip()]
 
 
@@ -51,7 +51,7 @@ def chosen(config: ConfigDict) -> list[Evaluator]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `UserError` if the config does not suit an evaluator, or none of them has the metric `checkpoint.best`."""
+    """Raises `UserError` if the config does not suit an evaluator, or if none has the metric `checkpoint.best`."""
     for evaluator in chosen(config):
         evaluator.check(config)
     metrics = [metric for evaluator in chosen(config) for metric in evaluator.metrics(config)]
@@ -61,7 +61,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_source(config: ConfigDict, source: Source, kept: dict[Any, Any]) -> None:
-    """Raises `UserError` if an evaluator lacks weights, labels or another source: before training, not at its end.
+    """Raises `UserError` if an evaluator lacks weights, labels or another source. Called before training starts.
 
     kept: shared by the evaluations of one run (`scoring.Scoring`).
     """

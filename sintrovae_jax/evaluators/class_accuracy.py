@@ -1,4 +1,4 @@
-"""Whether the samples of a conditional model show the classes asked for, as a classifier of real images names them."""
+"""Whether a conditional model's samples show the requested classes, according to a classifier of real images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(scoring: "Scoring") -> dict[str, Any]:
-    """class_accuracy, the share of `eval.num_samples` samples that are named as asked; class_accuracy_Y of label Y.
+    """class_accuracy: the share of `eval.num_samples` samples that are classified as requested; class_accuracy_Y: the
+    same for label Y.
 
-    Also classifier_accuracy, of the classifier itself on test images, and which one it is.
+    Also classifier_accuracy, the classifier's own accuracy on test images, and which classifier it is.
     """
     model, size = scoring.model, scoring.model.config.eval.batch_size
     known = _classifier(scoring)

@@ -1,7 +1,7 @@
-"""Features without weights to download, from a small classifier trained on the labels of the training set.
+"""Features that need no downloaded weights, from a small classifier trained on the labels of the training set.
 
 For small images with classes, such as digits. Its seed is fixed and it sees only the training set. It is trained once
-for each training set and then kept, so that all models of one set are compared with the same features.
+for each training set and then kept, so that all models of one dataset are compared with the same features.
 """
 
 import functools
@@ -27,8 +27,8 @@ from sintrovae_jax.evaluators.features import Extractor, as_stored, stored
 log = logging.getLogger(__name__)
 _BATCH, _EPOCHS, _LEARNING_RATE = 64, 20, 2e-3
 DIMENSIONS = 64
-_VERSION = 1  # part of the name of a stored classifier: to be raised when a change of this code changes what is learnt
-_SHIPPED = Path(__file__).with_name("classifiers")  # those that come with the package: of digits at 8×8 and 16×16
+_VERSION = 1  # part of a stored classifier's name: raise it when a change of this code changes what is learnt
+_SHIPPED = Path(__file__).with_name("classifiers")  # classifiers in the package, for digits at 8×8 and 16×16
 
 
 class Classifier(nn.Module):
@@ -69,8 +69,8 @@ def _step(network, params, moments, x, y):
 def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, Variables]:
     """Trains on images [N, H, W, C], bytes or in [0, 1], and labels [N] below `classes`.
 
-    Returns the network and its variables. They depend on the devices and on the number of cores: sums in another order
-    round differently, and training magnifies that.
+    Returns the network and its variables. They depend on the devices and on the number of cores: sums in a different
+    order round differently, and training magnifies the differences.
     """
     network = Classifier(classes)
     params = seeds.init(network, seeds.key(0), as_stored(x[:1]))["params"]
@@ -83,7 +83,7 @@ def fit(x: np.ndarray, y: np.ndarray, classes: int) -> tuple[Classifier, Variabl
 
 
 def _batches(count: int) -> Iterator[np.ndarray]:
-    """The indices of every step's images."""
+    """The indices of each step's images."""
     order, batch = np.random.default_rng(0), min(_BATCH, count)
     for _ in range(_EPOCHS):
         shuffled = order.permutation(count)
@@ -102,7 +102,7 @@ def _labels(config: ConfigDict, source: Images) -> Labels:
 
 
 class Trained(NamedTuple):
-    """A classifier of the labels `names`, with its accuracy on test images. fingerprint: of its parameters."""
+    """A classifier of the labels `names`, with its accuracy on test images. fingerprint: a hash of its variables."""
 
     network: Classifier
     variables: Variables
@@ -111,12 +111,12 @@ class Trained(NamedTuple):
     fingerprint: str
 
     def named(self, x: np.ndarray, size: int) -> np.ndarray:
-        """The labels [N] of images [N, H, W, C] in [0, 1], as a file of theirs would hold them. size: of a chunk."""
+        """The labels [N] of images [N, H, W, C] in [0, 1], rounded as in a PNG file. size: images per chunk."""
         return self.names[_in_chunks(self.network, self.variables, x, size)[1].argmax(1)]
 
 
 def build(config: ConfigDict, source: Images) -> Extractor:
-    """The classifier of a source as an extractor. Its metrics: classifier_accuracy, on the test images."""
+    """The classifier of a source, as an extractor with the metric classifier_accuracy, on the test images."""
     network, variables, names, accuracy, fingerprint = trained(config, source)
     log.info("features: a classifier of %d classes, right on %.1f %% of test images", len(names), 100 * accuracy)
     metrics = {"classifier_accuracy": accuracy}
@@ -124,9 +124,10 @@ def build(config: ConfigDict, source: Images) -> Extractor:
 
 
 def trained(config: ConfigDict, source: Images) -> Trained:
-    """The classifier of a source that has labels. Raises `UserError` for one that has none.
+    """The classifier of a source with labels. Raises `UserError` for a source without labels.
 
-    It comes with the package, or from the folder `eval.cache`, or it is trained and kept there, by what it learns from.
+    Comes from the package or the folder `eval.cache`; otherwise it is trained and kept in that folder. Stored
+    classifiers are named by a hash of their training data and settings.
     """
     y_train, y_test = _labels(config, source)
     x = np.concatenate(list(source.train(1024)))
@@ -147,7 +148,7 @@ def trained(config: ConfigDict, source: Images) -> Trained:
 
 
 def _digest(x: np.ndarray, y: np.ndarray) -> str:
-    """Of all that a classifier is a function of, but for rounding: what it learns from, in this order, and how."""
+    """A hash of everything that determines a classifier, except for rounding: its training data and its settings."""
     how = (_VERSION, _BATCH, _EPOCHS, _LEARNING_RATE, DIMENSIONS, x.shape, x.dtype)
     digest = hashlib.sha256("\n".join(map(str, how)).encode())
     digest.update(np.ascontiguousarray(x).data)
@@ -156,14 +157,14 @@ def _digest(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def _scaled(x: np.ndarray, y: np.ndarray, classes: int, size: int) -> Variables:
-    """The variables of `fit`, with one scale for all features: their variances in the training set are 1 on average."""
+    """The variables of `fit`, and one scale for all features that makes their training variances 1 on average."""
     network, variables = fit(x, y, classes)
     features, _ = _in_chunks(network, variables, x, size)
     return variables | {"scale": 1 / np.sqrt(features.var(0).mean())}
 
 
 def _checked(network: Classifier, x: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Variables:
-    """Stored arrays as variables. Raises `ValueError` if they are not those of this network, or not finite."""
+    """Stored arrays as variables. Raises `ValueError` if they do not fit this network or are not finite."""
     variables = traverse_util.unflatten_dict(dict(arrays), sep="/")
     params = jax.eval_shape(lambda: seeds.init(network, seeds.key(0), as_stored(x)))["params"]
     wanted = {"params": params, "scale": jax.ShapeDtypeStruct((), np.float32)}
@@ -174,7 +175,7 @@ def _checked(network: Classifier, x: np.ndarray, arrays: Mapping[str, np.ndarray
 
 
 def _in_chunks(network: Classifier, variables: Variables, x: np.ndarray, size: int) -> list[np.ndarray]:
-    """Features [N, 64] and logits [N, classes] of images of any number, as numpy arrays."""
+    """Features [N, 64] and logits [N, classes] of any number of images, as numpy arrays."""
     both = [
         _apply(network, variables["params"], as_stored(x[start : start + size])) for start in range(0, len(x), size)
     ]

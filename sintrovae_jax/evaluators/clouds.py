@@ -21,8 +21,8 @@ from sintrovae_jax.keys import Key, at_least
 if TYPE_CHECKING:
     from sintrovae_jax.evaluators.scoring import Scoring
 
-_SIDE = 28  # cells, from end to end of [-0.5, 0.5]
-_TRIALS, _TIMES = 3, 3  # of JSD, each with so many samples as there are test clouds
+_SIDE = 28  # cells along [-0.5, 0.5]
+_TRIALS, _TIMES = 3, 3  # trials of JSD, and samples per test cloud in each trial
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def _cells() -> np.ndarray:
 
 
 def occupancy(clouds: np.ndarray) -> np.ndarray:
-    """The share of the points of clouds [N, points, 3] that are nearest to each cell. Sums to 1."""
+    """For each cell, the share of the points of clouds [N, points, 3] that are nearest to it. Sums to 1."""
     from scipy.spatial import cKDTree
 
     tree, counts = cKDTree(_cells()), np.zeros(len(_cells()))
@@ -44,7 +44,7 @@ def occupancy(clouds: np.ndarray) -> np.ndarray:
 
 
 def js_divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """The Jensen-Shannon divergence, in bits, of two distributions [N]: 0 to 1."""
+    """The Jensen-Shannon divergence of two distributions [N], in bits: from 0 to 1."""
     return density.js_divergence(p, q) / float(np.log(2))
 
 
@@ -65,7 +65,8 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 class Comparison(NamedTuple):
     """mmd: mean over references of the distance to the nearest sample. cov: the share of references that are the
-    nearest of some sample. nna: the accuracy of leave-one-out nearest neighbours that tell samples from references.
+    nearest reference of some sample. nna: the accuracy of a leave-one-out nearest-neighbour classifier that tells
+    samples from references.
     """
 
     mmd: float
@@ -74,9 +75,10 @@ class Comparison(NamedTuple):
 
 
 def compared(across: np.ndarray, references: np.ndarray, samples: np.ndarray) -> Comparison:
-    """across: distances of references and samples [R, S]. references, samples: among themselves [R, R] and [S, S].
+    """across: distances between references and samples [R, S]. references, samples: distances among themselves,
+    [R, R] and [S, S].
 
-    What is as near to one of its own kind as to one of the other counts half.
+    In `nna`, a cloud that is equally near to its own kind and to the other kind counts half.
     """
 
     def right(own, other):
@@ -92,9 +94,9 @@ def compared(across: np.ndarray, references: np.ndarray, samples: np.ndarray) ->
 def evaluate(scoring: "Scoring") -> dict[str, float]:
     """jsd (bits, the mean of three trials), mmd_cd, cov and nna (best at 0.5), and how many clouds were compared.
 
-    The references are up to `eval.num_samples` test clouds, for jsd; each trial draws three times as many samples.
-    Of them `eval.clouds.compared`, and as many samples, are compared pair by pair for the others. mmd_cd is a sum of
-    both directions' means over points, of squared distances.
+    For jsd, the references are up to `eval.num_samples` test clouds, and each trial draws three times as many samples.
+    For the other metrics, `eval.clouds.compared` of the references and as many samples are compared pair by pair.
+    mmd_cd is the sum, over both directions, of the mean squared distance of a point to the other cloud.
     """
     model, seed = scoring.model, scoring.seed
     real = scoring.source.test(scoring.num_samples, seed)
@@ -123,6 +125,10 @@ def _check(config):
 EVALUATOR = Evaluator(
     evaluate,
     lambda config: ("jsd", "mmd_cd", "cov", "nna"),
-    {"compared": Key(200, "test clouds, at most, and as many samples, that are compared pair by pair", at_least(2))},
+    {
+        "compared": Key(
+            200, "largest number of test clouds, and of samples, that are compared pair by pair", at_least(2)
+        )
+    },
     _check,
 )

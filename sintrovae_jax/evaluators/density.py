@@ -49,7 +49,7 @@ def gnelbo(data_energy: np.ndarray, grid_energy: np.ndarray) -> float:
 def histogram(points: np.ndarray, half_range: float, density: bool = False) -> np.ndarray:
     """100 × 100 bins over the square; points outside are dropped. Sums to 1, or integrates to 1 if `density`.
 
-    All zeros where no point is inside.
+    All zeros if no point is inside.
     """
     edges = np.linspace(-half_range, half_range, _BINS + 1)
     counts = np.histogram2d(points[:, 0], points[:, 1], [edges, edges])[0]
@@ -70,7 +70,7 @@ def js_divergence(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def paper_divergences(r: np.ndarray, f: np.ndarray) -> tuple[float, float]:
-    """KL and JSD in the convention of the paper's tables. r, f: density-normalised histograms of data and samples."""
+    """KL and JSD by the convention of the paper's tables. r, f: density-normalised histograms of data and samples."""
 
     def cross(p, q):  # Σ p (log p - log q), with 0·log 0 = 0
         inside = p > 0
@@ -83,7 +83,7 @@ def paper_divergences(r: np.ndarray, f: np.ndarray) -> tuple[float, float]:
 def evaluate(scoring: "Scoring") -> dict[str, float]:
     """gnelbo, kl, jsd, paper_kl, paper_jsd; writes density.png.
 
-    The histograms are of `eval.num_samples` points of data and as many samples (the published ones use 5,000).
+    The histograms use `eval.num_samples` data points and as many samples (the published ones use 5,000).
     """
     from sintrovae_jax.plots import draw  # matplotlib
 

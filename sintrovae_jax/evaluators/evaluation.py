@@ -1,4 +1,4 @@
-"""Runs the evaluators that a config names."""
+"""Running the evaluators that a config names."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def metrics_of(model: Model, source: Source, workdir: Path, kept: dict[Any, Any] | None = None) -> dict[str, Any]:
-    """The metrics of every evaluator in `config.eval.evaluators`, and texts on what they depend on.
+    """The metrics of every evaluator in `config.eval.evaluators`, and texts that say what they depend on.
 
     Writes figures to WORKDIR/figures. kept: shared by the evaluations of one run (`Scoring`).
     """
@@ -37,7 +37,8 @@ def numbers(results: dict[str, Any]) -> dict[str, float]:
 def prepared(model: Model, source: Source, workdir: Path | None = None) -> Model:
     """The model for evaluation and figures, with the BatchNorm statistics that `config.eval.batch_norm` names.
 
-    model: with running ones. workdir: where standing ones are kept, so that the source is used only if they are not.
+    model: a model with running averages. workdir: where standing statistics are kept; they are estimated from the
+    source only if it has none.
     """
     config = model.config
     if config.eval.batch_norm == "running" or not standing.has_batch_norm(model):
@@ -61,9 +62,9 @@ def prepared(model: Model, source: Source, workdir: Path | None = None) -> Model
 def write_results(
     model: Model, source: Source, workdir: Path, metrics: dict[str, Any], training: dict[str, Any]
 ) -> Path:
-    """Writes results.json: the metrics, what all of them depend on, and the seconds and the rate of training.
+    """Writes results.json: the metrics, the facts that all of them depend on, and the seconds and rate of training.
 
-    All metrics depend on the step, the kind of BatchNorm statistics, and the files that could not be read.
+    These facts are the step, the kind of BatchNorm statistics, and the files that could not be read.
     """
     results = metrics | {"step": model.step} | training
     if standing.has_batch_norm(model):

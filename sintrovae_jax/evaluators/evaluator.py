@@ -21,11 +21,11 @@ def _nothing(*_: object) -> None:
 class Evaluator:
     """One kind of evaluation of a model.
 
-    evaluate: (`scoring.Scoring`) -> {metric: number, or a text on what the numbers depend on}; writes figures to
-    `scoring.folder`. metrics: (config) -> the names that `checkpoint.best` may use. keys: its keys of the config, under
-    `eval.NAME`. check: (config), raises `UserError` if it cannot work. check_source: (config, source, kept), the same
-    with the source, before training; kept: see `Scoring`. vectors: whether it needs feature vectors, not only their
-    moments.
+    evaluate: (`scoring.Scoring`) -> {metric: number, or a text that says what the numbers depend on}; writes figures to
+    `scoring.folder`. metrics: (config) -> the names that `checkpoint.best` may use. keys: its own config keys, under
+    `eval.NAME`. check: (config); raises `UserError` if the evaluator cannot work. check_source: (config, source, kept);
+    checks the source too, before training; kept: see `Scoring`. vectors: whether it needs the feature vectors, not only
+    their moments.
     """
 
     evaluate: Callable[["Scoring"], dict[str, Any]]

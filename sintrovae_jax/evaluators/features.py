@@ -1,7 +1,8 @@
 """Features of images, and their statistics for the distribution metrics.
 
-An extractor turns images into vectors. `fid`, `kid` and `precision_recall` compare those of samples and of real images.
-Their metrics are named after the extractor unless it is Inception, so that no other distance is mistaken for an FID.
+An extractor turns images into vectors. `fid`, `kid` and `precision_recall` compare the vectors of samples and of real
+images. Their metrics are named after the extractor unless it is Inception, so that no other distance is mistaken for an
+FID.
 """
 
 import collections
@@ -25,9 +26,9 @@ from sintrovae_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 _Used = TypeVar("_Used")
-_VERSION = 1  # part of the key of `cached`: to be raised when a change of this code changes features
-# The extractors: functions `build(config, source) -> Extractor`. A function `check(config, source)` in the same module,
-# if there is one, raises those errors of `build` that are cheap to detect. Nothing else is imported (see `trust`).
+_VERSION = 1  # part of the key of `cached`: raise it when a change of this code changes features
+# The extractors: functions `build(config, source) -> Extractor`. An optional function `check(config, source)` in the
+# same module raises the errors of `build` that are cheap to detect. Nothing else is imported (see `trust`).
 EXTRACTORS = {
     "inception": "sintrovae_jax.evaluators.inception_weights:build",
     "classifier": "sintrovae_jax.evaluators.classifier:build",
@@ -41,21 +42,21 @@ class Extractor(NamedTuple):
     fingerprint: str  # a text that changes with the weights and the network
     apply: Callable[[Variables, jax.Array], jax.Array]
     variables: Variables
-    metrics: dict[str, float] = {}  # noqa: RUF012  # of the extractor itself, reported with the metrics that use it
+    metrics: dict[str, float] = {}  # noqa: RUF012  # the extractor's own, reported with metrics that use it
 
 
 def trust(name: str) -> None:
-    """Adds the extractor MODULE:FUNCTION of the user's to `EXTRACTORS`.
+    """Adds the user's extractor MODULE:FUNCTION to `EXTRACTORS`.
 
-    To be called where the user names it: in a recipe, on the command line, or by `load(..., trust=True)`. A config.json
-    may be anybody's, and what it names is not run.
+    Call this only if the user named it: in a recipe, on the command line, or by `load(..., trust=True)`. A config.json
+    may come from anyone, so the code that it names is not run.
     """
     if ":" in name:
         EXTRACTORS.setdefault(name, name)
 
 
 def builder(name: str) -> Callable[[ConfigDict, Images], Extractor]:
-    """The function that builds this extractor. Raises `UserError` if there is none, or it is not trusted."""
+    """The function that builds this extractor. Raises `UserError` if it does not exist or is not trusted."""
     known = ", ".join(EXTRACTORS)
     if name not in EXTRACTORS and ":" in name:
         raise UserError(
@@ -72,12 +73,12 @@ def builder(name: str) -> Callable[[ConfigDict, Images], Extractor]:
 
 
 def build(config: ConfigDict, source: Images) -> Extractor:
-    """The extractor that `config.eval.features` names. Raises `UserError` if there is none, or it cannot be built."""
+    """The extractor that `config.eval.features` names. Raises `UserError` if it does not exist or cannot be built."""
     return builder(config.eval.features)(config, source)
 
 
 def metric(name: str, features: str) -> str:
-    """The name of a metric of features: Inception's Fréchet distance is `fid`, another's `frechet_EXTRACTOR`."""
+    """The name of a metric with these features: Inception's Fréchet distance is `fid`, others' `frechet_EXTRACTOR`."""
     if features == "inception":
         return name
     return f"{'frechet' if name == 'fid' else name}_{features.partition(':')[2] or features}"
@@ -89,13 +90,13 @@ def metrics(config: ConfigDict, *names: str) -> tuple[str, ...]:
 
 
 def check_images(name: str, config: ConfigDict) -> None:
-    """Raises `UserError` if the examples are not images. name: of the evaluator that needs them."""
+    """Raises `UserError` if the examples are not images. name: the evaluator that needs images."""
     if examples.of(config.data).kind != "images":
         raise UserError(f"the {name} evaluator scores images, not data.source={config.data.source}")
 
 
 def check(config: ConfigDict, source: Source, kept: dict[Any, Any]) -> None:
-    """Raises `UserError` if the extractor cannot be built, as far as that is cheap to detect."""
+    """Raises `UserError` if the extractor cannot be built, for reasons that are cheap to detect."""
     del kept
     build_it = builder(config.eval.features)
     look = getattr(importlib.import_module(build_it.__module__), "check", None)
@@ -135,22 +136,22 @@ class Moments:
 
 @jax.jit
 def as_stored(images: Array) -> jax.Array:
-    """Images as a PNG file holds them: clipped to [0, 1], rounded to 256 levels. Bytes too. Returns float32."""
+    """Floats or bytes as a PNG file would hold them: clipped to [0, 1], rounded to 256 levels. Returns float32."""
     floats = jnp.astype(images, jnp.float32)
     return (floats if images.dtype == jnp.uint8 else jnp.round(floats.clip(0, 1) * 255)) / 255
 
 
 def vectors(extractor: Extractor, images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The features [n, D] of pieces of images [n, H, W, C], n at most `size`, computed on all local devices."""
+    """The features [n, D] of batches of images [n, H, W, C], n at most `size`, computed on all local devices."""
     variables, size = parallel.on_local_devices(extractor.variables), parallel.chunk(size)
 
     def apply(x):
-        return _of_finite(x, extractor.apply(variables, as_stored(x)))
+        return _nan_unless_finite(x, extractor.apply(variables, as_stored(x)))
 
-    # The devices compute the next piece while the host takes this one.
+    # The devices compute the next batch while the host fetches this one.
     waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
     for piece in progress.counted(images, "features of images", each=size):
-        whole = piece[np.arange(size) % len(piece)]  # the last piece is padded, so that it does not compile again
+        whole = piece[np.arange(size) % len(piece)]  # pads the last batch, so that it does not compile again
         waiting.append((parallel.in_chunks(apply, size, whole), len(piece)))
         if len(waiting) > 1:
             yield _arrived(*waiting.popleft())
@@ -158,7 +159,7 @@ def vectors(extractor: Extractor, images: Iterable[np.ndarray], size: int) -> It
 
 
 @jax.jit
-def _of_finite(images, vectors):
+def _nan_unless_finite(images, vectors):
     """The vectors, with NaN for images that are not finite: ReLUs and pooling could turn these into numbers."""
     finite = jnp.isfinite(images.astype(jnp.float32)).reshape(len(images), -1).all(1, keepdims=True)
     return jnp.where(finite, vectors, jnp.nan)
@@ -169,7 +170,7 @@ def _arrived(vectors: jax.Array, count: int) -> np.ndarray:
 
 
 def summarise(pieces: Iterable[np.ndarray], keep: bool) -> Summary:
-    """Summarises features that come in pieces. keep: whether to keep the vectors too."""
+    """Summarises features that come in batches. keep: whether to keep the vectors too."""
     moments, kept = None, []
     for piece in pieces:
         moments = moments or Moments(piece.shape[1])
@@ -181,7 +182,7 @@ def summarise(pieces: Iterable[np.ndarray], keep: bool) -> Summary:
 
 
 def limited(pieces: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """The first `count` rows of all pieces."""
+    """Yields the pieces, cut off after `count` rows in total."""
     for piece in pieces:
         if count > 0:
             yield piece[:count]
@@ -193,7 +194,7 @@ def limited(pieces: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
 def cached(folder: str, what: Iterable[object], compute: Callable[[], Summary]) -> Summary:
     """A summary from the cache folder, or computed and stored there (`stored`).
 
-    what: everything that it depends on besides this code.
+    what: everything that the summary depends on besides this code.
     """
     name = hashlib.sha256("\n".join(map(str, (_VERSION, *what))).encode()).hexdigest()[:32]
 
@@ -209,10 +210,10 @@ def stored(
     compute: Callable[[], Mapping[str, Any]],
     use: Callable[[Mapping[str, np.ndarray]], _Used],
 ) -> _Used:
-    """use(arrays), of arrays from NAME.npz of the cache folder, or computed and stored there; '' stores nothing.
+    """use(arrays), with arrays from NAME.npz in the cache folder, or computed and stored there; '' stores nothing.
 
-    An unreadable file, or one on which `use` fails, is computed again. If another process has stored the arrays
-    meanwhile, its are used, so that all processes use the same.
+    Arrays from a file that is unreadable, or on which `use` fails, are computed again. If another process has stored
+    the arrays meanwhile, those are used, so that all processes use the same arrays.
     """
     if not folder:
         return use(_arrays(compute()))
@@ -229,8 +230,8 @@ def stored(
     if not damaged and (kept := _read(path, use)) is not None:
         return kept
     try:
-        with files.replacing(path) as beside:
-            np.savez(beside, **arrays)
+        with files.replacing(path) as temporary:
+            np.savez(temporary, **arrays)
     except OSError as error:
         log.warning("cannot keep %s (%s)", path, error.strerror)
     return use(arrays)

@@ -23,10 +23,10 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
     """|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) in float64. Means [D]; covariances [D, D] may be singular.
-    NaN where they are not finite.
+    NaN if they are not finite.
 
-    tr (C_a C_b)^½ is the sum of the singular values of C_a^½ C_b^½, which rounding moves by 1e-16 of the largest; the
-    eigenvalues of C_a C_b would first be squared, and lose half of the digits in the root.
+    tr (C_a C_b)^½ is the sum of the singular values of C_a^½ C_b^½, whose rounding errors are 1e-16 of the largest one.
+    The eigenvalues of C_a C_b are the squares of these values; their roots would lose half of the digits.
     """
     if not (np.isfinite(cov_a).all() and np.isfinite(cov_b).all()):
         return math.nan
@@ -35,7 +35,7 @@ def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, 
 
 
 def evaluate(scoring: "Scoring") -> dict[str, Any]:
-    """fid, or frechet_EXTRACTOR; and the numbers of samples and real images."""
+    """fid or frechet_EXTRACTOR, and the numbers of samples and real images."""
     real, generated = scoring.compared(2, "a Fréchet distance")
     log.info("comparing covariances of %d features", len(real.mean))
     distance = frechet_distance(real.mean, real.covariance, generated.mean, generated.covariance)

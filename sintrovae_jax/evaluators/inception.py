@@ -21,7 +21,7 @@ URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 Params = dict[str, dict[str, np.ndarray]]
 _SIDE = 299
-_EPSILON = 1e-3  # of every BatchNorm
+_EPSILON = 1e-3  # of all BatchNorms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,8 @@ def _halve(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
-# A part of the network: a list is applied in sequence, a tuple's branches in parallel, with concatenated outputs.
+# A part of the network: the items of a list are applied in sequence, the branches of a tuple in parallel, with their
+# outputs concatenated.
 Step = Conv | Callable[[jax.Array], jax.Array] | list["Step"] | tuple["Step", ...]
 
 _STEM: list[Step] = [  # 299 -> 35 pixels a side
@@ -146,7 +147,7 @@ _BLOCKS: dict[str, Step] = {
 
 
 def _run(step: Step, x: jax.Array, block: str) -> jax.Array:
-    """x [N, H, W, C] through a step of a block. The convolutions become parameters of the module this is called in."""
+    """Applies a step of a block to x [N, H, W, C]. Its convolutions become parameters of the calling module."""
     match step:
         case Conv():
             # Full float32: by default a TPU multiplies in bfloat16 and a GPU in TF32, and FID would depend on it.
@@ -175,8 +176,8 @@ def _prepared(x: jax.Array) -> jax.Array:
 class InceptionV3(nn.Module):
     """Images float32 [N, H, W, C] in [0, 1], C 1 (grey) or 3 -> float32 [N, 2048], the last average pool's features.
 
-    The parameters are {published name: {kernel [height, width, in, out], bias [out]}}, as `from_published` makes them:
-    a BatchNorm is folded into the convolution before it. There is nothing to train and no other state.
+    The parameters are {published name: {kernel [height, width, in, out], bias [out]}}, as `from_published` makes them,
+    with each BatchNorm folded into the convolution before it. Nothing is trained, and there is no other state.
     """
 
     @nn.compact
@@ -232,9 +233,9 @@ def verify(arrays: dict[str, np.ndarray]) -> None:
 def _folded(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """A convolution's kernel and bias, with the BatchNorm after it folded in.
 
-    With running averages BatchNorm is s·(y - mean) + bias a channel, s = weight / √(var + ε), and y is linear in the
-    kernel: s goes into the kernel, the rest into the bias. Otherwise XLA would run 94 more passes over activations, or
-    scale the kernels at each call.
+    With running averages, BatchNorm of a channel is s·(y - mean) + bias, with s = weight / √(var + ε). y is linear in
+    the kernel, so s goes into the kernel and the rest into the bias. Otherwise XLA would run 94 more passes over
+    activations, or scale the kernels at each call.
     """
     scale, bias, mean, var = (
         arrays[f"{name}.bn.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")

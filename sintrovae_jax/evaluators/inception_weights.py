@@ -1,6 +1,6 @@
 """Finding and reading the weights of `inception`. Nothing is ever downloaded.
 
-They are read from pytorch-fid's file, which needs torch, or from an .npz that was made from it on a machine with torch:
+The weights come from pytorch-fid's file, which needs torch, or from an .npz made from it on a machine with torch:
 
     python -m sintrovae_jax.evaluators.inception_weights IN.pth OUT.npz
 """
@@ -30,13 +30,13 @@ def _features(variables, x):
 
 
 def check(config: ConfigDict, source: Images) -> None:
-    """Raises `UserError` if there is no file of weights, or its checksum is not that of its name."""
+    """Raises `UserError` if there is no file of weights, or its checksum does not match its name."""
     del source
     _bytes(find(config.eval.inception))
 
 
 def build(config: ConfigDict, source: Images) -> Extractor:
-    """Inception with the weights that `config.eval.inception` names, or that are in a usual place.
+    """Inception with the weights that `config.eval.inception` names, or else the weights in a usual place.
 
     Raises `UserError` as `find` and `read` do.
     """
@@ -46,7 +46,7 @@ def build(config: ConfigDict, source: Images) -> Extractor:
 
 
 def find(configured: str) -> Path:
-    """The file of weights, as `downloads.find`, also where pytorch-fid or torch-fidelity put it.
+    """The file of weights, found by `downloads.find`, also where pytorch-fid or torch-fidelity put it.
 
     configured: the value of eval.inception. Raises `UserError`.
     """
@@ -58,7 +58,7 @@ def find(configured: str) -> Path:
 
 
 def _bytes(path: Path) -> tuple[bytes, str]:
-    """A file's contents and their sha256. Raises `UserError` if it cannot be read or its name has another checksum."""
+    """A file's contents and their sha256. Raises `UserError` if it is unreadable or its name has another checksum."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -70,7 +70,7 @@ def _bytes(path: Path) -> tuple[bytes, str]:
 
 
 def read(path: Path) -> tuple[Params, str]:
-    """The parameters of `InceptionV3` and the file's sha256 in hex, of an .npz or, if torch is installed, of a .pth.
+    """The parameters of `InceptionV3` and the file's sha256 in hex, from an .npz or, if torch is installed, a .pth.
 
     Raises `UserError` if the file cannot be read, is damaged, or holds something else. Code in a file is never run.
     """
@@ -79,7 +79,7 @@ def read(path: Path) -> tuple[Params, str]:
 
 
 def _weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """A file's arrays, the network's among them, and its sha256. Raises `UserError` as `read`."""
+    """A file's arrays, which include the network's, and its sha256. Raises `UserError` as `read` does."""
     arrays, digest = _arrays(path)
     try:
         verify(arrays)
@@ -97,12 +97,12 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
         return load(data), digest
     except UserError as error:
         raise UserError(f"{path}: {error}, or make an .npz once, where torch is, with {_COMMAND}") from None
-    except Exception as error:  # whatever numpy, zipfile, pickle and torch raise where a file is not one of theirs
+    except Exception as error:  # whatever numpy, zipfile, pickle and torch raise for other files than theirs
         raise UserError(f"{path} is not {kind}, or is damaged ({type(error).__name__}); get it from {URL}") from None
 
 
 def convert(source: Path, target: Path) -> None:
-    """Writes the arrays that the network is made of to an .npz, float32, under their published names.
+    """Writes the network's arrays to an .npz, float32, under their published names.
 
     Raises `UserError` if `source` is not pytorch-fid's file, or `target` is no .npz or cannot be written.
     """
@@ -110,9 +110,9 @@ def convert(source: Path, target: Path) -> None:
         raise UserError(f"{target} must be named .npz")
     arrays, _ = _weights(source)
     try:
-        with files.replacing(target) as beside:
+        with files.replacing(target) as temporary:
             wanted: dict[str, Any] = {name: arrays[name].astype(np.float32) for name in published()}
-            np.savez(beside, **wanted)
+            np.savez(temporary, **wanted)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
 

@@ -37,7 +37,7 @@ def kid(real: np.ndarray, generated: np.ndarray, subsets: int, size: int, seed: 
 
 
 def evaluate(scoring: "Scoring") -> dict[str, Any]:
-    """kid and kid_std, over `eval.kid.subsets` subsets of `eval.kid.subset_size`; kid_EXTRACTOR if not Inception's."""
+    """kid and kid_std over `eval.kid.subsets` subsets of `eval.kid.subset_size`; without Inception, kid_EXTRACTOR."""
     options = scoring.model.config.eval.kid
     real, generated = scoring.compared(options.subset_size, "kid with this eval.kid.subset_size")
     mean, std = kid(real.vectors, generated.vectors, options.subsets, options.subset_size, scoring.seed)
@@ -55,8 +55,8 @@ EVALUATOR = Evaluator(
     evaluate,
     lambda config: features.metrics(config, "kid"),
     {
-        "subsets": Key(100, "that the estimate is averaged over", at_least(1)),
-        "subset_size": Key(1000, "samples, and real images, of a subset", at_least(2)),
+        "subsets": Key(100, "number of subsets that the estimate averages over", at_least(1)),
+        "subset_size": Key(1000, "number of samples, and of real images, in a subset", at_least(2)),
     },
     _check,
     features.check,

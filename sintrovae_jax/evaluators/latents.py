@@ -1,4 +1,4 @@
-"""Reconstruction errors, KLs of test images, of samples and of reconstructions, and the KL gap."""
+"""Reconstruction errors, the KLs of test images, samples and reconstructions, and the KL gap."""
 
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,9 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
 
     Samples of a conditional model have the labels of the test images.
 
-    rec_error (summed over an image's dimensions), kl_real, kl_fake, kl_recon (nats, unweighted) and kl_gap: not that of
-    training batches, which `logs.summarise` gives (docs/method.md, "The KL gap"). Of a learnt prior also
-    components_used, of test images.
+    rec_error (summed over an image's dimensions); kl_real, kl_fake, kl_recon (nats, unweighted); and kl_gap, which is
+    not the kl_gap of training batches that `logs.summarise` gives (docs/method.md, "The KL gap"). With a learnt prior,
+    also components_used: the effective number of components that test images use.
     """
     model, seed = scoring.model, scoring.seed
     x, labels = scoring.test(scoring.num_samples)
@@ -39,7 +39,7 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
 
 
 def _used(mixture, z):
-    """exp(entropy) of the responsibilities, averaged over latents z [N, Z]: as many components if they are even."""
+    """The effective number of components: exp(entropy) of the responsibilities averaged over latents z [N, Z]."""
     mean = np.asarray(mixture.responsibilities(z).mean(0), np.float64)
     return float(np.exp(-(mean * np.log(np.maximum(mean, 1e-300))).sum()))
 

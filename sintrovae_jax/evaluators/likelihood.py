@@ -1,4 +1,4 @@
-"""Log-likelihood of test images by importance weighting, in nats and in bits a dimension."""
+"""Log-likelihood of test images by importance weighting, in nats and in bits per dimension."""
 
 import math
 from typing import TYPE_CHECKING
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def evaluate(scoring: "Scoring") -> dict[str, float]:
-    """Means over `eval.likelihood.num_scored` test examples: log_likelihood and elbo in nats, bits_per_dimension of
-    images.
+    """Means over `eval.likelihood.num_scored` test examples: log_likelihood and elbo in nats, and bits_per_dimension
+    for images.
 
-    Also what they depend on: observation_std, importance_samples, and log_likelihood_images, the number of examples.
+    Also the settings behind them: observation_std, importance_samples, and log_likelihood_images, the number of
+    examples.
     """
     model, scores = scoring.model, scoring.test_scores
     mean = float(np.mean(scores["likelihood"]))
@@ -36,7 +37,7 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
 
 
 def check_std(name: str, config: ConfigDict) -> None:
-    """Raises `UserError` where p(x|z) has no standard deviation, or none is meant. name: of the evaluator."""
+    """Raises `UserError` if p(x|z) has no standard deviation, or is not defined. name: the evaluator's name."""
     if examples.of(config.data).kind == "clouds":
         raise UserError(f"the {name} evaluator is for images and points: a cloud's points have no order to compare in")
     if not (config.eval.likelihood.observation_std or importance.observation_std(config.objective) > 0):
@@ -53,12 +54,12 @@ EVALUATOR = Evaluator(
     evaluate,
     _metrics,
     {
-        "num_scored": Key(1000, "test images that are scored", at_least(1)),
-        "importance_samples": Key(1000, "of each of them", at_least(1)),
+        "num_scored": Key(1000, "number of test images that are scored", at_least(1)),
+        "importance_samples": Key(1000, "importance samples per test image", at_least(1)),
         "observation_std": Key(
             Optional(float),
-            "standard deviation of p(x|z), a Gaussian around the decoded image; default: that of the trained "
-            "objective, sqrt(beta_kl / (2 beta_rec))",
+            "standard deviation of p(x|z), a Gaussian around the decoded image; default: the one that the trained "
+            "objective implies, sqrt(beta_kl / (2 beta_rec))",
             ABOVE_0,
         ),
     },

@@ -1,6 +1,6 @@
-"""Detection of out-of-distribution data: a score for each image, test images against `eval.ood.source`.
+"""Detection of out-of-distribution data: scores tell test images from the images of `eval.ood.source`.
 
-Scores are higher for images that the model finds likelier (`Scoring.scores`); test images are the positives.
+Scores are higher for images that the model finds more likely (`Scoring.scores`); test images are the positives.
 """
 
 import logging
@@ -34,7 +34,7 @@ class Detection(NamedTuple):
 
 
 def detection(inside: np.ndarray, outside: np.ndarray) -> Detection:
-    """From scores [N] of test images and [M] of the other source. All NaN if a score is not finite."""
+    """inside, outside: scores [N] of test images and [M] of the other source. All NaN if a score is not finite."""
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
     if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
@@ -47,7 +47,7 @@ def detection(inside: np.ndarray, outside: np.ndarray) -> Detection:
 
 
 def bootstrap(inside: np.ndarray, outside: np.ndarray, times: int, seed: int) -> tuple[Detection, Detection]:
-    """Ends of the 95 % interval of each metric: percentiles over `times` resamplings of both, with replacement."""
+    """Ends of each metric's 95 % interval: percentiles over `times` resamplings of both, with replacement."""
     rng = np.random.default_rng(seed)
     resampled = []
     for _ in progress.counted(range(times), "resamplings"):
@@ -60,14 +60,14 @@ def bootstrap(inside: np.ndarray, outside: np.ndarray, times: int, seed: int) ->
 def evaluate(scoring: "Scoring") -> dict[str, Any]:
     """ood_METRIC_SCORE for every metric of `Detection` and every score; with _low and _high, the ends of its interval.
 
-    Writes ood.png, the histograms. Uses at most as many images of the test split of `eval.ood.source` as test images.
+    Writes ood.png, the histograms. Uses at most as many images of `eval.ood.source`'s test split as test images.
     """
     from sintrovae_jax.evaluators.scoring import source_of
     from sintrovae_jax.plots import draw  # matplotlib
 
     model, config = scoring.model, scoring.model.config
     other = source_of(model, outside_source(config, scoring.kept))
-    if config.model.classes:  # what lies outside has no label of its own, so that none is given to either
+    if config.model.classes:  # images from outside have no such labels, so neither set is given labels
         log.info("scoring all images with each of the %d labels: the highest score counts", config.model.classes)
         tested = scoring.highest_scores(scoring.test(config.eval.likelihood.num_scored)[0])
     else:
@@ -120,8 +120,8 @@ EVALUATOR = Evaluator(
     evaluate,
     _metrics,
     {
-        "source": Key("", "a data.source to tell the test images from"),
-        "bootstrap": Key(1000, "resamplings behind the intervals", at_least(1)),
+        "source": Key("", "a data.source whose images are to be told from the test images"),
+        "bootstrap": Key(1000, "number of resamplings for the intervals", at_least(1)),
     },
     _check,
     lambda config, source, kept: outside_source(config, kept),

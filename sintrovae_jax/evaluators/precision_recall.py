@@ -1,6 +1,7 @@
 """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991): are samples like data, and as diverse?
 
-A set's manifold is the union of balls around its feature vectors, each reaching to its k-th nearest neighbour.
+The manifold of a set is the union of balls around its feature vectors. Each ball reaches to the centre's k-th nearest
+neighbour.
 """
 
 import math
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def radii(vectors: np.ndarray, neighbours: int) -> np.ndarray:
-    """The distance of each of [N, D] to its k-th nearest neighbour, itself not counted. Returns [N]."""
+    """The distance of each vector [N, D] to its k-th nearest neighbour, not counting itself. Returns [N]."""
     return _by_distances(vectors, vectors, lambda distances: np.partition(distances, neighbours)[:, neighbours])
 
 
@@ -29,7 +30,7 @@ def covered(vectors: np.ndarray, others: np.ndarray, radii_of_others: np.ndarray
 
 
 def _by_distances(vectors: np.ndarray, others: np.ndarray, function: Callable[[np.ndarray], Any]) -> np.ndarray:
-    """function(distances [n, M]) -> [n], of parts of [N, D] to all of [M, D], put together."""
+    """Applies function, (distances [n, M]) -> [n], to the distances from parts of [N, D] to [M, D]. Returns [N]."""
     from sklearn.metrics import pairwise_distances_chunked
 
     parts = pairwise_distances_chunked(vectors, others, reduce_func=lambda distances, start: function(distances))
@@ -37,7 +38,7 @@ def _by_distances(vectors: np.ndarray, others: np.ndarray, function: Callable[[n
 
 
 def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
-    """Both in [0, 1], NaN where a feature is not finite. real, generated: [N, D] and [M, D]."""
+    """Both in [0, 1], or NaN if a feature is not finite. real, generated: [N, D] and [M, D]."""
     if not (np.isfinite(real).all() and np.isfinite(generated).all()):
         return math.nan, math.nan
     real, generated = real.astype(np.float64), generated.astype(np.float64)
@@ -46,7 +47,7 @@ def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbours: in
 
 
 def evaluate(scoring: "Scoring") -> dict[str, Any]:
-    """precision and recall; precision_EXTRACTOR and so on if not with the features of Inception.
+    """precision and recall; with other features than Inception's, precision_EXTRACTOR and recall_EXTRACTOR.
 
     Uses equal numbers of real images and samples.
     """

@@ -1,4 +1,4 @@
-"""The input of evaluators: a model, its data, and intermediate results that several of them need, computed once."""
+"""The input of evaluators: a model, its data, and intermediate results that several evaluators share."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from sintrovae_jax.models import Stage
 
 
 class _Blended:
-    """A source's images while a level is blended in: blended with their averages, as in the stage."""
+    """A source whose images are blended with their 2×2 averages, for a stage at which a level is blended in."""
 
     fingerprint = None  # the images change at every step, so nothing is cached
 
@@ -27,7 +27,7 @@ class _Blended:
         self.whole, self._shown, self._stage = source, shown, stage
         self.skipped, self.labels, self.factors = source.skipped, source.labels, source.factors
         self.identity = source.identity
-        self.count, self.stream, self.at = source.count, source.stream, source.at  # a step blends by itself
+        self.count, self.stream, self.at = source.count, source.stream, source.at  # training steps do the blending
 
     def test(self, n: int, seed: int) -> np.ndarray:
         return np.asarray(self._shown(jnp.asarray(self.whole.test(n, seed)), self._stage))
@@ -38,7 +38,7 @@ class _Blended:
 
 
 def source_of(model: Model, source: Source) -> Source:
-    """The source of images as the model was last shown them in training, for networks that are still growing."""
+    """The source, with images as the model last saw them in training, for networks that are still growing."""
     if model.stage is None:
         return source
     growth, images = models.family_of(model.config.model).growth, of_images(source).at(model.shape[0])
@@ -49,7 +49,7 @@ def source_of(model: Model, source: Source) -> Source:
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """folder: of the figures. kept: shared by the evaluations of one run, such as sources and extractors."""
+    """folder: for figures. kept: objects that the evaluations of one run share, such as sources and extractors."""
 
     model: Model
     source: Source
@@ -66,7 +66,7 @@ class Scoring:
 
     @property
     def images(self) -> Images:
-        """The source. Raises `UserError` if its examples are points."""
+        """The source, if its examples are images. Raises `UserError` if they are points."""
         return of_images(self.source)
 
     @functools.cached_property
@@ -96,8 +96,8 @@ class Scoring:
         labels = self.model.even_labels(self.num_samples)
         for start in range(0, len(z), size):
             part = np.arange(start, min(start + size, len(z)))
-            of_part = None if labels is None else labels[part]
-            yield np.asarray(self.model.decode(z[part], noise=part, role="prior", labels=of_part))
+            part_labels = None if labels is None else labels[part]
+            yield np.asarray(self.model.decode(z[part], noise=part, role="prior", labels=part_labels))
 
     @functools.cached_property
     def real(self) -> features.Summary:
@@ -124,7 +124,7 @@ class Scoring:
         return self.model.config.eval.batch_size
 
     def compared(self, at_least: int, metric: str) -> tuple[features.Summary, features.Summary]:
-        """The summaries of real images and of samples. Raises `UserError` if one has fewer than `at_least`."""
+        """The summaries of real images and of samples. Raises `UserError` if either has fewer than `at_least`."""
         if self.num_samples < at_least:  # before anything is computed
             raise UserError(f"{metric} needs at least {at_least} samples: eval.num_samples={self.num_samples}")
         real = self.real
@@ -133,7 +133,7 @@ class Scoring:
         return real, self.generated
 
     def described(self, name: str, metrics: dict[str, float], samples: int, real: int) -> dict[str, Any]:
-        """The values of a distribution metric, named after the extractor, with everything that they depend on."""
+        """The values of a distribution metric, named after the extractor, and everything that they depend on."""
         features_name, counts = self.model.config.eval.features, {"samples": samples, "real": real}
         named = {features.metric(key, features_name): value for key, value in metrics.items()}
         named |= {f"{features.metric(name, features_name)}_{key}": n for key, n in counts.items()}
@@ -146,11 +146,11 @@ class Scoring:
         return x, labels_of_test(self.model.config, self.source, len(x))
 
     def scores(self, x: np.ndarray, labels: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Scores of the images x, float64 [N] each, higher for images that the model finds likelier.
+        """Scores of the images x, float64 [N] each, higher for images that the model finds more likely.
 
-        likelihood: log p(x). elbo: of as many samples of the posterior. kl: -KL(q(z|x) || prior), in nats.
-        reconstruction: minus the squared error of the decoded posterior mean, summed over dimensions. Of a conditional
-        model all are given the labels [N].
+        likelihood: log p(x). elbo: the ELBO, from as many samples of the posterior. kl: -KL(q(z|x) || prior), in nats.
+        reconstruction: minus the squared error of the decoded posterior mean, summed over dimensions. labels: [N], for
+        a conditional model, whose scores are all given the labels.
         """
         config = self.model.config
         samples = config.eval.likelihood.importance_samples
@@ -166,7 +166,7 @@ class Scoring:
         return {name: np.asarray(score, np.float64) for name, score in scores.items()}
 
     def highest_scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """`scores` of images without labels: of a conditional model the highest that any label gives."""
+        """`scores` of images without labels; for a conditional model, the highest score over all labels."""
         classes = self.model.config.model.classes
         if not classes:
             return self.scores(x)

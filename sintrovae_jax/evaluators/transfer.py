@@ -1,4 +1,4 @@
-"""Whether the two codes hold class and content: by the images of an exchange, and by what can be predicted from a code.
+"""Whether the two codes hold class and content, by the images of an exchange, and by what each code can predict.
 
 Uses test images with known classes and contents (`data.sources.Factors`). Training sees neither.
 """
@@ -35,7 +35,7 @@ class Translating(Protocol):
 
 @runtime_checkable
 class Drawn(Protocol):
-    """A source that knows the picture of every class with every content."""
+    """A source that can render every class with every content."""
 
     def render(self, classes: np.ndarray, contents: np.ndarray) -> np.ndarray: ...
 
@@ -59,12 +59,14 @@ def evaluate(scoring: "Scoring") -> dict[str, float]:
 
 
 def errors(model: Translating, source: Drawn, x: np.ndarray, factors: dict[str, np.ndarray]) -> dict[str, float]:
-    """Squared errors, summed over an image's dimensions, against the true picture of class i with content j: means over
-    pairs of each image i with the next one, j.
+    """Mean squared errors, summed over an image's dimensions, against the true image with class i and content j.
 
-    transfer_error: of the transferred image. transfer_copy_class, transfer_copy_content: of image i and of image j in
-    its place, the baselines. transfer_ratio: the first divided by the better of these. transfer_reconstruction: of the
-    true picture's own reconstruction, which no exchange can be expected to beat.
+    The means are over pairs of each image i with the next image j.
+
+    transfer_error: the error of the transferred image. transfer_copy_class, transfer_copy_content: the baselines, the
+    errors of using image i or image j instead. transfer_ratio: transfer_error divided by the better baseline.
+    transfer_reconstruction: the error of the true image's own reconstruction, which no exchange can be expected to
+    beat.
     """
     partner = np.roll(np.arange(len(x)), -1)
     truth = source.render(factors["class"], factors["content"][partner])
@@ -83,7 +85,7 @@ def errors(model: Translating, source: Drawn, x: np.ndarray, factors: dict[str, 
 def accuracies(codes: dict[str, np.ndarray], factors: dict[str, np.ndarray]) -> dict[str, float]:
     """{'A_from_B': the accuracy of a classifier of A from the code B, 'A_by_chance': the share of the most common A}.
 
-    Each classifier is trained on every other image, and tested on the rest.
+    Each classifier is trained on every second image and tested on the rest.
     codes: {'class': [N, Z], 'content': [N, Z]}. factors: {'class': [N], 'content': [N]}, or one of them, whole numbers.
     """
     out = {}
@@ -97,7 +99,7 @@ def accuracies(codes: dict[str, np.ndarray], factors: dict[str, np.ndarray]) -> 
 
 
 class _Classifier(nn.Module):
-    """Codes [B, Z] -> logits [B, classes], by one hidden layer."""
+    """Codes [B, Z] -> logits [B, classes], with one hidden layer."""
 
     classes: int
 
@@ -108,7 +110,7 @@ class _Classifier(nn.Module):
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def _fit(network, z, y):
-    """The parameters after `_STEPS` steps on all of z [N, Z] and y [N], whatever the run's seed."""
+    """The parameters after `_STEPS` steps on all of z [N, Z] and y [N]. Does not depend on the run's seed."""
     tx = optax.adamw(_LEARNING_RATE, weight_decay=1e-2)
     params = seeds.init(network, seeds.key(0), z[:1])
 

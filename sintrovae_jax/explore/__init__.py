@@ -1,7 +1,7 @@
-"""A page on which a model is explored in the browser: `python -m sintrovae_jax.explore MODEL` (docs/explore.md).
+"""A web page to explore a model: `python -m sintrovae_jax.explore MODEL` (docs/explore.md).
 
-`build(model)` is the page itself, for notebooks and Spaces. It needs the extra `explore`; what computes (`views`) needs
-the package alone.
+`build(model)` returns the page itself, for notebooks and Spaces. It needs the extra `explore`; the computations
+(`views`) need only the package.
 """
 
 from typing import TYPE_CHECKING
@@ -16,9 +16,9 @@ __all__ = ["build"]
 
 
 def build(model: Model, name: str = "") -> "gr.Blocks":
-    """The page of a model that `sintrovae_jax.load` gave, not launched yet. Compiles what it computes: a few seconds.
+    """The page for a model from `sintrovae_jax.load`, not launched yet. Compiles its computations, in a few seconds.
 
-    name: what the page calls the model. Raises `UserError` if the extra `explore` is not installed.
+    name: the model's name on the page. Raises `UserError` if the extra `explore` is not installed.
     """
     extras.need_explore()
     from sintrovae_jax.explore.page import page

@@ -2,7 +2,7 @@
 
     python -m sintrovae_jax.explore MODEL [--step STEP] [--host 127.0.0.1] [--port 7860] [--share]
 
-MODEL is what `sintrovae_jax.load` takes: a workdir, a checkpoint, or pretrained:NAME. Ctrl-C ends it.
+MODEL is a model that `sintrovae_jax.load` can load: a workdir, a checkpoint, or pretrained:NAME. Ctrl-C ends it.
 """
 
 import socket
@@ -20,11 +20,15 @@ def main(argv: list[str]) -> None:
         "MODEL [--step STEP] [--host 127.0.0.1] [--port 7860] [--share]",
         "Explores a model in the browser; Ctrl-C ends it.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a workdir, a checkpoint of it, or pretrained:NAME")
+    parser.add_argument("model", metavar="MODEL", help="a workdir, one of its checkpoints, or pretrained:NAME")
     parser.add_argument("--step", default="latest", help="a step, best or latest (the default)")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: other machines may use it (default: 127.0.0.1)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 lets other machines use the page (default: 127.0.0.1)"
+    )
     parser.add_argument("--port", default="7860", help="default: 7860")
-    parser.add_argument("--share", action="store_true", help="a public link, through a server of Gradio's makers")
+    parser.add_argument(
+        "--share", action="store_true", help="create a public link, through a server of Gradio's makers"
+    )
     args = parser.parse(argv[1:])
     extras.need_explore()
     port = _free(args.host, args.port)
@@ -33,8 +37,8 @@ def main(argv: list[str]) -> None:
     from sintrovae_jax.explore.page import page
 
     streams.say(f"compiling what the page of {args.model} computes; once it is on disk, it starts faster")
-    of_package = args.model.startswith("pretrained:")
-    app = page(model, args.model if of_package else inference.locate(args.model)[0].name)  # not where it lies
+    shipped = args.model.startswith("pretrained:")
+    app = page(model, args.model if shipped else inference.locate(args.model)[0].name)  # without its folders
     try:
         _, local, shared = app.launch(
             server_name=args.host,
@@ -59,7 +63,7 @@ def main(argv: list[str]) -> None:
 
 
 def _free(host: str, port: str) -> int:
-    """The port, as a number. Raises `UserError` unless a server can listen there."""
+    """The port, as a number. Raises `UserError` unless a server can listen at it."""
     if not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise UserError(f"--port is a whole number from 1 to 65535, not {port!r}")
     try:

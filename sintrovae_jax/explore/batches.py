@@ -1,7 +1,7 @@
-"""A model's networks in batches of two sizes alone, so that all views together compile few programs.
+"""A model's networks, with only two batch sizes, so that all views together compile few programs.
 
-A page answers a few examples at once, such as those of sliders, or a table of them: the one must not take as long as
-the other. What is missing in a batch is filled up with its first examples.
+The page computes either a few examples at once, as for sliders, or a table of examples; a few must not take as long as
+a table. Incomplete batches are filled up with their first examples.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from sintrovae_jax.models import Model
 from sintrovae_jax.models.style import StyleModel
 
 FEW, MANY = 10, 32
-_MANY_LARGE, _LARGE = 8, 128  # of images from this many pixels a side
+_MANY_LARGE, _LARGE = 8, 128  # the large batch for images of at least this many pixels per side
 
 
 class Batches:
-    """Encodes and decodes any number of examples. Arrays in, numpy arrays out, as of `Model`'s methods.
+    """Encodes and decodes any number of examples, like the methods of `Model`. Arrays in, numpy arrays out.
 
-    many: the number of examples of a large batch: a table is best no larger.
+    many: the number of examples in a large batch; tables should not be larger.
     """
 
     def __init__(self, model: Model) -> None:
@@ -36,20 +36,20 @@ class Batches:
     def decode(
         self, z: np.ndarray, role: str, labels: np.ndarray | None = None, noise: np.ndarray | None = None
     ) -> np.ndarray:
-        """z [N, Z] -> x̂ [N, *shape], not clipped. noise: numbers [N], equal for equal noise; None: all equal."""
+        """z [N, Z] -> x̂ [N, *shape], not clipped. noise: numbers [N], equal ones get equal noise; None: all equal."""
         if isinstance(self.model, StyleModel):
             return self.synthesize(self.styles(z), noise)
         role = role if self._roles else "posterior"
         return self._filled(lambda z, labels: np.asarray(self.model.decode(z, True, role, labels)), z, labels)
 
     def styles(self, z: np.ndarray, truncation: float = 1.0) -> np.ndarray:
-        """z [N, Z] -> styles [N, layers, Z] of a style-based model."""
+        """z [N, Z] -> styles [N, layers, Z], for a style-based model."""
         model = self.model
         assert isinstance(model, StyleModel)
         return self._filled(lambda z, _: np.asarray(model.styles(z, truncation)), z, None)
 
     def synthesize(self, styles: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-        """Styles [N, layers, Z] -> x̂ [N, *shape] of a style-based model. noise: as of `decode`."""
+        """Styles [N, layers, Z] -> x̂ [N, *shape], for a style-based model. noise: as in `decode`."""
         model = self.model
         assert isinstance(model, StyleModel)
         numbers = np.zeros(len(styles), np.int32) if noise is None else noise

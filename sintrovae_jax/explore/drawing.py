@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-_WIDTH, _CELL = 760, 190  # pixels: about how wide a table is, and at most a cell, unless images are larger
-_GAP = 3  # pixels between images, white
+_WIDTH, _CELL = 760, 190  # pixels: approximate width of a table, and largest width of a cell unless images are larger
+_GAP = 3  # white pixels between images
 
 
 def table(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images [N, H, W, 1 or 3] in [0, 1] (clipped), row by row, each enlarged by the same whole number."""
+    """A table of images [N, H, W, 1 or 3] in [0, 1] (clipped), row by row, all enlarged by the same whole number."""
     n, height, width, channels = images.shape
     scale = max(1, min(_WIDTH // columns, _CELL) // width)
     pixels = (images.clip(0, 1) * 255 + 0.5).astype(np.uint8).repeat(scale, 1).repeat(scale, 2)

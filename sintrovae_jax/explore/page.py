@@ -1,4 +1,4 @@
-"""The page: what `views` computes, in Gradio's components. A tab for each thing that the model can do."""
+"""The page: the results of `views` in Gradio components, with a tab for each view that the model has."""
 
 import functools
 import html
@@ -20,12 +20,12 @@ _IN_TURN = "all in turn"
 
 
 def page(model: Model, name: str = "") -> gr.Blocks:
-    """The page of a model. name: what it calls the model."""
+    """The page for a model. name: the model's name on the page."""
     return _Page(model, name).blocks
 
 
 class _Page:
-    """Builds the page. Every output is computed once while it is built: all is compiled, and nothing empty."""
+    """Builds the page. Computes every output once, so that everything is compiled and no output is empty."""
 
     def __init__(self, model: Model, name: str) -> None:
         self.views = Views(model)
@@ -89,7 +89,7 @@ class _Page:
         def move(seed: object, label: object, upload: object, *values: object) -> np.ndarray:
             return views.edited(views.place(self._read(upload), seed, _label(label)), list(values))
 
-        # From a picture BatchNorm has other averages, and decoding is another program.
+        # For a picture, BatchNorm uses other averages, so decoding is another program.
         self._warm(lambda x: (views.edited(p := views.place(x, 0), list(views.sliders(p))), views.traversed(p)))
         self._answer("latents_start", begin, start, [*sliders, moved, table], start)
         self._answer("latents", move, [*start, *sliders], [moved], sliders, event="input")
@@ -177,18 +177,18 @@ class _Page:
             )
 
     def _upload(self, name: str) -> gr.components.Component:
-        """Where a picture is uploaded; for a model of no pictures, what is always empty."""
+        """The component to upload a picture; for models of other data, a state that is always empty."""
         if self.uploads is None:
             return gr.State(None)
         return gr.Image(type="filepath", label=name, sources=["upload", "clipboard"], height=180)
 
     def _conversion(self) -> None:
-        """Says what is done to uploaded pictures."""
+        """Shows how uploaded pictures are converted."""
         if self.uploads is not None:
             gr.Markdown(self.uploads.conversion)
 
     def _sliders(self, values: Sequence[float]) -> list[gr.Slider]:
-        """Sliders of the latent dimensions that are used most, in two columns."""
+        """Sliders for the latent dimensions that are used most, in two columns."""
         kl, made, half = self.views.kl, list[gr.Slider](), -(-len(values) // 2)
         named = [(f"Dimension {i} (KL {kl[i]:.2f} nats)", v) for i, v in zip(self.views.order, values, strict=True)]
         gr.Markdown("The latent dimensions that are used most, in standard deviations of the prior")
@@ -199,7 +199,7 @@ class _Page:
         return made
 
     def _class(self, in_turn: bool = False) -> gr.components.Component:
-        """The choice of a class, of a conditional model; for others, what is always None."""
+        """The component to choose a class, for a conditional model; for others, a state that is always None."""
         if not self.views.classes:
             return gr.State(None)
         choices = [str(i) for i in range(self.views.classes)]
@@ -207,7 +207,7 @@ class _Page:
         return gr.Dropdown([*first, *choices], value=(first or choices)[0], label="Class")
 
     def _read(self, upload: object) -> np.ndarray | None:
-        """The picture of what Gradio says of an upload; None without one."""
+        """The picture of an upload as Gradio describes it; None without an upload."""
         if upload is None:
             return None
         path = upload.get("path") if isinstance(upload, dict) else None
@@ -216,7 +216,7 @@ class _Page:
         return self.uploads.read(path)
 
     def _warm(self, function: Callable[[np.ndarray], object]) -> None:
-        """Compiles what starts from a picture."""
+        """Compiles the computations that start from a picture."""
         if self.uploads is not None:
             function(np.zeros(self.uploads.form.shape, np.float32))
 
@@ -229,10 +229,10 @@ class _Page:
         changing: Sequence[gr.components.Component],
         event: str = "change",
     ) -> None:
-        """Calls the function with the inputs whenever one of `changing` has changed. name: in the API, '' for none.
+        """Calls the function with the inputs whenever one of `changing` changes. name: its name in the API; '': none.
 
-        What a visitor got wrong is one line on the page. Inputs come as they were sent: Gradio would open a picture in
-        this process; `views` and `uploads` check them.
+        A visitor's mistake is shown as one line on the page. Inputs are not preprocessed, because Gradio would open
+        pictures in this process; `views` and `uploads` check them.
         """
 
         @functools.wraps(function)
@@ -261,13 +261,13 @@ def _seed(value: int = 0, name: str = "Seed") -> gr.Number:
 
 
 def _label(chosen: object) -> object:
-    """A class as `views` takes it."""
+    """A chosen class, as `views` takes it."""
     if isinstance(chosen, str) and chosen.isdecimal():
         return int(chosen)
     return None if chosen == _IN_TURN else chosen
 
 
 def _picture(value: np.ndarray, caption: str) -> gr.Image:
-    gr.Markdown(caption)  # a label would lie on the picture
+    gr.Markdown(caption)  # a label would cover part of the picture
     buttons = ["download", "fullscreen"]
     return gr.Image(value, show_label=False, format="png", interactive=False, buttons=buttons)

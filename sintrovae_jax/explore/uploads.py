@@ -1,6 +1,6 @@
-"""Pictures that visitors of the page upload, converted as training data are.
+"""Pictures that visitors of the page upload, converted like training data.
 
-They are strangers' files: each is decoded in a process of its own, within bounds of memory and time (`data.readers`).
+Uploaded files are not trusted: each is decoded in a separate process, with limits on memory and time (`data.readers`).
 """
 
 import os
@@ -14,7 +14,7 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Model
 
 MAX_BYTES = 2**25  # of a file
-_MAX_PIXELS = 50_000_000  # of a picture: what no camera's is above is not worth the memory of a small server
+_MAX_PIXELS = 50_000_000  # of a picture: enough for any camera; more would need too much memory on a small server
 
 
 class Uploads:
@@ -27,7 +27,7 @@ class Uploads:
 
     @property
     def conversion(self) -> str:
-        """What is done to a picture, as a sentence."""
+        """A sentence that describes how a picture is converted."""
         form = self.form
         cut = "cut to the squares in their middle, " if form.crop else ""
         grey = ", made grey" if form.channels == 1 else ""
@@ -38,7 +38,7 @@ class Uploads:
         )
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """A file -> float32 [H, W, C] in [0, 1], of the model's shape. Raises `UserError` if it is no such picture."""
+        """A file -> float32 [H, W, C] in [0, 1], with the model's shape. Raises `UserError` if it cannot be read."""
         try:
             size = Path(path).stat().st_size
         except (OSError, ValueError) as error:

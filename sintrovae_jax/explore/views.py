@@ -1,6 +1,6 @@
-"""What the page shows of a model: numbers and pictures in, pictures (uint8 [height, width, 3]) and texts out.
+"""The views of a model on the page: numbers and pictures in, pictures (uint8 [height, width, 3]) and texts out.
 
-Needs no Gradio.
+Does not need Gradio.
 """
 
 import math
@@ -33,7 +33,7 @@ _POINTS, _GRID = 2048, 160
 
 
 class Place(NamedTuple):
-    """Where in latent space, z [Z]; role: of the distribution that z is from (`Model.decode`); label: of its class."""
+    """A point z [Z] in latent space; role: the distribution that z is from (`Model.decode`); label: its class."""
 
     z: np.ndarray
     role: str
@@ -41,10 +41,10 @@ class Place(NamedTuple):
 
 
 class Views:
-    """The views of one model. `UserError` says what was asked for and cannot be.
+    """The views of one model. Impossible requests raise `UserError`.
 
-    Pictures x are float32 [*shape] in [0, 1]; None: the sample of the seed. label: a class of a conditional model, None
-    for others; samples without one have all classes in turn.
+    Pictures x are float32 [*shape] in [0, 1]; None: the seed's sample. label: a class of a conditional model, None for
+    other models; samples without a label have all classes in turn.
     """
 
     def __init__(self, model: Model) -> None:
@@ -77,11 +77,11 @@ class Views:
 
     @property
     def truncates(self) -> bool:
-        """Whether samples are truncated; those of other models have a temperature."""
+        """Whether samples can be truncated; other models' samples have a temperature."""
         return isinstance(self.model, StyleModel)
 
     def summary(self) -> str:
-        """What the model is, in a sentence."""
+        """A sentence that describes the model."""
         config, shape = self.model.config, self.model.shape
         kinds = {
             "images": "Pictures of " + "×".join(map(str, shape)),
@@ -96,10 +96,10 @@ class Views:
         )
 
     def sample(self, seed: object, spread: object = 1.0, label: object = None) -> np.ndarray:
-        """Samples. spread: a style-based model's truncation, from 0 to 1; of others the temperature of the prior, from
-        0 to 1.5, by which its standard deviation is multiplied.
+        """Samples. spread: for a style-based model the truncation, from 0 to 1; for others the prior's temperature,
+        from 0 to 1.5, a factor of its standard deviation.
 
-        Points: samples beside the density that the encoder sees.
+        For points: samples next to the density that the encoder sees.
         """
         columns = self.classes if 1 < self.classes <= 12 else min(_ACROSS, self._batches.many // 2)
         rows = min(self._batches.many, 8 if self.kind == "clouds" else MANY) // columns
@@ -120,19 +120,19 @@ class Views:
     # --- latents -----------------------------------------------------------------------------------------------------
 
     def place(self, x: np.ndarray | None, seed: object, label: object = None) -> Place:
-        """Where a picture's posterior has its mean, or the latent of the seed's sample."""
-        of_class = self._one_label(label)
+        """The mean of a picture's posterior, or the latent of the seed's sample."""
+        chosen = self._one_label(label)
         if x is None:
-            return Place(np.asarray(self.model.prior(seed_of(seed), 1))[0], "prior", of_class)
-        mean, _ = self._batches.encode(x[None], self._labels(of_class, 1))
-        return Place(mean[0], "posterior", of_class)
+            return Place(np.asarray(self.model.prior(seed_of(seed), 1))[0], "prior", chosen)
+        mean, _ = self._batches.encode(x[None], self._labels(chosen, 1))
+        return Place(mean[0], "posterior", chosen)
 
     def sliders(self, place: Place) -> list[float]:
-        """Where the sliders are at this place, in standard deviations of the prior, rounded to 2 digits."""
+        """The sliders' positions for this point, in standard deviations of the prior, rounded to 2 digits."""
         return [round(float(v), 2) for v in (place.z[self.order] / self._std).clip(-REACH, REACH)]
 
     def moved(self, place: Place, values: list[object]) -> np.ndarray:
-        """The latent [Z] with the sliders' values in their dimensions, and as it was in the others."""
+        """The latent [Z] with the sliders' values in their dimensions, and unchanged in the others."""
         if len(values) != len(self.order):
             raise UserError(f"this model has {len(self.order)} sliders, not {len(values)}")
         z = place.z.copy()
@@ -140,11 +140,11 @@ class Views:
         return z
 
     def edited(self, place: Place, values: list[object]) -> np.ndarray:
-        """The example at this place, and beside it that at the place where the sliders are."""
+        """The example at this point, and next to it the example at the sliders' point."""
         return self._drawn(self._decoded(np.stack([place.z, self.moved(place, values)]), place), 2)
 
     def traversed(self, place: Place) -> np.ndarray:
-        """A column for each slider: the examples where it is at -3, -1, 1 and 3 while the others stay."""
+        """A column for each slider: the examples with it at -3, -1, 1 and 3, and the other sliders unchanged."""
         values = np.array([-3, -1, 1, 3]) * self._std
         z = np.tile(place.z, (len(values), len(self.order), 1))
         for column, dimension in enumerate(self.order):
@@ -154,7 +154,7 @@ class Views:
     # --- pictures ----------------------------------------------------------------------------------------------------
 
     def picture(self, x: np.ndarray | None, seed: object, label: object = None) -> np.ndarray:
-        """x, or the sample of the seed, clipped as training data are: [*shape]."""
+        """x, or the seed's sample, clipped to the range of training data: [*shape]."""
         if x is not None:
             return x
         place = self.place(None, seed, label)
@@ -164,9 +164,9 @@ class Views:
     def score(
         self, x: np.ndarray | None, seed: object, samples: object = 60, label: object = None
     ) -> tuple[np.ndarray, str]:
-        """A picture, its reconstruction and the error of every pixel; and in Markdown log p(x), the ELBO and the KL.
+        """A picture, its reconstruction and the error of every pixel; and log p(x), the ELBO and the KL in Markdown.
 
-        samples: importance samples, 1 to 1,000.
+        samples: the number of importance samples, 1 to 1,000.
         """
         count = int(number(samples, 1, 1000, "importance samples"))
         shown = self.picture(x, seed, label)
@@ -233,17 +233,17 @@ class Views:
         z = [np.asarray(self.model.prior(seed_of(seed), _MIXED)) for seed in (seed_rows, seed_columns)]
         styles = self._batches.styles(np.concatenate(z), truncation)
         kept = number(layers, 0, styles.shape[1], "layers")
-        of_row = np.arange(styles.shape[1])[:, None] < kept
-        inside = np.where(of_row, styles[:_MIXED, None], styles[None, _MIXED:])
+        from_row = np.arange(styles.shape[1])[:, None] < kept
+        inside = np.where(from_row, styles[:_MIXED, None], styles[None, _MIXED:])
         x = self._batches.synthesize(np.concatenate([styles, inside.reshape(-1, *styles.shape[1:])]))
         rows, columns, crossed = x[:_MIXED], x[_MIXED : 2 * _MIXED], x[2 * _MIXED :]
         return self._drawn(*table(columns, rows, crossed.reshape(_MIXED, _MIXED, *x.shape[1:])))
 
     def translated(self, a: np.ndarray | None, b: np.ndarray | None, seed_a: object, seed_b: object) -> np.ndarray:
-        """A table of both classes and both contents of two pictures: its column's class, its row's content."""
+        """A table of two pictures' classes and contents: each image has its column's class and its row's content."""
         both = np.stack([self.picture(a, seed_a), self.picture(b, seed_b)])
-        of_class, of_content = np.split(self._batches.encode(both, None)[0], [self.model.config.model.class_dim], -1)
-        z = np.concatenate([np.tile(of_class, (2, 1)), np.repeat(of_content, 2, 0)], -1)
+        classes, contents = np.split(self._batches.encode(both, None)[0], [self.model.config.model.class_dim], -1)
+        z = np.concatenate([np.tile(classes, (2, 1)), np.repeat(contents, 2, 0)], -1)
         x = self._batches.decode(z, "posterior")
         return self._drawn(*table(both, both, x.reshape(2, 2, *x.shape[1:])))
 
@@ -254,9 +254,9 @@ class Views:
         return float(self.model.config.objective.prior_std)
 
     def _kl_per_dimension(self) -> np.ndarray:
-        """The KL of the posteriors of the model's own samples, their mean in nats, [Z]: data are not needed.
+        """The mean KL, per dimension, of the posteriors of the model's own samples, in nats [Z]. Needs no data.
 
-        To N(0, prior_std²), also where the prior is learnt: a mixture has no KL of single dimensions.
+        It is the KL to N(0, prior_std²) even if the prior is learnt: a mixture has no KL of single dimensions.
         """
         labels = self.model.even_labels(_KL_SAMPLES)
         x = self._batches.decode(np.asarray(self.model.prior(0, _KL_SAMPLES)), "prior", labels, np.arange(_KL_SAMPLES))
@@ -273,7 +273,7 @@ class Views:
         return drawing.clouds(x, columns) if self.kind == "clouds" else drawing.table(x, columns)
 
     def _decoded(self, z: np.ndarray, place: Place) -> np.ndarray:
-        """z [N, Z] near a place -> [N, *shape]; all with the same noise, where there is some."""
+        """z [N, Z] near a point -> [N, *shape]; all with the same noise, if the decoder adds noise."""
         return self._batches.decode(z, place.role, self._labels(place.label, len(z)))
 
     def _pair(self, label_a: object, label_b: object) -> np.ndarray | None:
@@ -288,13 +288,13 @@ class Views:
         return (1 - t[:, None]) * first + t[:, None] * last
 
     def _one_label(self, label: object) -> int | None:
-        """The class, of a conditional model: class 0 if none is given."""
+        """The class, for a conditional model; class 0 if none is given."""
         if not self.classes:
             return None
         return int(number(0 if label is None else label, 0, self.classes - 1, "the class"))
 
     def _labels(self, label: object, count: int) -> np.ndarray | None:
-        """Labels [count] of one class, or of all in turn; None for a model without classes."""
+        """Labels [count] of one class, or of all classes in turn; None for a model without classes."""
         if not self.classes or label is None:
             return self.model.even_labels(count)
         return np.full(count, self._one_label(label), np.int32)
@@ -313,7 +313,7 @@ def number(value: object, low: float, high: float, what: str) -> float:
 
 
 def seed_of(value: object) -> int:
-    """A seed that a visitor gave, perhaps as 3.0. Raises `UserError` for others."""
+    """A seed that a visitor gave, possibly as 3.0. Raises `UserError` for anything else."""
     whole = int(value) if isinstance(value, float) and value.is_integer() else value
     if not seeds.fits(whole):
         raise UserError(f"a seed is {seeds.RANGE}, not {value!r}")

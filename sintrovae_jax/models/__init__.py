@@ -4,11 +4,11 @@
     decoder(z [B, Z], train=..., groups=..., role=...)  -> x̂ [B, *shape]
 
 In training the input may be `groups` concatenated batches of equal size, which BatchNorm normalises separately. In
-evaluation `role` ('posterior' or 'prior') says which distribution z is from, and so selects the decoder's running
-averages. Conditional networks (`config.model.classes`) also take `labels` [B]. A family that grows also takes `stage`,
-and its decoder `keys` [B] for the noise it adds and `mix`.
+evaluation `role` ('posterior' or 'prior') says which distribution z is from, which selects the decoder's running
+averages. Conditional networks (`config.model.classes`) also take `labels` [B]. Networks that grow also take `stage`;
+their decoder takes `keys` [B], for the noise that it adds, and `mix`.
 
-To add a family, define a `Family` in a module and add it to `FAMILIES`, here or from outside of the package.
+To add a family, define a `Family` in a module and add it to `FAMILIES`, here or from outside the package.
 """
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ FAMILIES: dict[str, Family] = {
     "two_encoder": two_encoder.FAMILY,
     "point_cloud": point_cloud.FAMILY,
 }
-# The type networks compute in; parameters, losses and statistics are float32 either way. None: the inputs' own type.
+# The dtype that networks compute in; parameters, losses and statistics are always float32. None: the inputs' own dtype.
 DTYPES = {"float32": None, "bfloat16": jnp.dtype(jnp.bfloat16)}
 
 

@@ -3,10 +3,10 @@
     encoder   conv5×5(c0) BN LeakyReLU, pool; block(c), pool for c in c1…ck; block(ck); dense 2·z_dim
     decoder   dense to [size/2^(k+1), size/2^(k+1), ck], ReLU; block(c), upsample for c in ck…c0; block(c0); conv5×5
 
-With `classes`, both dense layers also take the label, one-hot, behind the flattened features and behind z.
+With `classes`, both dense layers also take the one-hot label, appended to the flattened features and to z.
 
 In training BatchNorm uses the statistics of the batch over all devices, in evaluation running averages; the decoder has
-separate ones for posterior and prior samples. `dtype` is the type that layers compute in; parameters, BatchNorm's
+separate averages for posterior and prior samples. `dtype` is the dtype that layers compute in; parameters, BatchNorm's
 statistics and the posterior are float32. `remat` recomputes each block in the backward pass instead of keeping its
 activations: less memory, about a third more arithmetic.
 """
@@ -75,7 +75,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """x [B, H, W, C] in [0, 1] -> posterior over z [B, z_dim].
 
-    paired: computes the layers of full size on pairs of pixels, if their channels leave room for two.
+    paired: computes the full-size layers on pairs of pixels, if two pixels' channels fit a TPU's lanes.
     """
 
     channels: tuple[int, ...]
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
 
 
 def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) -> tuple[Encoder, Decoder]:
-    """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
+    """The encoder and decoder of `config.model`. Raises `UserError` if they do not fit the examples."""
     channels, halvings = tuple(model.channels), len(model.channels)
     if len(shape) != 3:
         raise UserError("model.family=conv is for images: set data.image_size")

@@ -1,8 +1,8 @@
 """Convolutions and resampling of images [B, H, W, C], written out where XLA's own would be slow.
 
-Pairs: [B, H, W/2, 2C] are the same images, with two neighbouring pixels of a row as one pixel of twice the channels. A
-TPU keeps channels in lanes of 128 and moves all of them, so that maps of 64 channels take half the bytes as pairs.
-Convolutions of pairs also multiply by zeros, but only as many as there would be empty lanes.
+Pairs: [B, H, W/2, 2C] are the same images, with two neighbouring pixels of a row as one pixel with twice the channels.
+A TPU stores channels in groups of 128 lanes and always moves whole groups, so feature maps of 64 channels take half the
+bytes as pairs. Convolutions of pairs also multiply by zeros, but only by as many as there would be empty lanes.
 """
 
 import functools
@@ -33,14 +33,14 @@ def upsample(x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _sums(x: jax.Array, channels: int, factor: float = 1.0) -> jax.Array:
-    """Sums of 2×2 pixels, times a factor. x may hold pairs of pixels (below). [B, H, W, C] -> [B, H/2, W/2, channels].
+    """Sums of 2×2 pixels, times a factor. x may hold pairs of pixels. [B, H, W, C] -> [B, H/2, W/2, channels].
 
     Computed as sums of slices, with one broadcast as the gradient: XLA fuses slices into their consumers, but for a
-    reduction, or a broadcast of one axis after the other, it writes the large images once more, in float32. On a CPU it
-    is a reduction, because there XLA would recompute the input of the slices for each slice.
+    reduction, or broadcasts of one axis after the other, it writes the large images once more, in float32. On a CPU it
+    is a reduction, because XLA would recompute the input of the slices for each slice.
     """
 
-    def of_slices(x):
+    def sliced(x):
         total: jax.Array | float = 0.0
         for i in (0, 1):
             for j in (0, 1):
@@ -54,13 +54,13 @@ def _sums(x: jax.Array, channels: int, factor: float = 1.0) -> jax.Array:
         return at_least_float32(x).reshape(b, h // 2, 2, w // 2, 2, c).sum((2, 4))
 
     paired = x.shape[-1] != channels
-    total = of_slices(x) if paired else lax.platform_dependent(x, cpu=reduced, default=of_slices)
+    total = sliced(x) if paired else lax.platform_dependent(x, cpu=reduced, default=sliced)
     return (factor * total).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _copies(x: jax.Array, channels: int) -> jax.Array:
-    """The transpose of `_sums`: every pixel as 2×2 equal ones, as pairs where `channels` are twice those of x."""
+    """The transpose of `_sums`: every pixel as 2×2 equal ones, as pairs if `channels` is twice the channels of x."""
     b, h, w, c = x.shape
     if c == channels:
         return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
@@ -78,7 +78,7 @@ def _copies_backward(channels, x, grad):
     return (_sums(grad, x.shape[-1]),)
 
 
-# The gradients only need the number of channels of x, so that an empty slice is saved.
+# The gradients need only the number of channels of x, so an empty slice is saved.
 _sums.defvjp(lambda x, *static: (_sums(x, *static), x[:0]), _sums_backward)
 _copies.defvjp(lambda x, *static: (_copies(x, *static), x[:0]), _copies_backward)
 
@@ -139,7 +139,7 @@ def _transposed(kernel: jax.Array) -> jax.Array:
 
 
 def _shifts(x: jax.Array, size: int, pad: int) -> list[jax.Array]:
-    """The shifted parts of x [B, H, W, ...] that a kernel's size² weights are multiplied with."""
+    """The shifted parts of x [B, H, W, ...] that a kernel's size² weights are multiplied by."""
     x = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad)] + [(0, 0)] * (x.ndim - 3))
     height, width = (side - size + 1 for side in x.shape[1:3])
     return [x[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
@@ -149,7 +149,7 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     """`_correlate`, as products of matrices where XLA's own convolution was measured to be slower."""
     (_, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
     if inputs == 1:
-        return _of_one_channel(x, kernel, pad)
+        return _from_one_channel(x, kernel, pad)
     if outputs == 1:
         return _to_one_channel(x, kernel, pad)
     if min(height, width) < size:  # XLA would treat the image as the kernel
@@ -157,11 +157,12 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
     return _correlate(x, kernel, pad)
 
 
-def _of_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
-    """`_correlate` of one input, as one fused loop over the outputs.
+def _from_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
+    """`_correlate` for a single input channel, as one fused loop over the outputs.
 
-    The two halves of the batch are a loop, because XLA never fuses a loop of several iterations into its consumers.
-    Without it XLA would recompute the sum in each use, such as BatchNorm's mean, variance, output and gradient.
+    A loop computes the two halves of the batch, because XLA never fuses a loop of several iterations into its
+    consumers. Without it XLA would recompute the sum for each use, such as BatchNorm's mean, variance, output and
+    gradient.
     """
 
     def summed(x):
@@ -184,7 +185,7 @@ def _products_first(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
 
 
 def _to_one_channel(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
-    """The same for one output, with separate planes [B, H, W] that are summed along rows, then along columns."""
+    """`_correlate` for a single output channel, with planes [B, H, W] that are summed along rows, then columns."""
     (b, height, width, inputs), size = x.shape, kernel.shape[0]
     planes = (kernel.reshape(-1, inputs) @ x.reshape(-1, inputs).T).reshape(size, size, b, height, width)
     planes = jnp.pad(planes, ((0, 0), (0, 0), (0, 0), (pad, pad), (pad, pad)))
@@ -221,7 +222,7 @@ def padded(x: jax.Array) -> jax.Array:
 
 
 def _smoothed(kernel: jax.Array) -> jax.Array:
-    """The sum of a kernel's four shifts by a pixel: [3, 3, in, out] -> [y, row, x, column, in, out], all pairs of 2."""
+    """The sum of a kernel's four shifts by a pixel: [3, 3, in, out] -> [y, row, x, column, in, out], 2 of each axis."""
     shifts = [((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)) for a in (0, 1) for b in (0, 1)]
     return _sum(jnp.pad(kernel, shift) for shift in shifts).reshape(2, 2, 2, 2, *kernel.shape[2:])
 
@@ -229,8 +230,8 @@ def _smoothed(kernel: jax.Array) -> jax.Array:
 def _by_platform(**ways: Convolution) -> Convolution:
     """(x, kernel) -> [B, H, W, out], with one of several equivalent implementations for each platform.
 
-    ways: by platform, as in `lax.platform_dependent`. All are linear in x and in the kernel, so that these two are all
-    that a gradient needs to save.
+    ways: {platform: implementation}, as in `lax.platform_dependent`. All are linear in x and in the kernel, so these
+    two are all that a gradient needs to save.
     """
 
     @jax.custom_vjp
@@ -269,12 +270,12 @@ _up = _by_platform(tpu=_up_by_zeros, cpu=_up_by_parts, default=_up_in_two_steps)
 
 
 def convolve_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve(upsample(x), kernel)` of a 3×3 kernel, on CPUs and TPUs with 4 products a pixel instead of 9.
+    """`convolve(upsample(x), kernel)` for a 3×3 kernel, on CPUs and TPUs with 4 products per pixel instead of 9.
 
-    Each of the four output pixels of an input pixel depends on 2×2 pixels of x, by a 2×2 kernel of its own. A CPU
-    computes the four parts and interleaves them. On a TPU that would move many times the bytes of the convolution:
-    there it is the fused transposed convolution of the paper's code, whose zeros between pixels the TPU skips. A GPU is
-    a tenth faster with the two separate steps (launch/README.md). [B, H, W, in] -> [B, 2H, 2W, out].
+    Each of the four output pixels of an input pixel depends on 2×2 pixels of x, through its own 2×2 kernel. A CPU
+    computes the four parts and interleaves them. On a TPU that would move many times the bytes of the convolution, so a
+    TPU uses the fused transposed convolution of the paper's code, and skips the zeros between pixels. A GPU is a tenth
+    faster with the two separate steps (launch/README.md). [B, H, W, in] -> [B, 2H, 2W, out].
     """
     return _up(x, kernel)
 
@@ -294,7 +295,7 @@ _half = _by_platform(tpu=_half_by_stride, default=_half_by_blocks)
 
 
 def convolve_half(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 4×4 convolution of stride 2 with a padding of 1: [B, H, W, in], [4, 4, in, out] -> [B, H/2, W/2, out].
+    """A 4×4 convolution with stride 2 and padding 1: [B, H, W, in], [4, 4, in, out] -> [B, H/2, W/2, out].
 
     Computed at stride 1, with blocks of 2×2 pixels as single pixels and a kernel of 2×2 such blocks; on a TPU directly.
     """
@@ -302,7 +303,7 @@ def convolve_half(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`pool(convolve(x, kernel))` of a 3×3 kernel, with 4 products a pixel instead of 9, at stride 2.
+    """`pool(convolve(x, kernel))` for a 3×3 kernel, with 4 products per pixel instead of 9, at stride 2.
 
     [B, H, W, in] -> [B, H/2, W/2, out].
     """
@@ -310,7 +311,7 @@ def convolve_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def room_for_two(channels: int) -> bool:
-    """Whether two pixels with this many channels fit the lanes of a TPU that a single one takes."""
+    """Whether two pixels with this many channels fit in the TPU lanes that a single pixel takes."""
     return 2 * channels <= _LANES
 
 
@@ -326,26 +327,26 @@ def single(x: jax.Array, channels: int) -> jax.Array:
 
 
 def pool_pairs(x: jax.Array) -> jax.Array:
-    """`pool` of pairs, to pixels: [B, H, W/2, 2C] -> [B, H/2, W/2, C]."""
+    """`pool` from pairs to pixels: [B, H, W/2, 2C] -> [B, H/2, W/2, C]."""
     return _sums(x, x.shape[-1] // 2, 1 / 4)
 
 
 def upsample_pairs(x: jax.Array) -> jax.Array:
-    """`upsample` of pixels, to pairs: [B, H, W, C] -> [B, 2H, W, 2C]."""
+    """`upsample` from pixels to pairs: [B, H, W, C] -> [B, 2H, W, 2C]."""
     return _copies(x, 2 * x.shape[-1])
 
 
 def convolve_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve` of pairs, to pairs, with a 3×3 or 5×5 kernel. Each pair depends on itself and its two neighbours."""
+    """`convolve` from pairs to pairs, with a 3×3 or 5×5 kernel. Each pair depends on itself and its two neighbours."""
     rows, columns, inputs, outputs = kernel.shape
-    lows = [2 - columns // 2 + i for i in (0, 1)]  # of six pixels, how many precede the kernel, for each of the pair
+    lows = [2 - columns // 2 + i for i in (0, 1)]  # how many of six pixels precede the kernel, for each of the pair
     parts = [jnp.pad(kernel, ((0, 0), (low, 6 - columns - low), (0, 0), (0, 0))) for low in lows]
     kernel = jnp.stack(parts, 3).reshape(rows, 3, 2 * inputs, 2 * outputs)
     return lax.conv_general_dilated(x, kernel, (1, 1), [(rows // 2,) * 2, (1, 1)], dimension_numbers=_LAYOUT)
 
 
 def convolve_up_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve_up` of pixels, to pairs: [B, H, W, in] -> [B, 2H, W, 2·out]. A pixel becomes a pair, in two rows."""
+    """`convolve_up` from pixels to pairs: [B, H, W, in] -> [B, 2H, W, 2·out]. A pixel becomes a pair, in two rows."""
     inputs, outputs = kernel.shape[2:]
     one, two, three, four = jnp.split(_smoothed(kernel).reshape(4, 4, inputs, outputs), 4, axis=1)
     zero = jnp.zeros_like(one)

@@ -19,8 +19,8 @@ from sintrovae_jax.models.trained import Model
 class Growth(NamedTuple):
     """How the networks of a family grow, from level 0 to one level for each of `model.channels`.
 
-    size: level -> pixels a side of its images. shown: (x [B, H, W, C] of the stage's level, stage) -> the images that
-    the networks are given while the level is blended in.
+    size: level -> pixels per side of its images. shown: (x [B, H, W, C] of the stage's level, stage) -> the images that
+    the networks get while the level is blended in.
     """
 
     size: Callable[[int], int]
@@ -35,7 +35,7 @@ class Grid(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A figure that only models of one family have; drawn after training, and by `--mode MODE`.
+    """A figure that only models of one family have. It is drawn after training, and by `--mode MODE`.
 
     draw: (model, source) -> `Grid`.
     """
@@ -45,7 +45,7 @@ class Figure(NamedTuple):
 
 
 class FigureOfTwo(NamedTuple):
-    """A figure that a mode draws of the two images of --a and --b. draw: (model, a, b [*shape]) -> `Grid`."""
+    """A figure that a mode draws from the two images --a and --b. draw: (model, a, b [*shape]) -> `Grid`."""
 
     name: str
     draw: Callable[[Any, np.ndarray, np.ndarray], Grid]
@@ -53,12 +53,12 @@ class FigureOfTwo(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Everything that is specific to a kind of networks.
+    """Everything that is specific to one kind of network.
 
     build: (config.model, shape of one example, dtype or None) -> (encoder, decoder); raises `UserError` for a config
     that it cannot build. optimizer: creates the optax transform of either network, without its learning rate. model:
-    the class that `load` returns. figures: by name. figures_of_two: by mode. conditional: whether its networks take the
-    labels that `config.model.classes` asks for, and `build` gives them a field `classes`.
+    the class that `load` returns. figures: {name: figure}. figures_of_two: {mode: figure}. conditional: whether its
+    networks take the labels that `config.model.classes` asks for, and `build` gives them a field `classes`.
     """
 
     build: Callable[[ConfigDict, tuple[int, ...], jnp.dtype | None], tuple[nn.Module, nn.Module]]
@@ -76,7 +76,7 @@ class Family:
 
 
 def table(top: np.ndarray, side: np.ndarray, inside: np.ndarray) -> Grid:
-    """A table of images `inside` [rows, columns, *shape], with the headers `side` of its rows and `top` of its columns.
+    """A table of images `inside` [rows, columns, *shape], with row headers `side` and column headers `top`.
 
     The corner is white.
     """

@@ -1,4 +1,4 @@
-"""What the network families share: the posterior, and layers with the published initialisation."""
+"""Shared by the network families: the posterior, and layers with the published initialisation."""
 
 import functools
 import math
@@ -15,9 +15,9 @@ from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.convolution import Convolution, convolve
 from sintrovae_jax.objectives import at_least_float32
 
-MOMENTUM = 0.9  # of BatchNorm's running averages; PyTorch calls it 0.1
+MOMENTUM = 0.9  # of BatchNorm's running averages; PyTorch's convention is 1 minus this, 0.1
 _EPSILON = 1e-5  # of BatchNorm
-ROLES = ("posterior", "prior")  # what a decoder decodes: samples of a posterior, or of the prior
+ROLES = ("posterior", "prior")  # the distribution that a decoder's latents are sampled from
 
 
 class Posterior(NamedTuple):
@@ -32,7 +32,7 @@ class Posterior(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """How far a family that grows has grown: its level (static), and how much of it is blended in, 0 to 1 (traced)."""
+    """How far growing networks have grown: their level (static), and how much of it is blended in, 0 to 1 (traced)."""
 
     level: int
     blend: Scalar = 1.0
@@ -41,8 +41,8 @@ class Stage(NamedTuple):
 class Statistics(NamedTuple):
     """The statistics that BatchNorm normalises with. Static.
 
-    In training, those of each of the `groups` concatenated batches; in evaluation, the running averages of a role: one
-    of `ROLES` for a decoder, the only one for an encoder.
+    In training, the statistics of each of the `groups` concatenated batches; in evaluation, the running averages of one
+    role: one of `ROLES` for a decoder, the only role for an encoder.
     """
 
     train: bool
@@ -61,10 +61,10 @@ def decoder_statistics(train: bool, groups: int, role: str) -> Statistics:
 class BatchNorm(nn.Module):
     """Normalises each channel of x [groups·B, ..., C] over each group (and in training over all devices).
 
-    Every role has its own running averages, mean and var [roles, features], since the inputs of the roles differ. With
-    as many groups as roles, each group updates the averages of one role. A single group updates all of them, so that a
-    decoder that was trained on posterior samples only can still decode prior samples. Statistics are at least float32.
-    C is `features`, or twice that for pairs of pixels (`convolution`).
+    Every role has its own running averages, mean and var [roles, features], because the inputs of the roles differ.
+    With as many groups as roles, each group updates the averages of one role. A single group updates all of them, so
+    that a decoder trained only on posterior samples can still decode prior samples. Statistics are at least float32. C
+    is `features`, or twice as many for pairs of pixels (`convolution`).
     """
 
     features: int
@@ -95,13 +95,13 @@ def _in_groups(x: jax.Array, groups: int) -> jax.Array:
     return at_least_float32(x).reshape(groups, -1, *x.shape[1:])
 
 
-def _of_groups(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Values of each group's channels [groups, features], to be broadcast over x [groups, B, ..., C]."""
+def _per_group(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Reshapes values of each group's channels [groups, features] to broadcast over x [groups, B, ..., C]."""
     return side_by_side(values, x).reshape(len(x), *[1] * (x.ndim - 2), x.shape[-1])
 
 
 def _reductions(*values: jax.Array) -> jax.Array:
-    """Values [groups, B, ..., C] summed over all but group and channel: [number of values, groups, C]."""
+    """Values [groups, B, ..., C] summed over all axes but group and channel: [number of values, groups, C]."""
     return jnp.stack([value.sum(tuple(range(1, value.ndim - 1))) for value in values])
 
 
@@ -115,14 +115,14 @@ def _products(*values: jax.Array) -> jax.Array:
 
 
 def _channel_sums(features: int, *values: jax.Array) -> jax.Array:
-    """Values [groups, B, ..., C] summed over all but group and feature: [number of values, groups, features]."""
+    """Values [groups, B, ..., C] summed over all axes but group and feature: [number of values, groups, features]."""
     sums = lax.platform_dependent(*values, cpu=_products, default=_reductions)
     return sums.reshape(len(values), len(values[0]), -1, features).sum(2)
 
 
 def _scaled(x, mean, factor, bias):
     y = _in_groups(x, len(mean))
-    y = (y - _of_groups(mean, y)) * _of_groups(factor, y) + side_by_side(bias, x)
+    y = (y - _per_group(mean, y)) * _per_group(factor, y) + side_by_side(bias, x)
     return y.reshape(x.shape).astype(x.dtype)
 
 
@@ -130,10 +130,10 @@ def _scaled(x, mean, factor, bias):
 def batch_normalized(
     x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x [groups·B, ..., C] normalised by each group's own mean and variance [groups, features], which are returned too
-    and carry no gradient.
+    """Normalises x [groups·B, ..., C] by each group's own mean and variance [groups, features].
 
-    The gradient is written out so that it is computed from x in its own type, not from float32 copies.
+    Also returns these, without gradients. The gradient is written out, so that it is computed from x in its own dtype,
+    not from float32 copies.
     """
     return _forward(x, scale, bias, groups)[0]
 
@@ -150,10 +150,10 @@ def _forward(x, scale, bias, groups):
 def _backward(groups, saved, grads):
     x, scale, mean, rstd = saved
     y, grad = _in_groups(x, groups), _in_groups(grads[0], groups)
-    unit = (y - _of_groups(mean, y)) * _of_groups(rstd, y)
+    unit = (y - _per_group(mean, y)) * _per_group(rstd, y)
     sums = _channel_sums(len(scale), grad, grad * unit)
-    of_bias, of_scale = parallel.pmean(sums) * (len(scale) * groups / x.size)
-    y_grad = _of_groups(rstd * scale, y) * (grad - _of_groups(of_bias, y) - unit * _of_groups(of_scale, y))
+    mean_grad, mean_product = parallel.pmean(sums) * (len(scale) * groups / x.size)
+    y_grad = _per_group(rstd * scale, y) * (grad - _per_group(mean_grad, y) - unit * _per_group(mean_product, y))
     return y_grad.reshape(x.shape).astype(x.dtype), sums[1].sum(0), sums[0].sum(0)
 
 
@@ -167,9 +167,9 @@ def split_posterior(features: jax.Array) -> Posterior:
 
 
 def with_labels(features: jax.Array, labels: jax.Array | None, classes: int) -> jax.Array:
-    """Features [B, F] and the labels behind them, one-hot: [B, F + classes]; the features alone where classes is 0.
+    """Appends one-hot labels to features [B, F]: [B, F + classes]. If classes is 0, returns the features.
 
-    labels: whole numbers [B] below `classes`, or weights of the classes [B, classes], such as blends of two of them.
+    labels: whole numbers [B] below `classes`, or weights of the classes [B, classes], such as blends of two classes.
     """
     if not classes:
         return features
@@ -179,7 +179,7 @@ def with_labels(features: jax.Array, labels: jax.Array | None, classes: int) -> 
 
 
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform in ±1/sqrt(fan_in), the initialisation behind the published hyper-parameters."""
+    """Uniform in ±1/sqrt(fan_in), the initialisation that the published hyper-parameters were tuned with."""
     limit = 1 / math.sqrt(fan_in)
 
     def init(key, shape, dtype=jnp.float32):
@@ -189,9 +189,9 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Conv(nn.Module):
-    """A size×size convolution, done by `convolve`, with the published initialisation.
+    """A size×size convolution, computed by `convolve`, with the published initialisation.
 
-    Like `flax.linen.Conv`, but takes the number of input channels as an argument, since x may hold pairs of pixels.
+    Like `flax.linen.Conv`, but takes the number of input channels as an argument, because x may hold pairs of pixels.
     """
 
     features: int
@@ -212,7 +212,7 @@ class Conv(nn.Module):
 
 
 def side_by_side(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Values of the channels [..., C], repeated if x holds pairs of pixels."""
+    """Per-channel values [..., C], repeated if x holds pairs of pixels."""
     return jnp.tile(values, x.shape[-1] // values.shape[-1])
 
 

@@ -1,6 +1,6 @@
 """Fully connected encoder and decoder, for 2D densities (docs/method.md, "2D densities") and very small images.
 
-With `classes`, the encoder's last layer and the decoder's first one also take the label, one-hot.
+With `classes`, the encoder's last layer and the decoder's first layer also take the one-hot label.
 """
 
 import math
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
 
 
 def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) -> tuple[Encoder, Decoder]:
-    """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
+    """The encoder and decoder of `config.model`. Raises `UserError` if they do not fit the examples."""
     channels = tuple(model.channels)
     decoder = Decoder(channels, shape, model.output, dtype, model.classes)
     return Encoder(channels, model.z_dim, dtype, model.classes), decoder

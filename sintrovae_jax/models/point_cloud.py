@@ -3,8 +3,8 @@
     encoder   every point: dense(c) ReLU BN for c in channels; maximum over points; dense(hidden) ReLU; dense 2·z_dim
     decoder   dense(c) ReLU for c in decoder_channels; dense 3·points, all x before all y before all z
 
-The dense layers of single points have no bias. BatchNorm follows the ReLU, also of the last of these layers. Its
-statistics are over all points of a batch, on all devices. The encoder does not depend on the order of the points.
+The per-point dense layers have no bias. BatchNorm follows the ReLU, even in the last of these layers. Its statistics
+are over all points of a batch, on all devices. The encoder does not depend on the order of the points.
 """
 
 import flax.linen as nn
@@ -19,10 +19,10 @@ from sintrovae_jax.models.layers import BatchNorm, Dense, Posterior, Statistics,
 
 
 def _maximum(x: jax.Array) -> jax.Array:
-    """The maximum over the points of x [B, points, C], [B, C]; of equal ones the gradient goes to the first.
+    """The maximum over the points of x [B, points, C], [B, C]; if several are equal, the gradient goes to the first.
 
-    The gradient of `max` divides by how many values equal it: none do where a compiler computes x again, rounded
-    otherwise.
+    The gradient of `max` divides by the number of values that equal the maximum. That number is 0 if the compiler
+    recomputes x with other rounding.
     """
     first = jnp.argmax(lax.stop_gradient(x), 1, keepdims=True)
     return jnp.take_along_axis(x, first, 1, mode="clip")[:, 0]
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
 
 
 def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) -> tuple[Encoder, Decoder]:
-    """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
+    """The encoder and decoder of `config.model`. Raises `UserError` if they do not fit the examples."""
     if len(shape) != 2:
         raise UserError("model.family=point_cloud is for clouds: set data.source to shapes or clouds:PATH")
     if not model.channels:

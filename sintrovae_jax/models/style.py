@@ -1,13 +1,13 @@
 """The style-based encoder and decoder of ALAE, which grow from 4×4 images up (docs/method.md, "Style-based networks").
 
-With L = len(channels) levels, level k shows images of 4·2^k pixels a side; channels[i] is the width of blocks that see
-the full resolution halved i times, encoder's and decoder's alike.
+There are L = len(channels) levels. Level k has images of 4·2^k pixels per side. channels[i] is the width of the blocks
+whose input is the full resolution halved i times, in both encoder and decoder.
 
     encoder   from-RGB; block L-1-k … L-1, each halving and giving two styles; their sum; mapping to the posterior
     decoder   mapping from z to styles; a learned 4×4 constant; block 0 … k, each doubling, two styles each; to-RGB
 
-Networks hold the parameters of all levels; `Stage` gives the highest one in use. Images are in [0, 1] outside and
-in [-1, 1] inside. Learning rates are equalised by the optimiser (`multipliers`), not in the layers.
+The networks hold the parameters of all levels; `Stage` gives the highest level in use. Images are in [0, 1] outside the
+networks and in [-1, 1] inside. Learning rates are equalised by the optimiser (`multipliers`), not in the layers.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from sintrovae_jax.models.layers import Posterior, Stage, split_posterior
 from sintrovae_jax.models.trained import Interpolation, Model, Noise, Seed, between, line
 from sintrovae_jax.objectives import at_least_float32
 
-_GAINS = {"modulation": 1.0, "to_rgb": 0.03}  # by the beginning of a layer's name; other layers have √2
+_GAINS = {"modulation": 1.0, "to_rgb": 0.03}  # by the prefix of a layer's name; other layers have √2
 _MAPPING = 0.1  # lrmul of the mapping networks
 _MAPPING_LAYERS = 8
 _AVERAGE_STEP = 0.005  # of the running average of styles, towards the mean of a step's two decodings
@@ -45,19 +45,19 @@ _MIXED = 0.9  # the share of prior samples whose styles are mixed in training
 
 
 def resolution(level: int) -> int:
-    """Pixels a side of a level's images: 4, 8, 16…"""
+    """Pixels per side of a level's images: 4, 8, 16…"""
     return 4 * 2**level
 
 
 def equalization(layer: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """(c, lrmul) of the layer of this name, whose kernel has this shape: c = gain / sqrt(fan_in) · lrmul."""
+    """(c, lrmul) of a layer with this name and this kernel shape: c = gain / sqrt(fan_in) · lrmul."""
     gain = next((gain for name, gain in _GAINS.items() if layer.startswith(name)), math.sqrt(2))
     lrmul = _MAPPING if layer.startswith("mapping") else 1.0
     return gain / math.sqrt(math.prod(shape[:-1])) * lrmul, lrmul
 
 
 def multipliers(params: Tree) -> Any:
-    """The factor of each parameter in an optimiser step: c for a kernel, lrmul for a bias, 1 for the rest."""
+    """The factor of each parameter's optimiser step: c for a kernel, lrmul for a bias, 1 for the rest."""
 
     def one(path, leaf):
         layer, name = (key.key for key in path[-2:]) if len(path) > 1 else ("", path[-1].key)
@@ -78,8 +78,8 @@ class EqualizedState(NamedTuple):
 def optimizer(decay: float = 0.99, epsilon: float = 1e-8) -> optax.GradientTransformation:
     """Adam with β1 = 0, its step multiplied by sqrt(1 - β2^t) and by each parameter's multiplier.
 
-    Unlike `optax.scale_by_adam(b1=0)` it keeps no first moment, and epsilon is added to the uncorrected root, as in
-    the published runs: the gradients of a scaled objective are small enough for this to matter.
+    Unlike `optax.scale_by_adam(b1=0)` it keeps no first moment and adds epsilon to the uncorrected root, as in the
+    published runs. The gradients of a scaled objective are small enough for this to matter.
     """
 
     def init(params):
@@ -123,8 +123,8 @@ _CONVOLVE = {"": convolve, "up": convolve_up, "down": convolve_down}
 class Conv(nn.Module):
     """A convolution that keeps height and width, or with `resample` 'up' or 'down' doubles or halves them.
 
-    Doubling repeats pixels before the convolution, halving averages 2×2 after it. The published code fuses either with
-    the convolution from 128 pixels up, with the same result; here this is always done.
+    Doubling repeats pixels before the convolution, halving averages 2×2 pixels after it. The published code fuses
+    either with the convolution from 128 pixels up, with the same result; this layer always does.
     """
 
     features: int
@@ -142,7 +142,7 @@ class Conv(nn.Module):
 
 
 def blur(x: jax.Array) -> jax.Array:
-    """Every channel convolved with [1 2 1]⊗[1 2 1]/16, zeros outside. A sum of shifts is faster than a convolution."""
+    """Convolves every channel with [1 2 1]⊗[1 2 1]/16, zero-padded. A sum of shifts is faster than a convolution."""
     x = padded(x)
     x = (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]) / 4
     return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
@@ -152,7 +152,7 @@ def instance_norm(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, j
     """Normalises each image's channels to mean 0, variance 1. Also returns their mean and std [B, C], float32."""
     y = at_least_float32(x)
     mean, var = y.mean((1, 2), keepdims=True), y.var((1, 2), keepdims=True)
-    # Without the epsilon, the root has an infinite gradient at a constant channel.
+    # Without the epsilon, the root of a constant channel's variance has an infinite gradient.
     std = jnp.sqrt(var + _STD_EPSILON)
     return ((y - mean) * lax.rsqrt(var + epsilon)).astype(x.dtype), mean[:, 0, 0], std[:, 0, 0]
 
@@ -163,7 +163,7 @@ def pixel_norm(z: jax.Array) -> jax.Array:
 
 
 def truncated(styles: jax.Array, average: jax.Array, truncation: float) -> jax.Array:
-    """Styles [B, layers, Z], with the first 8 layers moved towards the average [Z]: not at all at 1, fully at 0."""
+    """Moves the first 8 layers of styles [B, layers, Z] towards the average [Z]: not at all at 1, fully at 0."""
     moved = average + truncation * (styles - average)
     return jnp.where(jnp.arange(styles.shape[1])[:, None] < _TRUNCATED, moved, styles)
 
@@ -175,7 +175,7 @@ def _blended(old: jax.Array, new: jax.Array, blend: Scalar) -> jax.Array:
 
 
 def blended_images(x: jax.Array, stage: Stage) -> jax.Array:
-    """The input of a growing network: x [B, H, W, C] blended with its 2× average while a level is blended in."""
+    """The input of a growing network: while a level is blended in, x [B, H, W, C] blended with its 2×2 averages."""
     return x if stage.level == 0 else _blended(upsample(pool(x)), x, stage.blend)
 
 
@@ -218,8 +218,8 @@ class Encoder(nn.Module):
         level, blend = stage or Stage(count - 1)
         block = nn.remat(EncoderBlock) if self.remat else EncoderBlock
 
-        # Features of the image at every level. Compiled code only computes those in use, but all have parameters from
-        # the start.
+        # Features of the image at every level. Compiled code computes only the features in use, but all levels have
+        # parameters from the start.
         features, image = {}, x
         for k in range(level, -1, -1):
             width = self.channels[count - 1 - k]
@@ -241,9 +241,9 @@ class Encoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """[B, H, W, in] and two styles [B, 2, Z] -> [B, 2H, 2W, features]; block 0 takes the constant and doubles nothing.
+    """[B, H, W, in] and two styles [B, 2, Z] -> [B, 2H, 2W, features]; block 0 takes the constant and keeps its size.
 
-    keys: [B], of the noise that is added; None for the deterministic mode.
+    keys: [B], for the noise that the block adds; None for the deterministic mode.
     """
 
     features: int
@@ -278,8 +278,8 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """z [B, z_dim] -> x̂ [B, H, W, C] of the stage's level, not clipped to [0, 1].
 
-    keys: [B], for the noise of every layer; without them decoding is deterministic. mix: whether some
-    layers of the last group take their styles from another latent, drawn by the keys (in training, on prior samples).
+    keys: [B], for the noise of every layer; without keys, decoding is deterministic. mix: whether some layers of the
+    last group take their styles from another latent, drawn with the keys (in training, for prior samples).
     """
 
     channels: tuple[int, ...]
@@ -315,7 +315,7 @@ class Decoder(nn.Module):
             self.average.value += _AVERAGE_STEP * (mean - self.average.value)
         styles = jnp.repeat(w[:, None], 2 * (stage.level + 1), axis=1)
         if mix:
-            assert keys is not None  # mixing draws by them
+            assert keys is not None  # mixing draws with them
             *rest, last = jnp.split(styles, groups)
             styles = jnp.concatenate([*rest, self._mixed(last, keys[-len(last) :])])
         return self.synthesize(styles, stage, keys)
@@ -331,7 +331,7 @@ class Decoder(nn.Module):
         """Styles [B, 2·(level+1), Z] -> x̂ [B, H, W, C]."""
         level, blend = stage or Stage(len(self.channels) - 1)
         x = jnp.broadcast_to(self.constant, (styles.shape[0], *self.constant.shape))
-        images = []  # of every level; compiled code only computes the last two, which are used
+        images = []  # one per level; compiled code computes only the last two, which are used
         for i in range(level + 1):
             x = self.blocks[i](x, styles[:, 2 * i : 2 * i + 2], keys)
             images.append(self.to_rgb[i](x))
@@ -339,7 +339,7 @@ class Decoder(nn.Module):
         return (x + 1) / 2
 
     def _mixed(self, styles, keys):
-        """With probability 0.9, all layers from a cutoff on take the style of another latent. Drawn per example."""
+        """For each example, with probability 0.9, all layers from a random cutoff on take another latent's style."""
         layers = styles.shape[1]
 
         def draw(key):
@@ -353,7 +353,7 @@ class Decoder(nn.Module):
 
 
 class StyleModel(Model):
-    """A trained style-based model: its layers' styles can be mixed, interpolated and truncated."""
+    """A trained style-based model. The styles of its layers can be mixed, interpolated and truncated."""
 
     stage: Stage  # always known, as the networks grow
 
@@ -361,7 +361,7 @@ class StyleModel(Model):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example of the level that the model has reached."""
+        """The shape of one example at the level that the model has reached."""
         side = resolution(self.stage.level)
         return (side, side, super().shape[-1])
 
@@ -369,8 +369,8 @@ class StyleModel(Model):
     def styles(self, z: ArrayLike, truncation: float = 1.0) -> jax.Array:
         """z [N, Z] -> the styles of every layer [N, layers, Z], to be mixed and synthesised.
 
-        truncation: moves those of the first 8 layers towards the average of training; 1: not at all, 0: fully.
-        Raises `UserError` for other shapes, or a truncation outside [0, 1].
+        truncation: how far the styles of the first 8 layers stay from the average of training; 1: they are unchanged,
+        0: they are the average. Raises `UserError` for any other shape, or a truncation outside [0, 1].
         """
         if not 0 <= truncation <= 1:
             raise UserError(f"a truncation is from 0 to 1, not {truncation}")
@@ -380,7 +380,7 @@ class StyleModel(Model):
 
     @seeds.pinned()
     def synthesize(self, styles: ArrayLike, noise: Noise = True) -> jax.Array:
-        """Styles [N, layers, Z] -> x̂ [N, *shape], as `decode`. Raises `UserError` for other shapes."""
+        """Styles [N, layers, Z] -> x̂ [N, *shape], like `decode`. Raises `UserError` for any other shape."""
         styles, shape = jnp.asarray(styles, jnp.float32), (self._layers, self.config.model.z_dim)
         if styles.shape[1:] != shape:
             raise UserError(f"this model synthesises styles of shape [N, {shape[0]}, {shape[1]}], not {styles.shape}")
@@ -389,9 +389,9 @@ class StyleModel(Model):
     def sample(self, key: Seed, n: int, truncation: float = 1.0, labels: ArrayLike | None = None) -> jax.Array:
         """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
 
-        truncation: see `styles`. labels: none, as these networks take none.
+        truncation: see `styles`. labels: must be None, because these networks take no labels.
         """
-        self._labels(labels, n)  # raises if there are some
+        self._labels(labels, n)  # raises if labels are given
         if truncation == 1:
             return super().sample(key, n)
         return self.synthesize(self.styles(self.prior(key, n), truncation))
@@ -411,9 +411,9 @@ _COLUMNS = 10  # of the figure of resolutions
 
 
 def mixing(model: StyleModel, source: Source) -> Grid:
-    """A table: the first half of an image's layers has the style of its row, the second half that of its column.
+    """A table of samples: the first half of the layers has the style of the row, the second half of the column.
 
-    The headers are the samples with these styles.
+    The headers are the samples that have these styles in all layers.
     """
     del source
     styles = model.styles(model.prior(model.config.seed, 2 * _ROWS))
@@ -428,7 +428,7 @@ def mixing(model: StyleModel, source: Source) -> Grid:
 def resolutions(model: StyleModel, source: Source) -> Grid:
     """Test images above their reconstructions, at every level so far.
 
-    The layers to and from RGB of a lower level have not been trained since the next one was blended in.
+    A lower level's layers to and from RGB have not been trained since the next level was blended in.
     """
     rows: list[np.ndarray] = []
     side = model.shape[0]
@@ -442,7 +442,7 @@ def resolutions(model: StyleModel, source: Source) -> Grid:
 
 
 def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) -> tuple[Encoder, Decoder]:
-    """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
+    """The encoder and decoder of `config.model`. Raises `UserError` if they do not fit the examples."""
     channels = tuple(model.channels)
     if len(shape) != 3:
         raise UserError("model.family=style is for images: set data.image_size")

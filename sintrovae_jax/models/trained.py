@@ -33,7 +33,7 @@ def _apply(
     role: str | None = None,
     method: str | None = None,
 ) -> Tree:
-    """level, blend, keys: of networks that grow; role: of decoders; labels: of conditional networks (`models`)."""
+    """level, blend, keys: for networks that grow; role: for decoders; labels: for conditional networks (`models`)."""
     options: dict[str, Any] = {} if level is None else {"stage": Stage(level, blend)}
     options |= {} if role is None else {"role": role}
     options |= {} if keys is None else {"keys": keys}
@@ -53,7 +53,7 @@ def _add_samples(encoder, decoder, level, variables, x, keys, sums, first, stop,
 
 
 def great_circle(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
-    """Points at t in [0, 1] of the arc from a to b, [..., Z]; of the line if their angle is 0 or π, where no arc is
+    """Points at t in [0, 1] on the arc from a to b, [..., Z]; on the line if their angle is 0 or π, where no arc is
     unique.
     """
     cosine = (a * b).sum(-1, keepdims=True) / jnp.maximum(
@@ -69,14 +69,14 @@ def line(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
     return (1 - t) * a + t * b
 
 
-_SAMPLES = 20  # importance samples of a chunk between two looks for a signal
+_SAMPLES = 20  # importance samples of a chunk between two checks for a signal
 Noise = bool | Sequence[int] | Array
-Seed = int | np.integer | jax.Array  # or a key of jax
+Seed = int | np.integer | jax.Array  # or a jax key
 Interpolation = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (a, b [..., Z], t in [0, 1]) -> [..., Z]
 
 
 def between(a: jax.Array, b: jax.Array, t: jax.Array, path: Interpolation) -> jax.Array:
-    """Points at every t [T] of the paths from a to b [N, ...]. Returns [N·T, ...]."""
+    """Points at every t [T] on the paths from a to b [N, ...]. Returns [N·T, ...]."""
     points = path(a[:, None], b[:, None], t.reshape(-1, *[1] * (a.ndim - 1)))
     return points.reshape(-1, *a.shape[1:])
 
@@ -85,11 +85,11 @@ def between(a: jax.Array, b: jax.Array, t: jax.Array, path: Interpolation) -> ja
 class Model:
     """A trained encoder and decoder. Arrays in, arrays out; x is float32 [N, *shape], N above 0, images in [0, 1].
 
-    labels: for a conditional model (`config.model.classes` above 0) alone, which needs them: whole numbers [N] from 0
-    to classes - 1, or weights of the classes [N, classes]. `UserError` says if they are missing, or others.
+    labels: a conditional model (`config.model.classes` above 0) needs them, others take none: whole numbers [N] from 0
+    to classes - 1, or weights of the classes [N, classes]. Missing or wrong labels raise `UserError`.
 
-    Decoded images are not clipped: those of most models overshoot [0, 1] a little. BatchNorm uses averages: those of
-    prior samples in `sample`, those of posterior samples in all operations that start from images.
+    Decoded images are not clipped: most models overshoot [0, 1] a little. The decoder's BatchNorm uses the averages of
+    prior samples in `sample`, and of posterior samples in all operations that start from images.
 
     Long inputs are processed in chunks of `config.eval.batch_size`; every call compiles once per shape.
     """
@@ -99,19 +99,19 @@ class Model:
     encoder: nn.Module
     decoder: nn.Module
     variables: dict[str, Variables]  # {'encoder': ..., 'decoder': ...}
-    stage: Stage | None = None  # how far it has grown, if it grows
-    batch_norm: str = "running"  # BatchNorm's averages, where there is one: 'running' or 'standing'
+    stage: Stage | None = None  # how far the networks have grown, if they grow
+    batch_norm: str = "running"  # BatchNorm's averages, if the networks have BatchNorm: 'running' or 'standing'
 
     paths: ClassVar[Mapping[str, Interpolation]] = MappingProxyType({"linear": line, "spherical": great_circle})
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example, of the level that the model has reached if it grows."""
+        """The shape of one example; for a model that grows, at the level that it has reached."""
         return examples.of(self.config.data).shape
 
     @seeds.pinned()
     def encode(self, x: ArrayLike, labels: ArrayLike | None = None) -> Posterior:
-        """x [N, *shape] -> the posterior's mean and logvar, [N, Z] each. Raises `UserError` for another shape."""
+        """x [N, *shape] -> the posterior's mean and logvar, [N, Z] each. Raises `UserError` for any other shape."""
         x = self._examples(x)
         return self._in_chunks("encoder", x, labels=self._labels(labels, len(x)))
 
@@ -123,7 +123,7 @@ class Model:
 
         role: the distribution of z, 'posterior' or 'prior', which selects BatchNorm's averages. It has no effect on a
         model without BatchNorm. noise: for decoders that add noise. True: image i always gets the same noise; False:
-        none, the deterministic mode; numbers [N]: equal numbers get equal noise.
+        no noise, the deterministic mode; numbers [N]: equal numbers get equal noise.
         """
         z = self._latents(z)
         return self._in_chunks("decoder", z, self._keys(len(z), noise), labels=self._labels(labels, len(z)), role=role)
@@ -199,9 +199,9 @@ class Model:
         return parallel.in_chunks(apply, self.config.eval.batch_size, inputs, keys, labels)
 
     def apply(self, network: str, inputs: jax.Array, labels: jax.Array | None = None, role: str | None = None) -> Tree:
-        """'encoder' or 'decoder' on inputs [N, ...] of any N, at once, to be traced: N may be a symbol of `jax.export`.
+        """Applies 'encoder' or 'decoder' to inputs [N, ...] at once, for tracing: N may be a symbol of `jax.export`.
 
-        What it returns is that of `encode` and `decode`. Nothing is checked.
+        Returns the same as `encode` or `decode`. Nothing is checked.
         """
         level, blend = self.stage or (None, 1.0)
         keys = self._keys(inputs.shape[0], network == "decoder")
@@ -212,8 +212,9 @@ class Model:
     def prior(self, key: Seed, n: int, component: int | None = None, temperature: float = 1.0) -> jax.Array:
         """n latents from the prior, N(0, prior_std²) or a learnt mixture. Returns [n, Z].
 
-        key: a jax key or an int seed. component: of a mixture, from which all are drawn. temperature: the standard
-        deviation, of every component, is multiplied by it. Raises `UserError` if there is no such component.
+        key: a jax key or an int seed. component: the component of a mixture that all latents are drawn from; None: all
+        components. temperature: a factor of the standard deviation of every component. Raises `UserError` if there is
+        no such component.
         """
         if n < 0:
             raise UserError(f"the number of latents cannot be negative: {n}")
@@ -234,7 +235,7 @@ class Model:
 
     @seeds.pinned()
     def kl(self, posterior: Posterior, key: Seed = 0) -> jax.Array:
-        """KL(posterior || prior) in nats [N]; to a learnt prior an estimate from `objective.kl_samples` samples."""
+        """KL(posterior || prior) in nats [N]; for a learnt prior, an estimate from `objective.kl_samples` samples."""
         mixture = self.mixture
         if mixture is None:
             return objectives.kl(*posterior, self.config.objective.prior_std)
@@ -251,8 +252,8 @@ class Model:
     def sample(self, key: Seed, n: int, truncation: float = 1.0, labels: ArrayLike | None = None) -> jax.Array:
         """n samples: decoded latents from the prior. key: a jax key or an int seed. Returns [n, *shape].
 
-        truncation: for style-based models; others raise `UserError` unless it is 1. labels: of a conditional model;
-        without them sample i has the label i mod classes.
+        truncation: for style-based models; others raise `UserError` unless it is 1. labels: for conditional models;
+        without labels, sample i gets the label i mod classes.
         """
         if truncation != 1:
             raise UserError(f"a model of model.family={self.config.model.family} has no truncation: set it to 1")
@@ -268,12 +269,12 @@ class Model:
         key: Seed = 0,
         labels: ArrayLike | None = None,
     ) -> importance.Estimate:
-        """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as `importance` says.
+        """Estimates log p(x) and the ELBO of x [N, *shape] in nats, [N] each, as described in `importance`.
 
-        With labels they are of log p(x | label).
+        With labels, estimates log p(x | label) and its ELBO.
 
-        samples: importance samples of every example. std: of p(x|z), `observation_std` if not given. key: a jax key or
-        an int seed. Raises `UserError` for another shape of x, or a std that is not above 0.
+        samples: importance samples per example. std: the standard deviation of p(x|z), by default `observation_std`.
+        key: a jax key or an int seed. Raises `UserError` for any other shape of x, or a std that is not above 0.
         """
         x, std = self._examples(x), self.observation_std if std is None else std
         known = self._labels(labels, len(x))
@@ -293,7 +294,7 @@ class Model:
             for first in progress.counted(range(0, samples, size), "importance samples", samples, size):
                 cancellation.check()
                 span = first, min(first + size, samples)
-                if not tracing:  # waits, as what is queued could not be cancelled; one sharding is one program
+                if not tracing:  # waits, because queued work cannot be cancelled; one sharding means one program
                     sums = jax.device_put(jax.block_until_ready(sums), x.sharding)
                 sums = _add_samples(*static, self._on_devices, x, keys, sums, *span, std, prior, blend, labels)
             return importance.estimate(sums, samples)
@@ -308,12 +309,12 @@ class Model:
         key: Seed = 0,
         labels: ArrayLike | None = None,
     ) -> jax.Array:
-        """log p(x) in nats [N], of a conditional model log p(x | label); see `importance_weighted`."""
+        """log p(x) in nats [N]; for a conditional model, log p(x | label). See `importance_weighted`."""
         return self.importance_weighted(x, samples, std, key, labels).log_likelihood
 
     @property
     def observation_std(self) -> float:
-        """The standard deviation of p(x|z) that likelihoods are computed with, unless another is given."""
+        """The standard deviation of p(x|z) that likelihoods use by default."""
         return self.config.eval.likelihood.observation_std or importance.observation_std(self.config.objective)
 
     def reconstruct(self, x: ArrayLike, labels: ArrayLike | None = None) -> jax.Array:
@@ -331,9 +332,9 @@ class Model:
     ) -> jax.Array:
         """Decodes points between the latents (posterior means) of a and b, both ends included.
 
-        a, b: [N, *shape]. path: one of `paths`: 'linear' or 'spherical' (White 2016, arXiv 1609.04468). labels: those
-        of a and of b, for a conditional model; between them their one-hot vectors are blended. Returns
-        [N, steps, *shape]. Raises `UserError` for another path, and where a and b differ in shape.
+        a, b: [N, *shape]. path: one of `paths`: 'linear' or 'spherical' (White 2016, arXiv 1609.04468). labels: for a
+        conditional model, the labels of a and the labels of b, whose one-hot vectors are blended along the path.
+        Returns [N, steps, *shape]. Raises `UserError` for any other path, or if a and b differ in shape.
         """
         if path not in self.paths:
             raise UserError(f"a path of interpolation is one of {', '.join(self.paths)}, not {path!r}")
@@ -347,11 +348,14 @@ class Model:
         return images.reshape(len(z_a), steps, *self.shape)
 
     def _blended(self, labels, t):
-        """The weights of the classes [N·T, classes] at every point t [T] between two labels [N]; None without."""
+        """The weights of the classes [N·T, classes] at every point t [T] between the labels [N] of both ends.
+
+        None for a model without labels.
+        """
         if not self.config.model.classes:
             return None
-        of_a, of_b = (self._weights(given) for given in labels)
-        return between(of_a, of_b, t, line)
+        weights_a, weights_b = (self._weights(given) for given in labels)
+        return between(weights_a, weights_b, t, line)
 
     def _weights(self, labels):
         """Labels as weights of the classes [N, classes]."""
@@ -359,5 +363,5 @@ class Model:
         return labels if labels.ndim == 2 else jax.nn.one_hot(labels, self.config.model.classes)
 
     def _along(self, path, z_a, z_b, t, noise, labels=None):
-        """Decodes every point t [T] of the paths between latents [N, Z]. Returns [N·T, *shape]."""
+        """Decodes every point t [T] on the paths between latents [N, Z]. Returns [N·T, *shape]."""
         return self.decode(between(z_a, z_b, t, self.paths[path]), noise, labels=labels)

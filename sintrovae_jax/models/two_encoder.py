@@ -1,14 +1,14 @@
-"""LORD's networks for translation: two encoders, of class and of content, and an AdaIN generator.
+"""LORD's networks for translation: a class encoder, a content encoder, and an AdaIN generator.
 
 See docs/method.md, "Translation networks"; Gabbay & Hoshen, ICLR 2020. With channels = (c0, c1, …, ck), n = kernel
-(LORD: 7), and LeakyReLU 0.01 after every layer but the last ones:
+(LORD: 7), and LeakyReLU 0.01 after every layer except the last ones:
 
     encoders    each: conv n×n(c0); conv4×4 at stride 2 (c) for c in c1…ck; dense `hidden`, `hidden`, 2·code
     generator   content code, dense to [size/2^k, size/2^k] × (ck/8, ck/4, ck); k times {upsample, conv3×3(ck),
                 LeakyReLU, AdaIN by the class code}; conv (n-2)×(n-2)(c0); conv n×n to the image
 
-The latent is one vector, the class code first. Both encoders see only the image. It is the generator that separates the
-codes: the class code modulates the whole image by AdaIN, the content code determines the spatial layout.
+The latent is one vector, the class code first. Both encoders see only the image. The generator's structure separates
+the codes: the class code modulates the whole image by AdaIN, the content code determines the spatial layout.
 """
 
 import flax.linen as nn
@@ -58,7 +58,7 @@ class Tower(nn.Module):
 
 
 class Encoder(nn.Module):
-    """x [B, *shape] -> posterior over z [B, z_dim], of which the first `class_dim` are the class code."""
+    """x [B, *shape] -> posterior over z [B, z_dim]; the first `class_dim` dimensions are the class code."""
 
     channels: tuple[int, ...]
     kernel: int
@@ -73,9 +73,9 @@ class Encoder(nn.Module):
         del train, groups  # nothing here depends on them
         tower = nn.remat(Tower) if self.remat else Tower
         shared = (self.channels, self.kernel, self.hidden)
-        of_class = tower(*shared, self.class_dim, self.dtype, name="class")(x)
-        of_content = tower(*shared, self.z_dim - self.class_dim, self.dtype, name="content")(x)
-        return Posterior(*(jnp.concatenate(parts, -1) for parts in zip(of_class, of_content, strict=True)))
+        class_code = tower(*shared, self.class_dim, self.dtype, name="class")(x)
+        content_code = tower(*shared, self.z_dim - self.class_dim, self.dtype, name="content")(x)
+        return Posterior(*(jnp.concatenate(parts, -1) for parts in zip(class_code, content_code, strict=True)))
 
 
 def adain(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
@@ -112,13 +112,13 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, train: bool = False, groups: int = 1, role: str = "posterior") -> jax.Array:
         del train, groups, role
-        of_class, x = z[:, : self.class_dim], z[:, self.class_dim :]
+        class_code, x = z[:, : self.class_dim], z[:, self.class_dim :]
         blocks, width = len(self.channels) - 1, self.channels[-1]
         height, side = (pixels // 2**blocks for pixels in self.shape[:2])
         for i, features in enumerate((width // 8, width // 4, width)):
             x = _leaky(Dense(height * side * features, self.dtype, name=f"dense{i}")(x))
         x = x.reshape(-1, height, side, width)
-        modulations = jnp.split(Dense(blocks * 2 * width, self.dtype, name="modulation")(of_class), blocks, axis=-1)
+        modulations = jnp.split(Dense(blocks * 2 * width, self.dtype, name="modulation")(class_code), blocks, axis=-1)
         block = nn.remat(Block) if self.remat else Block
         for i, modulation in enumerate(modulations):
             x = block(self.dtype, name=f"block{i}")(x, modulation)
@@ -128,12 +128,12 @@ class Decoder(nn.Module):
 
 
 class TwoEncoderModel(Model):
-    """A trained two-encoder model, which separates the class of an image from its content and exchanges them."""
+    """A trained two-encoder model, which separates an image's class from its content and can exchange them."""
 
     def codes(self, x: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        """x [N, *shape] -> the posterior means of the class code and of the content code, [N, Z] together."""
-        of_class, of_content = jnp.split(self.encode(x).mean, [self.config.model.class_dim], axis=-1)
-        return of_class, of_content
+        """x [N, *shape] -> the posterior means of the class code [N, class_dim] and the content code [N, the rest]."""
+        class_code, content_code = jnp.split(self.encode(x).mean, [self.config.model.class_dim], axis=-1)
+        return class_code, content_code
 
     def translate(self, of_class: ArrayLike, of_content: ArrayLike) -> jax.Array:
         """Images with the class of `of_class` and the content of `of_content`, all [N, *shape].
@@ -147,14 +147,14 @@ _ROWS = 8  # and columns of the table of translations
 
 
 def translations(model: TwoEncoderModel, source: Source) -> Grid:
-    """`translation_table` of the first test images, classes and contents from different ones."""
+    """`translation_table` of the first test images; classes and contents come from different images."""
     x = source.test(2 * _ROWS, model.config.seed)
     half = -(-len(x) // 2)
     return translation_table(model, x[:half], x[-half:])
 
 
 def translation(model: TwoEncoderModel, a: np.ndarray, b: np.ndarray) -> Grid:
-    """`translation_table` of both classes and both contents of two images [*shape]."""
+    """`translation_table` of two images [*shape]: both classes with both contents."""
     both = np.stack([a, b])
     return translation_table(model, both, both)
 
@@ -162,7 +162,7 @@ def translation(model: TwoEncoderModel, a: np.ndarray, b: np.ndarray) -> Grid:
 def translation_table(model: TwoEncoderModel, of_class: np.ndarray, of_content: np.ndarray) -> Grid:
     """A table: every image has its column's class and its row's content.
 
-    The headers are the images [N, *shape], [M, *shape] that class and content are from.
+    The headers are the images that give the class [N, *shape] and the content [M, *shape].
     """
     rows, columns = len(of_content), len(of_class)
     crossed = model.translate(np.tile(of_class, (rows, 1, 1, 1)), np.repeat(of_content, columns, 0))
@@ -170,7 +170,7 @@ def translation_table(model: TwoEncoderModel, of_class: np.ndarray, of_content: 
 
 
 def build(model: ConfigDict, shape: tuple[int, ...], dtype: jnp.dtype | None) -> tuple[Encoder, Decoder]:
-    """The encoder and decoder of `config.model`. Raises `UserError` where it does not fit the examples."""
+    """The encoder and decoder of `config.model`. Raises `UserError` if they do not fit the examples."""
     channels, halvings = tuple(model.channels), len(model.channels) - 1
     if len(shape) != 3:
         raise UserError("model.family=two_encoder is for images: set data.image_size")

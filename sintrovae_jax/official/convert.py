@@ -3,9 +3,9 @@
     python -m sintrovae_jax.official.convert official.pth --config configs/NAME.py [--workdir DIR] [--step N]
     python -m sintrovae_jax.official.convert --to-torch WORKDIR OUT.pth
 
-The workdir can be loaded, evaluated and trained on as any other; optimisers start afresh, as the official ones do. Its
-step is the file's iteration for 2D densities; for style-based networks the step at which the last level is fully
-blended in; else 0, as the release counts epochs, not steps. --step N sets another one.
+The workdir can be loaded, evaluated and trained like any other; the optimisers start afresh, as in the official code.
+Its step is the file's iteration for 2D densities; for style-based networks the step at which the last level is fully
+blended in; otherwise 0, because the release counts epochs, not steps. --step N sets another step.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from sintrovae_jax.arrays import Tree
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.official import layouts, pth
 
-# The style-based release stores its history of losses in these classes. They are read as empty ones and not used.
+# The style-based release stores its history of losses in these classes. They are read as empty classes and not used.
 _IGNORED = tuple(type(name, (), {"__module__": "tracker"}) for name in ("RunningMeanTorch", "RunningMean"))
 
 
@@ -50,7 +50,7 @@ def read(path: Path) -> Official:
     pth.torch()
     try:
         content = pth.load(data, _IGNORED)
-    except Exception as error:  # whatever torch, pickle and zipfile raise where a file is not one of theirs
+    except Exception as error:  # whatever torch, pickle and zipfile raise for other files than theirs
         raise UserError(f"{path} is no file of tensors alone, or is damaged ({type(error).__name__})") from None
     try:
         models = content.get("models")
@@ -81,8 +81,8 @@ def write(path: Path, content: dict[str, Any]) -> None:
         return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
     try:
-        with files.replacing(path) as beside:
-            torch.save(saved(content), beside)
+        with files.replacing(path) as temporary:
+            torch.save(saved(content), temporary)
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
 
@@ -129,7 +129,7 @@ def _step(config: ConfigDict, file: Official) -> int:
 
 
 def fresh_state(config: ConfigDict, variables: dict[str, Tree], at: int) -> train_state.TrainState:
-    """A training state of these variables (`layouts.from_official`) at a step, with fresh optimisers, on the host."""
+    """A training state with these variables (`layouts.from_official`) at a step, with fresh optimisers, on the host."""
     networks = dispatch.from_config(config)[0]
 
     def network(name):
@@ -173,7 +173,7 @@ def to_torch(path: str | Path, target: Path) -> int:
 
 
 def _unused(workdir: Path) -> dict[str, np.ndarray]:
-    """The tensors that no network uses of a converted workdir."""
+    """A converted workdir's tensors that no network uses."""
     if not (workdir / UNUSED).exists():
         return {}
     arrays = npy.load_npz((workdir / UNUSED).read_bytes())
@@ -184,7 +184,7 @@ def _unused(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def _content(config: ConfigDict, tensors: dict[str, np.ndarray], step: int) -> dict[str, Any]:
-    """The file's dictionary, as the release's own code reads it."""
+    """The file's dictionary, in the form that the release's own code reads."""
     if config.model.family == "point_cloud":
         return dict(tensors)
     if config.model.family != "style":

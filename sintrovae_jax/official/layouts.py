@@ -1,11 +1,11 @@
 """The tensors of official PyTorch checkpoints, by name: conversion to this project's variables and back.
 
-`table` lists for a config the official tensors, our arrays, and the layouts on the official side: convolutions
-[out, in, h, w], transposed ones [in, out, h, w], dense layers [out, in], feature maps flattened channel by channel. The
-meaning of an array is the same on both sides, including BatchNorm's running averages and equalised learning rates, so
-that nothing but the layout changes, and a round trip preserves a tensor bit for bit. PyTorch is not needed here.
+For a config, `table` lists the official tensors, our arrays, and the official layouts: convolutions [out, in, h, w],
+transposed convolutions [in, out, h, w], dense layers [out, in], feature maps flattened channel by channel. An array has
+the same meaning on both sides, including BatchNorm's running averages and equalised learning rates, so only the layout
+changes, and a round trip preserves a tensor bit for bit. This module does not need PyTorch.
 
-Style-based files hold one dictionary a network; here its name comes first: 'generator.const'.
+Style-based files hold one dictionary per network; this module prefixes names with the network: 'generator.const'.
 """
 
 import itertools
@@ -22,12 +22,12 @@ from sintrovae_jax.arrays import Tree
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models.layers import ROLES
 
-_FUSED = 128  # pixels: from here up the release doubles the image by a transposed convolution
+_FUSED = 128  # pixels: from this size up, the release doubles the image by a transposed convolution
 AVERAGE = ("decoder", "averages", "style")  # where we keep the average of styles
 _BLUR = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
 
 
-Path = tuple[str, ...]  # of an array of ours
+Path = tuple[str, ...]  # the path of one of our arrays
 
 
 class Layout(NamedTuple):
@@ -41,9 +41,9 @@ SAME = Layout(lambda x: x, lambda x: x)
 
 
 class Entry(NamedTuple):
-    """An official tensor: our array at `path`, or if we have none a constant `value`, verified if `checked`.
+    """An official tensor: our array at `path`; or, if we have none, a constant `value`, verified if `checked`.
 
-    part: (number, count) of a tensor that is one of several equal parts of our array, along its last axis.
+    part: (number, count) if the tensor is one of several equal parts of our array, along its last axis.
     """
 
     name: str
@@ -54,17 +54,17 @@ class Entry(NamedTuple):
     part: tuple[int, int] = (0, 1)
 
     def theirs(self, ours: np.ndarray) -> np.ndarray:
-        """The official tensor of our array."""
+        """The official tensor for our array."""
         number, count = self.part
         return self.layout.theirs(np.split(ours, count, -1)[number])
 
 
 DENSE = Layout(np.transpose, np.transpose)
-POINTWISE = Layout(lambda x: x[:, :, 0].T, lambda x: x.T[:, :, None])  # a convolution of single points
+POINTWISE = Layout(lambda x: x[:, :, 0].T, lambda x: x.T[:, :, None])  # a pointwise convolution
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 # The kernel of a transposed convolution, mirrored for a convolution of the doubled image.
 CONV_UP = Layout(lambda x: x[:, :, ::-1, ::-1].transpose(2, 3, 0, 1), lambda x: x[::-1, ::-1].transpose(2, 3, 0, 1))
-# BatchNorm's averages: one set in the release, one for each role here.
+# BatchNorm's averages: the release has one set, we have one for each role.
 AVERAGES = Layout(lambda x: x[None], lambda x: x[0])
 AVERAGES_OF_DECODER = Layout(lambda x: np.stack([x] * len(ROLES)), lambda x: x.mean(0))
 CHANNELS = Layout(np.ravel, lambda x: x.reshape(1, -1, 1, 1))
@@ -72,22 +72,22 @@ IMAGE = Layout(lambda x: x[0].transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)
 
 
 def _from_image(h: int, w: int, c: int, classes: int = 0) -> Layout:
-    """A dense layer's weights after a feature map: [out, c·h·w] there, [h·w·c, out] here; labels behind the map."""
+    """The weights of a dense layer after a feature map: theirs [out, c·h·w], ours [h·w·c, out]; labels come last."""
     size = h * w * c
-    of_map = Layout(
+    features = Layout(
         lambda x: x.reshape(-1, c, h, w).transpose(2, 3, 1, 0).reshape(size, -1),
         lambda x: x.reshape(h, w, c, -1).transpose(3, 2, 0, 1).reshape(-1, size),
     )
     if not classes:
-        return of_map
+        return features
     return Layout(
-        lambda x: np.concatenate([of_map.ours(x[:, :size]), x[:, size:].T]),
-        lambda x: np.concatenate([of_map.theirs(x[:size]), x[size:].T], 1),
+        lambda x: np.concatenate([features.ours(x[:, :size]), x[:, size:].T]),
+        lambda x: np.concatenate([features.theirs(x[:size]), x[size:].T], 1),
     )
 
 
 def _to_image(h: int, w: int, c: int) -> Layout:
-    """A dense layer's weights before a feature map: [c·h·w, in] there, [in, h·w·c] here."""
+    """The weights of a dense layer before a feature map: theirs [c·h·w, in], ours [in, h·w·c]."""
     return Layout(
         lambda x: x.reshape(c, h, w, -1).transpose(3, 1, 2, 0).reshape(-1, h * w * c),
         lambda x: x.reshape(-1, h, w, c).transpose(3, 1, 2, 0).reshape(c * h * w, -1),
@@ -95,7 +95,7 @@ def _to_image(h: int, w: int, c: int) -> Layout:
 
 
 def _bias_to_image(h: int, w: int, c: int) -> Layout:
-    """The bias of such a layer: [c·h·w] there, [h·w·c] here."""
+    """The bias of a dense layer before a feature map: theirs [c·h·w], ours [h·w·c]."""
     return Layout(
         lambda x: x.reshape(c, h, w).transpose(1, 2, 0).ravel(), lambda x: x.reshape(h, w, c).transpose(2, 0, 1).ravel()
     )
@@ -173,7 +173,7 @@ def _conv_decoder(config: ConfigDict, name: str, root: Path) -> Iterator[Entry]:
     dense = (*root, "params", "latent", "dense")
     yield from _layer(f"{name}.fc.0", dense, _to_image(*final), _bias_to_image(*final))
     for i, (inputs, width) in enumerate(itertools.pairwise((widths[0], *widths))):
-        # The names assume that the first map has 4 pixels a side.
+        # The names assume that the first feature map has 4 pixels per side.
         yield from _block(f"{name}.main.res_in_{4 * 2**i}", root, f"block{i}", inputs != width)
     yield from _block(f"{name}.main.res_in_{4 * 2 ** len(widths)}", root, "last", False)
     yield from _layer(f"{name}.main.predict", (*root, "params", "conv"), CONV)
@@ -184,7 +184,7 @@ def _conv_decoder(config: ConfigDict, name: str, root: Path) -> Iterator[Entry]:
 
 def _style(config: ConfigDict) -> Iterator[Entry]:
     layers = 2 * len(config.model.channels)
-    # The official average style has one row a layer, all equal: it is computed before styles are mixed.
+    # The official average style has one row per layer, all equal, because it is computed before styles are mixed.
     average = Layout(lambda x: x[0], lambda x: np.tile(x, (layers, 1)))
     yield Entry("dlatent_avg.buff", AVERAGE, average)
     for suffix, root in (("", ()), ("_s", ("ema",)))[: 1 + train_state.has_ema(config)]:
@@ -240,7 +240,7 @@ def _point_cloud(config: ConfigDict) -> Iterator[Entry]:
         yield from _layer(f"encoder.conv.{3 * i}", (*encoder, f"point{i}"), POINTWISE, None)
         yield from _norm(f"encoder.conv.{3 * i + 2}", ("encoder",), f"norm{i}")
     yield from _layer("encoder.fc.0", (*encoder, "hidden", "dense"), DENSE)
-    for number, name in enumerate(("mu", "std")):  # which is the logvar
+    for number, name in enumerate(("mu", "std")):  # "std" is the logvar
         for entry in _layer(f"encoder.{name}_layer", (*encoder, "posterior", "dense"), DENSE):
             yield entry._replace(part=(number, 2))
     layers = [*(f"hidden{i}" for i in range(len(config.model.decoder_channels))), "points"]
@@ -259,7 +259,7 @@ _HINTS = {
 
 
 def _copy_of(name: str) -> str:
-    """'target' or 'ema' if an official name is one of a copy, else ''."""
+    """'target' or 'ema' if an official name belongs to a copy, otherwise ''."""
     network = name.split(".", 1)[0]
     return next((copy for mark, copy in _COPIES.items() if network.endswith(mark)), "")
 
@@ -280,7 +280,7 @@ def table(config: ConfigDict) -> list[Entry]:
 
 
 def abstract_variables(config: ConfigDict) -> dict[str, Tree]:
-    """The shapes of our variables, {'encoder', 'decoder', and where the config has them 'target' and 'ema'}."""
+    """The shapes of our variables: {'encoder', 'decoder', and if the config has them 'target' and 'ema'}."""
     fresh = jax.eval_shape(dispatch.from_config(config)[2])
     copies = {"target": fresh.target, "ema": fresh.ema}
     return fresh.variables | {name: tree for name, tree in copies.items() if tree is not None}
@@ -290,7 +290,7 @@ def from_official(config: ConfigDict, tensors: dict[str, np.ndarray]) -> dict[st
     """An official checkpoint's tensors as our variables, float32: {'encoder', 'decoder'[, 'target'][, 'ema']}.
 
     A target decoder or averaged networks that the config has but the file lacks start as copies, as in a fresh run.
-    Raises `UserError` that lists every name or shape that does not fit.
+    Raises `UserError`, listing every name or shape that does not fit.
     """
     expected, shapes = table(config), flatten_dict(abstract_variables(config))
     stored = {_copy_of(name) for name in tensors} | {""}
@@ -300,12 +300,12 @@ def from_official(config: ConfigDict, tensors: dict[str, np.ndarray]) -> dict[st
     for entry in expected:  # parts come in order
         if entry.path:
             parts.setdefault(entry.path, []).append(entry.layout.ours(tensors[entry.name]))
-    variables = {path: np.array(np.concatenate(of_path, -1), np.float32, order="C") for path, of_path in parts.items()}
+    variables = {path: np.array(np.concatenate(part, -1), np.float32, order="C") for path, part in parts.items()}
     return _completed(shapes, variables)
 
 
 def _completed(shapes: dict[Path, Any], variables: dict[Path, np.ndarray]) -> dict[str, Tree]:
-    """Adds copies that are missing, or incomplete: the release does not save an averaged average style."""
+    """Adds missing copies, and missing parts of copies: the release saves no average style for averaged networks."""
     for path in shapes:
         if path not in variables:
             origin = ("decoder", *path[1:]) if path[0] == "target" else path[1:]
@@ -314,13 +314,13 @@ def _completed(shapes: dict[Path, Any], variables: dict[Path, np.ndarray]) -> di
 
 
 def copies_made(config: ConfigDict, tensors: dict[str, np.ndarray]) -> list[str]:
-    """Which of 'target' and 'ema' the config has and the file lacks."""
+    """The copies, 'target' or 'ema', that the config has and the file lacks."""
     stored = {_copy_of(name) for name in tensors}
     return [name for name in _HINTS if name in abstract_variables(config) and name not in stored]
 
 
 def unused(config: ConfigDict, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors that no network uses and that have no array here, to be passed to `to_official` later."""
+    """The tensors that no network uses and for which we have no array, to be passed to `to_official` later."""
     return {e.name: tensors[e.name] for e in table(config) if not e.path and not e.checked and e.name in tensors}
 
 
@@ -329,7 +329,7 @@ def to_official(
 ) -> dict[str, np.ndarray]:
     """Our variables as the official checkpoint's tensors, C-contiguous.
 
-    If the config has averaged networks and the release has no place for them, they are written as its networks.
+    If the config has averaged networks, which the release does not have, they are written as the release's networks.
     """
     if config.model.family != "style" and "ema" in variables:
         variables = variables | variables["ema"]
@@ -344,7 +344,7 @@ def to_official(
 
 
 def _refuse(expected: list[Entry], shapes: dict[Path, Any], tensors: dict[str, np.ndarray]) -> None:
-    """Raises `UserError` that lists everything that does not fit."""
+    """Raises `UserError`, listing everything that does not fit."""
     known = {entry.name for entry in expected}
     unknown = [name for name in tensors if name not in known]
     missing = [e.name for e in expected if e.name not in tensors and (e.path or e.checked)]
@@ -371,7 +371,7 @@ def _printable(name: str) -> str:
 
 
 def _shape(entry: Entry, shapes: dict[Path, Any]) -> tuple[int, ...]:
-    """The official shape of an entry, found by laying out an array that takes no memory."""
+    """The official shape of an entry, computed with an array that takes no memory."""
     if entry.value is not None:
         return entry.value.shape
     return entry.theirs(np.broadcast_to(np.float32(0), shapes[entry.path].shape)).shape

@@ -1,4 +1,4 @@
-"""PyTorch's files, read as tensors alone. Needs torch (the extra `convert`), which is imported only here."""
+"""Reads only the tensors of PyTorch's files. Needs torch (the extra `convert`), which only this module imports."""
 
 import io
 import os
@@ -13,13 +13,13 @@ import numpy as np
 from sintrovae_jax import files
 from sintrovae_jax.errors import UserError
 
-# Before this, a file could run code or corrupt memory although it was read as tensors alone (CVE-2025-32434,
+# In older versions, a file could run code or corrupt memory even if only tensors were read (CVE-2025-32434,
 # CVE-2026-24747).
 _SAFE = (2, 10)
 
 
 def torch() -> ModuleType:
-    """The module. Raises `UserError` if it is not installed, or too old to read untrusted files."""
+    """Imports torch. Raises `UserError` if it is not installed, or too old to read untrusted files."""
     try:
         import torch
     except ImportError:
@@ -31,8 +31,8 @@ def torch() -> ModuleType:
 
 
 def load(data: bytes, ignored: Sequence[type] = ()) -> Any:
-    """The contents of a file, without running its code. Raises what torch raises for damaged files and for other
-    objects than tensors, and `ValueError` for what torch does not write.
+    """The contents of a file, without running its code. Raises torch's errors for damaged files and for other objects
+    than tensors, and `ValueError` for files that torch does not write.
 
     ignored: other classes that the file may name. Raises `UserError` as `torch` does.
     """
@@ -43,12 +43,12 @@ def load(data: bytes, ignored: Sequence[type] = ()) -> Any:
 
 
 def arrays(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a file that has nothing else, by their names. Raises as `load` and `array` do."""
+    """{name: array} for a file that contains only tensors. Raises as `load` and `array` do."""
     return {name: array(tensor) for name, tensor in load(data).items()}
 
 
 def hub() -> Path:
-    """Where torch puts the files that it downloads. Raises `UserError` without a home folder."""
+    """The folder of torch's downloads. Raises `UserError` if there is no home folder."""
     return files.place(os.environ.get("TORCH_HOME") or files.user_cache() / "torch") / "hub" / "checkpoints"
 
 
@@ -62,7 +62,7 @@ def _refuse_compressed(data: bytes) -> None:
 
 
 def array(tensor: Any) -> np.ndarray:
-    """A tensor as an array of its own type, bfloat16 as float32. Raises TypeError if numpy has no such array."""
+    """A tensor as an array of the same dtype; bfloat16 becomes float32. Raises TypeError if numpy has no such array."""
     module = torch()
     if not isinstance(tensor, module.Tensor) or tensor.layout != module.strided or tensor.is_complex():
         raise TypeError(f"not a plain tensor: {type(tensor).__name__}")

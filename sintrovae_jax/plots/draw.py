@@ -1,6 +1,6 @@
-"""Draws arrays to PNG files, without any knowledge of models or data.
+"""Draws arrays to PNG files. Knows nothing about models or data.
 
-Figures are made without pyplot, whose backend is the caller's choice.
+Figures are made without pyplot, because its backend is the caller's choice.
 """
 
 from pathlib import Path
@@ -11,12 +11,12 @@ from PIL import Image
 
 from sintrovae_jax import files
 
-_SMALLEST = 48  # pixels: images smaller than this are enlarged, so that a person can see them
-_VIEW = 30, 25  # degrees from which clouds are seen: to the right, and above
+_SMALLEST = 48  # pixels: smaller images are enlarged, so that they can be seen
+_VIEW = 30, 25  # the direction from which clouds are seen, in degrees: to the right, and above
 
 
 def grid(path: Path, images: np.ndarray, columns: int) -> None:
-    """Images [N, H, W, 1 or 3] in [0, 1] (clipped) as a table, row by row, one pixel apart."""
+    """Draws images [N, H, W, 1 or 3] in [0, 1] (clipped) as a table, row by row, one pixel apart."""
     images = np.asarray(images, np.float32)
     n, height, width, channels = images.shape
     rows = -(-n // columns)
@@ -27,14 +27,14 @@ def grid(path: Path, images: np.ndarray, columns: int) -> None:
     pixels = (canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8)
     picture = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
     enlarge = -(-_SMALLEST // height)
-    with files.storing(path), files.replacing(path) as beside:
-        picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST).save(beside)
+    with files.storing(path), files.replacing(path) as temporary:
+        picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST).save(temporary)
 
 
 def clouds(path: Path, clouds: np.ndarray, columns: int) -> None:
-    """Clouds [N, points, 3] as a table, row by row: each seen from the front, the right and above, y upwards.
+    """Draws clouds [N, points, 3] as a table, row by row, seen from the front, the right and above, y upwards.
 
-    What is near is bright. All are drawn to one scale, and what is far outside of it is cut off.
+    Near points are bright. All clouds have the same scale, and points far outside are cut off.
     """
     x, y, z = np.moveaxis(np.asarray(clouds, np.float32), -1, 0)
     turn, tilt = np.radians(_VIEW)
@@ -46,7 +46,7 @@ def clouds(path: Path, clouds: np.ndarray, columns: int) -> None:
     across, down = (v[:, None] * 2.2 * reach for v in (cell % columns, cell // columns))
     figure = Figure(figsize=(1.3 * columns, 1.3 * rows))
     axis = figure.add_axes((0, 0, 1, 1))
-    order = np.argsort(z[seen])  # the near ones over the others
+    order = np.argsort(z[seen])  # near points over far ones
     places = ((x + across)[seen][order], (y - down)[seen][order])
     size = 5 * np.sqrt(512 / x.shape[1])
     axis.scatter(*places, s=size, c=z[seen][order], cmap="viridis", vmin=-reach, vmax=reach, linewidths=0)
@@ -95,10 +95,10 @@ def density(path: Path, data: np.ndarray, samples: np.ndarray, energy: np.ndarra
 
 
 def histograms(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, str]) -> None:
-    """A panel for each {title: (values [N], values [M])}: the histograms of both, over each other.
+    """A panel for each {title: (values [N], values [M])}: the histograms of both in the same axes.
 
-    The bins span all but the outermost hundredth of either, so that one extreme value does not flatten the rest.
-    What is not finite is left out.
+    The bins leave out the outermost hundredth of either, so that one extreme value does not flatten the rest. Values
+    that are not finite are left out.
     """
     figure = Figure(figsize=(4 * len(pairs), 3.2), layout="constrained")
     axes = figure.subplots(1, len(pairs), squeeze=False)
@@ -115,5 +115,5 @@ def histograms(path: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], name
 
 
 def _save(figure, path):
-    with files.storing(path), files.replacing(path) as beside:
-        figure.savefig(beside, dpi=100)
+    with files.storing(path), files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100)

@@ -1,4 +1,4 @@
-"""The figures of a model: which arrays to draw, and their names in the workdir's figures folder."""
+"""The figures of a model: the arrays to draw, and their names in the workdir's figures folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from sintrovae_jax.inference import Model
 from sintrovae_jax.plots import draw
 
 _ROWS, _COLUMNS = 10, 10  # of a figure; reconstructions come in pairs of rows
-_CLASSES = 100  # rows of samples of a conditional model, at most
+_CLASSES = 100  # the most rows of samples of a conditional model
 _POINTS = 1024
 
 
@@ -24,9 +24,9 @@ def samples(
     truncation: float = 1.0,
     classes: Sequence[int] = (),
 ) -> Path:
-    """samples.png: decoded prior samples; for points, beside data.
+    """samples.png: decoded prior samples; for points, next to data.
 
-    Of a conditional model a row for each of these classes (default: all, at most 100), a column for each latent.
+    For a conditional model, a row for each of these classes (default: all, at most 100) and a column for each latent.
     """
     path = folder / f"samples{suffix}.png"
     if model.config.model.classes:
@@ -42,7 +42,7 @@ def samples(
 
 
 def reconstructions(model: Model, source: Source, folder: Path, suffix: str = "") -> Path:
-    """reconstructions.png: rows of test images, each above the row of its reconstructions; for points, beside data."""
+    """reconstructions.png: rows of test images, each above the row of its reconstructions; for points, next to data."""
     path = folder / f"reconstructions{suffix}.png"
     if _images(model):
         x = source.test(_ROWS // 2 * _COLUMNS, model.config.seed)
@@ -61,7 +61,7 @@ def interpolations(model: Model, source: Source, folder: Path, suffix: str = "",
     """interpolations.png: from one test image to another through latent space; for points, the decoded paths."""
     pairs = _ROWS if _images(model) else _POINTS // 32
     x = source.test(2 * pairs, model.config.seed)
-    ends = np.roll(x, -1, axis=0)  # the last one of an odd number goes to the first
+    ends = np.roll(x, -1, axis=0)  # with an odd number, the last one's partner is the first
     known = labels_of_test(model.config, source, len(x))
     labels = (None, None) if known is None else (known[0::2], np.roll(known, -1)[0::2])
     return interpolation(model, source, x[0::2], ends[0::2], folder / f"interpolations{suffix}.png", path, labels)
@@ -76,9 +76,9 @@ def interpolation(
     path: str = "linear",
     labels: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> Path:
-    """Rows of images, each from one of a [N, *shape] to its partner in b; for points, the decoded paths.
+    """Rows of images, each from an example in a [N, *shape] to its partner in b; for points, the decoded paths.
 
-    labels: of a and of b, for a conditional model.
+    labels: the labels of a and of b, for a conditional model.
     """
     steps = _COLUMNS if _images(model) else 32
     between = np.asarray(model.interpolate(a, b, steps, path, labels)).reshape(-1, *model.shape)
@@ -90,7 +90,7 @@ def interpolation(
 
 
 def _images(model):
-    """Whether each example is a picture of its own: an image or a cloud, not a point."""
+    """Whether each example is drawn as its own picture: an image or a cloud, not a point."""
     return examples.of(model.config.data).kind != "points"
 
 
@@ -107,8 +107,8 @@ def _half_range(model):
 
 
 def components(model: Model, source: Source, folder: Path, suffix: str = "") -> Path:
-    """components.png: samples of the components of a learnt prior, a row for each of the heaviest; for points, all of
-    them, coloured by component.
+    """components.png: samples of a learnt prior's components, a row for each of the heaviest; for points, samples of
+    all components, coloured by component.
     """
     path, mixture = folder / f"components{suffix}.png", model.mixture
     assert mixture is not None
@@ -127,7 +127,7 @@ def components(model: Model, source: Source, folder: Path, suffix: str = "") -> 
 
 
 def of_family(model: Model, source: Source, folder: Path, suffix: str = "", mode: str = "") -> list[Path]:
-    """NAME.png for each figure that only the model's family has; with a mode, only those that this mode draws."""
+    """NAME.png for each figure that only the model's family has; with a mode, only the figures of this mode."""
     out = []
     for name, figure in models.family_of(model.config.model).figures.items():
         if mode in ("", figure.mode):
@@ -137,7 +137,7 @@ def of_family(model: Model, source: Source, folder: Path, suffix: str = "", mode
 
 
 def of_two(model: Model, a: np.ndarray, b: np.ndarray, folder: Path, mode: str) -> Path:
-    """The figure that this mode of the model's family draws of two images [*shape]."""
+    """The figure that this mode of the model's family draws from two images [*shape]."""
     figure = models.family_of(model.config.model).figures_of_two[mode]
     path = folder / f"{figure.name}.png"
     draw.grid(path, *figure.draw(model, a, b))

@@ -1,4 +1,4 @@
-"""The common parts of recipes of one kind, as functions that return a config to be changed. Recipes are in configs/."""
+"""Common parts of similar recipes, as functions that return a config to change. Recipes are in configs/."""
 
 from collections.abc import Callable
 
@@ -6,16 +6,16 @@ from ml_collections import ConfigDict
 
 
 def steps_of(epochs: float, images: int, batch_size: int, substeps: int) -> int:
-    """The steps of `epochs` passes over `images` training images, rounded to a multiple of `substeps`."""
+    """The number of steps for `epochs` passes over `images` training images, rounded to a multiple of `substeps`."""
     return round(epochs * images / batch_size / substeps) * substeps
 
 
 def set_lengths(
     config: ConfigDict, *, images: int, batch_size: int, epochs: int, substeps: int
 ) -> Callable[[float], int]:
-    """Sets the batch and the steps of training, and how often it saves, logs and draws. Returns epochs -> steps.
+    """Sets the batch size, the steps, and how often training saves, logs and draws. Returns a function epochs -> steps.
 
-    images: the size of the training split, to derive steps from epochs. Lengths are multiples of `substeps`.
+    images: the size of the training split, to compute steps from epochs. Lengths are multiples of `substeps`.
     """
 
     def steps(epochs: float) -> int:

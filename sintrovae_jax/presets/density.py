@@ -1,4 +1,4 @@
-"""What the 2D recipes share (docs/method.md, "2D densities"). Not a recipe itself."""
+"""Shared by the 2D recipes (docs/method.md, "2D densities"). Not a recipe itself."""
 
 from ml_collections import ConfigDict
 

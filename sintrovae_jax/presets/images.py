@@ -1,4 +1,4 @@
-"""What the convolutional recipes share (docs/method.md, "Convolutional networks"). Not a recipe itself."""
+"""Shared by the convolutional recipes (docs/method.md, "Convolutional networks"). Not a recipe itself."""
 
 from ml_collections import ConfigDict
 

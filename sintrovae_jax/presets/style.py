@@ -1,4 +1,4 @@
-"""What the style-based recipes of faces share (docs/method.md, "Style-based networks"). Not a recipe itself."""
+"""Shared by the style-based recipes for faces (docs/method.md, "Style-based networks"). Not a recipe itself."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from sintrovae_jax.presets import images, steps_of
 
 SUBSTEPS = 10
-# Published, by the number of devices, from 4×4 up.
+# Published batch sizes by number of devices, for each level from 4×4 up.
 BATCH_SIZES = {
     "8": (512, 256, 128, 64, 32, 32, 32),
     "4": (512, 256, 128, 64, 32, 32, 16),
@@ -18,7 +18,7 @@ BATCH_SIZES = {
 def get_config(devices: str, source: str, *, count: int, epochs_per_level: int, beta_rec: float) -> ConfigDict:
     """devices: a key of `BATCH_SIZES`. count: training images. beta_rec: as published, for images in [-1, 1].
 
-    Raises ValueError for another number of devices.
+    Raises ValueError for any other number of devices.
     """
     if devices not in BATCH_SIZES:
         raise ValueError(f"batches are published for {', '.join(BATCH_SIZES)} devices, not {devices}")
@@ -32,7 +32,7 @@ def get_config(devices: str, source: str, *, count: int, epochs_per_level: int, 
     config.model.channels = (64, 128, 256, 512, 512, 512, 512)
     config.objective.scale = 5e-6
     config.objective.beta_kl = 0.2
-    config.objective.beta_rec = 4 * beta_rec  # images are in [0, 1] here, and squared errors a quarter as large
+    config.objective.beta_rec = 4 * beta_rec  # our images are in [0, 1], so squared errors are a quarter as large
     config.objective.beta_neg = 512.0  # at the last level
     steps = [steps_of(epochs_per_level, count, size, SUBSTEPS) for size in sizes]
     config.growth.batch_sizes = sizes

@@ -1,7 +1,7 @@
-"""What the recipes of unsupervised translation share: LORD's networks. Not a recipe itself.
+"""Shared by the recipes for unsupervised translation: LORD's networks. Not a recipe itself.
 
-See docs/method.md, "Translation networks". The betas are ours: none are published. The KL of the content code has twice
-the weight of the class code's, for the reason in docs/translation.md, "Why the class goes to the class code".
+See docs/method.md, "Translation networks". The betas are ours: none are published. The content code's KL has twice the
+weight of the class code's KL; docs/translation.md, "Why the class goes to the class code", gives the reason.
 """
 
 from ml_collections import ConfigDict

@@ -1,1 +1,1 @@
-"""Pages of HTML about runs: `report` of one, `comparison` of several. Each is a single file that loads nothing."""
+"""HTML pages about runs: `report` on one run, `comparison` of several. Each is a single file that loads nothing."""

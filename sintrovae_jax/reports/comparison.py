@@ -1,4 +1,4 @@
-"""One page about several runs: metrics in a table, curves over each other, pictures side by side."""
+"""A page that compares several runs: metrics in a table, curves in shared plots, pictures side by side."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,17 @@ from sintrovae_jax.reports import curves, metrics, pages, pictures, reading
 from sintrovae_jax.reports.reading import Run
 from sintrovae_jax.reports.report import CAPTIONS
 
-_TEXT = 900_000  # bytes of a page that are neither pictures nor curves, at most
+_TEXT = 900_000  # the most bytes of a page that are neither pictures nor curves
 _FIGURES = ("samples", "reconstructions", "interpolations", "translations", "density")
-_KEYS = 200  # that differ and are shown, at most
+_KEYS = 200  # the most differing keys that are shown
 
 
 def write(path: Path, workdirs: Mapping[str, Path], beginnings: Sequence[str] = (), warning: str = "") -> Path:
-    """Writes a page that compares workdirs, {their names on the page: places}. Returns its path.
+    """Writes a page that compares workdirs, {name on the page: path}. Returns its path.
 
-    beginnings: of the names of metrics that are shown; (): all. warning: shown above the metrics. Raises `UserError` if
-    there is nothing of a run in one of them, `Unavailable` if one cannot be read, or the page not be written.
+    beginnings: shows only metrics whose names have one of these prefixes; (): all. warning: shown above the metrics.
+    Raises `UserError` if a workdir has nothing of a run, `Unavailable` if a workdir cannot be read or the page cannot
+    be written.
     """
     names = dict(zip(workdirs, _short([*workdirs]), strict=True))
     runs = {printable(names[name]): reading.read(place) for name, place in workdirs.items()}
@@ -27,7 +28,7 @@ def write(path: Path, workdirs: Mapping[str, Path], beginnings: Sequence[str] = 
 
 
 def _short(names: list[str]) -> list[str]:
-    """The names without the folders that all of them begin with."""
+    """The names without the folders that they all begin with."""
     parts = [name.rstrip("/").split("/") for name in names]
     while len({part[0] for part in parts}) == 1 and all(len(part) > 1 for part in parts):
         parts = [part[1:] for part in parts]
@@ -35,7 +36,7 @@ def _short(names: list[str]) -> list[str]:
 
 
 def content(runs: Mapping[str, Run], beginnings: Sequence[str] = (), warning: str = "") -> dict[str, Any]:
-    """What the template is filled with."""
+    """The content for the template."""
     panels = curves.of_runs(runs)
     left = pages.MOST - _TEXT - sum(len(panel.svg.encode()) for panel in panels)
     return {
@@ -57,7 +58,7 @@ def _metrics(runs):
 
 
 def _rows(columns: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """(name, the value of each column, None where it has none) for each name of any column."""
+    """(name, [the value in each column, or None]) for each name in any column."""
     names = dict.fromkeys(name for column in columns.values() for name in column)
     return [(name, [column.get(name) for column in columns.values()]) for name in names]
 
@@ -68,13 +69,13 @@ def _training(run):
 
 
 def _differing(runs: Mapping[str, Run]) -> list[tuple[str, list[Any]]]:
-    """The keys of which the configs have different values, with the value of each."""
+    """(key, [its value in each config]) for the keys whose values differ."""
     rows = _rows({name: run.values for name, run in runs.items()})
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)][:_KEYS]
 
 
 def _figures(runs: Mapping[str, Run], left: int) -> list[tuple[str, str, list[tuple[str, Any, str]]]]:
-    """(name, caption, [(run, picture or None, why there is none)]) of each figure that any of the runs has."""
+    """(name, caption, [(run, picture or None, the reason for None)]) for each figure that any of the runs has."""
     shown = [name for name in _FIGURES if any(name in run.figures for run in runs.values())]
     each = left // max(1, len(shown) * len(runs))
     out = []

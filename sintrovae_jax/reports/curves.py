@@ -1,4 +1,4 @@
-"""Curves of training as SVG that stands inside a page: transparent, in the page's font and colours, light or dark."""
+"""Training curves as inline SVG: transparent, in the page's font and colours, light or dark."""
 
 import io
 import re
@@ -15,22 +15,22 @@ from matplotlib.figure import Figure
 
 from sintrovae_jax.reports.reading import Phases, Run
 
-SERIES = 8  # colours; of more curves the first ones' return
-_WINDOWS = 300  # of all curves of a panel: of long ones, the least and the greatest value of each window is drawn
-_OTHERS = 24  # terms of no known kind, at most
-_LOG = 30  # the least ratio of values, all above 0, that get a logarithmic axis
-# Colours that the page replaces by its own, in its style sheet (page.css): light or dark.
+SERIES = 8  # colours; with more curves they repeat
+_WINDOWS = 300  # windows of all curves of a panel: for long curves, each window's smallest and largest value are drawn
+_OTHERS = 24  # the most terms of unknown kinds
+_LOG = 30  # the smallest ratio of values, all above 0, that get a logarithmic axis
+# Colours that the page replaces with its own, light or dark, in its style sheet (page.css).
 _INK, _GRID, _BAND, _ALERT = "#010203", "#010204", "#010205", "#010206"
 _VARIABLES = {_INK: "--muted", _GRID: "--rule", _BAND: "--band", _ALERT: "--alert"} | {
     f"#0102{16 + i:02x}": f"--series-{i}" for i in range(SERIES)
 }
 _SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10, "axes.edgecolor": _GRID}
 
-_FRACTION = re.compile(r"(\d\.\d\d)\d+")  # more than a hundredth of a point is not seen
+_FRACTION = re.compile(r"(\d\.\d\d)\d+")  # less than a hundredth of a point is invisible
 
 
 class Line(NamedTuple):
-    """A curve: steps [N], values [N] with NaN where there is none, and the number of its colour."""
+    """A curve: steps [N], values [N], NaN if missing, and the number of its colour."""
 
     name: str
     steps: np.ndarray
@@ -39,7 +39,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A picture of curves (name, number of the colour). below: where a kl_gap is negative. notes: on the picture."""
+    """A plot. curves: (name, number of the colour). below: says where a kl_gap is negative. notes: about the plot."""
 
     title: str
     about: str
@@ -66,12 +66,12 @@ _GROUPS = {
     "Exponential terms": ("exp_elbo_recon", "exp_elbo_fake"),
     "learning_rate": ("learning_rate",),
 }
-_PLACE = (0.11, 0.17, 0.87, 0.74)  # of the axes, as parts of a picture: those of all panels are in line
+_PLACE = (0.11, 0.17, 0.87, 0.74)  # of the axes, as fractions of the plot, so that all panels' axes are aligned
 _NO_CURVES, _LAST = ("seconds",), "examples_per_second"
 
 
 def of_run(run: Run) -> list[Panel]:
-    """A panel for each kind of terms in metrics.csv, and one for each term of no kind that is known."""
+    """A panel for each kind of term in metrics.csv, and one for each term of an unknown kind."""
     grouped = {name for names in _GROUPS.values() for name in names}
     others = sorted(run.terms.keys() - grouped - {*_NO_CURVES, _LAST})
     groups = _GROUPS | {name: (name,) for name in [*others[:_OTHERS], _LAST]}
@@ -98,7 +98,7 @@ def of_runs(runs: Mapping[str, Run]) -> list[Panel]:
 
 
 def panel(title: str, lines: Sequence[Line], phases: Phases) -> Panel:
-    """Curves in one picture; those of the title kl_gap are marked where they are below 0."""
+    """Curves in one plot. With the title kl_gap, the parts below 0 are marked."""
     gap, windows = title == "kl_gap", max(20, _WINDOWS // len(lines))
     below = tuple(text for line in lines if gap and (text := _negative(line, len(lines) > 1)))
     notes = []
@@ -123,7 +123,7 @@ def panel(title: str, lines: Sequence[Line], phases: Phases) -> Panel:
 
 
 def _negative(line: Line, named: bool) -> str:
-    """Where a kl_gap is below 0, in words; '' where it never is."""
+    """Says where a kl_gap is below 0; '' if it never is."""
     below = line.steps[line.values < 0].astype(int)
     if not len(below):
         return ""
@@ -161,7 +161,7 @@ def _draw(axis: Axes, line: Line, gap: bool, windows: int) -> None:
 
 
 def thinned(steps: np.ndarray, values: np.ndarray, windows: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same curve; of one with more than twice as many rows, the least and the greatest value of each window."""
+    """The curve, or each window's smallest and largest value if it has more than two rows per window."""
     if len(steps) <= 2 * windows:
         return steps, values
     chosen = set()
@@ -179,7 +179,7 @@ def _logarithmic(lines: Sequence[Line]) -> bool:
 
 
 def _dress(axis: Axes, last: float) -> None:
-    """Ticks, a grid of thin lines and no frame."""
+    """Sets ticks, a grid of thin lines and no frame."""
     axis.set_xlim(0, max(last, 1))
     axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
@@ -200,8 +200,8 @@ def _dress(axis: Axes, last: float) -> None:
 def inline(svg: str, prefix: str, label: str) -> Markup:
     """matplotlib's SVG as an element of a page.
 
-    It has no namespaces, no metadata and no size of its own; the ids begin with the prefix, so that those of several
-    pictures differ; fonts are the page's, colours its variables. label: what it shows, for those who cannot see it.
+    The element has no namespaces, no metadata and no size of its own. Its ids begin with the prefix, so that the ids of
+    several plots differ. It uses the page's fonts and colour variables. label: a description for screen readers.
     """
     root = ET.fromstring(svg)
     for element in root.iter():
@@ -222,13 +222,13 @@ def inline(svg: str, prefix: str, label: str) -> Markup:
                 element.attrib[name] = _adapted(name, value, prefix)
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     for defs in root.findall("defs"):
-        for style in defs.findall("style"):  # it would be of all elements of the page, not of this picture alone
+        for style in defs.findall("style"):  # it would apply to the whole page
             defs.remove(style)
     return Markup(ET.tostring(root, encoding="unicode"))
 
 
 def _adapted(name: str, value: str, prefix: str) -> str:
-    """An attribute of an SVG with the page's font and colours, and ids that begin with the prefix."""
+    """The value of an SVG attribute, with the page's font and colours, and ids that begin with the prefix."""
     if name == "id":
         return f"{prefix}-{value}"
     if name in ("href", "clip-path"):

@@ -1,7 +1,7 @@
-"""Templates filled to a page of HTML that loads nothing from elsewhere and runs no script but its own.
+"""HTML pages from templates, which load nothing from elsewhere and run no script but their own.
 
-Everything that is filled in is escaped. A browser is also told, by the page's policy, to run the one script whose hash
-the page names.
+All content is escaped. The page's content security policy also allows the browser to run only the script with the hash
+that the page names.
 """
 
 import base64
@@ -18,15 +18,15 @@ import jinja2
 
 from sintrovae_jax import files
 
-MOST = 5_000_000  # bytes of a page
-_VALUE = 300  # characters of a value, at most
+MOST = 5_000_000  # the most bytes of a page
+_VALUE = 300  # the most characters of a value
 
 
 def write(path: Path, template: str, content: Mapping[str, Any]) -> Path:
     """Fills a template and writes the page. Raises `Unavailable` if that fails. Returns the path."""
     text = _readable(_environment().get_template(template).render(content, **_parts()))
-    with files.storing(path), files.replacing(path) as beside:
-        beside.write_bytes(text.encode("utf-8", "backslashreplace"))  # names of files may hold any bytes
+    with files.storing(path), files.replacing(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # file names may contain any bytes
     return path
 
 
@@ -44,7 +44,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _parts() -> dict[str, str]:
-    """The style sheet and the script, and the script's hash as a content security policy names it."""
+    """The style sheet, the script, and the script's hash in the form of a content security policy."""
     folder = resources.files("sintrovae_jax.reports") / "templates"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -52,13 +52,13 @@ def _parts() -> dict[str, str]:
 
 
 def _readable(text: str) -> str:
-    """The text without control characters, which HTML does not allow: escaped, as a terminal would show them."""
+    """The text with control characters, which HTML does not allow, escaped."""
     controls = {i: f"\\x{i:02x}" for i in [*range(32), *range(127, 160)] if chr(i) not in "\n\t"}
     return text.translate(controls)
 
 
 def value(x: object) -> str:
-    """A value of a config or a metric as people write it."""
+    """A config value or a metric as readable text."""
     if isinstance(x, bool) or x is None:
         return {True: "True", False: "False", None: "–"}[x]
     if isinstance(x, float):
@@ -71,7 +71,7 @@ def value(x: object) -> str:
 
 
 def count(x: object) -> str:
-    """A number with a comma after each three digits; what is no finite number as it is."""
+    """A number with thousands separators; anything but a finite number as by `value`."""
     if not isinstance(x, int | float) or isinstance(x, bool) or not math.isfinite(x):
         return value(x)
     return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"

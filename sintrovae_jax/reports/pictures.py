@@ -1,4 +1,4 @@
-"""Pictures inside a page, as data: as they are while they fit a number of bytes, smaller or coarser where not."""
+"""Pictures as data inside a page: unchanged if they fit a number of bytes, otherwise smaller or coarser."""
 
 import base64
 import io
@@ -11,13 +11,13 @@ from PIL import Image
 
 from sintrovae_jax.parallel import first_line
 
-_MOST_PIXELS = 60_000_000  # of a picture that is decoded at all; a file of few bytes may claim any number
-_FRAME = 900  # pixels a side of a picture of the slider, at most
-FRAMES = 60  # of one slider, at most
+_MOST_PIXELS = 60_000_000  # pictures with more are not decoded; a small file may claim any number
+_FRAME = 900  # the most pixels per side of a picture of the slider
+FRAMES = 60  # the most pictures of one slider
 
 
 class Picture(NamedTuple):
-    """A picture for an <img>. source: a data: URL. width, height: of its file. note: how it differs from that."""
+    """A picture for an <img>. source: a data: URL. width, height: the file's. note: how the picture differs from it."""
 
     source: str
     width: int
@@ -26,23 +26,23 @@ class Picture(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """Pictures of training: (step, picture) each. total: how many there are in the workdir."""
+    """Pictures of training: (step, picture) each. total: the number in the workdir."""
 
     frames: list[tuple[int, Picture]]
     total: int
 
 
 def read(path: Path, most: int, side: int | None = None) -> Picture:
-    """A picture's file as at most `most` bytes of the page.
+    """A picture from a file, with at most `most` bytes in the page.
 
-    side: pixels a side, at most. Raises OSError or ValueError if it cannot be read, and if it is too large to decode.
+    side: the most pixels per side. Raises OSError or ValueError if it cannot be read or is too large to decode.
     """
     image, width, height = _decoded(path, side)
     raw = most * 3 // 4 - 64  # base64 has four characters for three bytes
     coded, kind = _png(image), "png"
     scale, quality = image.width / width, ""
     while len(coded) > raw:
-        if quality:  # a smaller one, as coarser ones are no longer good to look at
+        if quality:  # make it smaller: coarser would look bad
             smaller = max(1, round(image.width * 0.75)), max(1, round(image.height * 0.75))
             if smaller == image.size:
                 raise ValueError("it does not fit the page")
@@ -55,15 +55,15 @@ def read(path: Path, most: int, side: int | None = None) -> Picture:
 
 
 def shown(path: Path, most: int) -> tuple[Picture | None, str]:
-    """What `read` gives, and ''; or None, and why there is none: a stranger's file may be wrong in any way."""
+    """The picture and ''; or None and the reason: files from others may be damaged in any way."""
     try:
         return read(path, most), ""
-    except Exception as error:  # so may remote storage
+    except Exception as error:  # remote storage may raise anything, too
         return None, f"cannot be shown: {first_line(error)}"
 
 
 def _decoded(path: Path, side: int | None) -> tuple[Image.Image, int, int]:
-    """The picture without transparency, at most `side` pixels a side, and the width and height of the file."""
+    """The picture without transparency, with at most `side` pixels per side, and the file's width and height."""
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the number of pixels is checked here
         try:
@@ -72,7 +72,7 @@ def _decoded(path: Path, side: int | None) -> tuple[Image.Image, int, int]:
             if width * height > _MOST_PIXELS:
                 raise ValueError(f"it has {width}×{height} pixels")
             image = opened.convert("L" if opened.mode in ("1", "L") else "RGB")
-        except (Image.DecompressionBombError, SyntaxError) as error:  # Pillow's, of files that are cut off or worse
+        except (Image.DecompressionBombError, SyntaxError) as error:  # Pillow's errors for damaged files
             raise ValueError(str(error)) from None
     if side and max(width, height) > side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -92,12 +92,12 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def frames(files: Sequence[tuple[int, Path]], most: int) -> Frames:
-    """Pictures of training (step, file) as at most `most` bytes of the page.
+    """Pictures of training from (step, file), with at most `most` bytes in the page together.
 
-    Of too many, some at even distances, with the first and the last. Files that cannot be read are left out.
+    If there are too many, takes some at even distances, with the first and the last. Unreadable files are left out.
     """
     chosen = evenly(files, FRAMES)
-    # What a frame takes is not known before it is encoded: the last one, of a trained model, has most detail.
+    # A frame's size is unknown until it is encoded. The last one, of the trained model, has the most detail.
     for _, path in chosen[::-1]:
         try:
             last = read(path, most, _FRAME)

@@ -1,4 +1,4 @@
-"""What a workdir has for its report. Whatever is absent, cut off or unreadable is named, and the rest is read."""
+"""Reads a workdir for its report. Names files that are absent, truncated or unreadable, and reads the rest."""
 
 import dataclasses
 import math
@@ -24,10 +24,10 @@ _OF_STEP = re.compile(r"(.+)_(\d{7,})")  # the name of a figure that was drawn d
 class Run:
     """A workdir's contents.
 
-    values: config.json as {key: value}. config: the same as a config that the schedule can be asked of; None where it
-    is not valid. steps [N], terms {name: [N]}: the rows of metrics.csv, NaN where a cell is empty. pictures: {name:
-    [(step, file), ...]} of figures drawn during training, by step; figures: {name: file} of the last ones.
-    checkpoints: their steps. missing: a sentence for each thing that is not there or cannot be read.
+    values: config.json as {key: value}. config: the same as a config, for `schedule`; None if it is not valid. made:
+    run.json. steps [N], terms {name: [N]}: the rows of metrics.csv, NaN for empty cells. pictures: {name: [(step,
+    file), ...]}, the figures drawn during training, by step; figures: {name: file}, the last ones. checkpoints: their
+    steps. missing: a sentence for each file that is absent or unreadable.
     """
 
     place: Path
@@ -50,13 +50,13 @@ class Run:
     @property
     def step(self) -> int:
         """The step that the run is known to have reached."""
-        of_results = self.results.get("step")
-        known = [*self.checkpoints, *self.steps[-1:].astype(int), of_results if isinstance(of_results, int) else 0]
+        scored = self.results.get("step")
+        known = [*self.checkpoints, *self.steps[-1:].astype(int), scored if isinstance(scored, int) else 0]
         return int(max(known, default=0))
 
     @property
     def last(self) -> int | None:
-        """The step at which it ends, as config.json says; None if that is not known."""
+        """The step at which the run ends, from config.json; None if unknown."""
         return None if self.config is None else int(self.config.train.steps)
 
     @property
@@ -69,7 +69,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Phases:
-    """Parts of training, in steps. levels: (start, stop, pixels a side) of networks that grow."""
+    """Parts of training, in steps. levels: (start, stop, pixels per side) of networks that grow."""
 
     vae: int = 0
     milestones: tuple[int, ...] = ()
@@ -79,7 +79,7 @@ class Phases:
 def read(workdir: Path) -> Run:
     """Reads a workdir.
 
-    Raises `UserError` if nothing of a run is in it, `Unavailable` if its storage does not answer.
+    Raises `UserError` if it has nothing of a run, `Unavailable` if its storage does not answer.
     """
     with files.storing(workdir):
         present = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
@@ -100,10 +100,10 @@ def read(workdir: Path) -> Run:
 
 
 def _read(run: Run, name: str, function: Callable[[Path], T], otherwise: T) -> T:
-    """What the function reads of a workdir. A file that cannot be read is named among what is missing."""
+    """The result of a function that reads a file of the workdir. An unreadable file is added to `missing`."""
     try:
         return function(run.place)
-    except Exception as error:  # a stranger's file may be wrong in any way, and so may remote storage
+    except Exception as error:  # files from others, and remote storage, may raise anything
         text = printable(first_line(error))
         run.missing.append(text if name in text else f"{name} cannot be read: {text}")
         return otherwise
@@ -137,7 +137,7 @@ def _valid(workdir):
     config = configs.read(workdir)
     if config is not None:
         configs.validate(config)
-        _phases(config)  # raises if it is not as it must be
+        _phases(config)  # raises if the schedule cannot be computed
     return config
 
 

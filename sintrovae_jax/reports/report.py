@@ -12,9 +12,9 @@ from sintrovae_jax.keys import Optional
 from sintrovae_jax.reports import curves, metrics, pages, pictures, reading
 from sintrovae_jax.reports.reading import Run
 
-_TEXT = 700_000  # bytes of a page that are neither pictures nor curves, at most
-_FIGURES, _NAMES = 24, 100  # figures, and names of files, that are shown, at most
-_SLIDERS = 6  # kinds of pictures of training that are shown, at most
+_TEXT = 700_000  # the most bytes of a page that are neither pictures nor curves
+_FIGURES, _NAMES = 24, 100  # the most figures, and names of files, that are shown
+_SLIDERS = 6  # the most kinds of pictures of training that are shown
 _FIRST = ("samples", "reconstructions", "interpolations")
 CAPTIONS = {
     "samples": "Samples of the prior, decoded.",
@@ -29,15 +29,15 @@ CAPTIONS = {
 
 
 def write(workdir: Path) -> Path:
-    """Writes the report of a workdir, whatever it has. Returns its path.
+    """Writes the report of a workdir, even if files are missing. Returns its path.
 
-    Raises `UserError` if there is nothing of a run in it, `Unavailable` if it cannot be read or written.
+    Raises `UserError` if the workdir has nothing of a run, `Unavailable` if it cannot be read or written.
     """
     return pages.write(workdir / workdirs.REPORT, "report.html", content(reading.read(workdir)))
 
 
 def content(run: Run) -> dict[str, Any]:
-    """What the template is filled with."""
+    """The content for the template."""
     panels = curves.of_run(run)
     left = pages.MOST - _TEXT - sum(len(panel.svg.encode()) for panel in panels)
     finals, left = final_figures(run, left, slider=bool(run.pictures))
@@ -69,7 +69,7 @@ def _status(run: Run) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """What one wants to know at a glance, as (name, value); what is not known is left out."""
+    """The key facts, as (name, value); unknown ones are left out."""
     facts = [("step", f"{run.step:,}" + (f" of {run.last:,}" if run.last else ""))]
     if (seconds := _last(run, "seconds")) is not None:
         facts.append(("wall time", pages.duration(seconds)))
@@ -84,7 +84,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _last(run: Run, name: str) -> float | None:
-    """The value that results.json has, else the last one of metrics.csv."""
+    """The value in results.json, or else the last one in metrics.csv."""
     value = run.results.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
@@ -93,7 +93,7 @@ def _last(run: Run, name: str) -> float | None:
 
 
 class Figure(NamedTuple):
-    """name: of its file, without the ending. picture: None where it cannot be shown, for the reason in `problem`."""
+    """name: the file's name without its suffix. picture: None if it cannot be shown; `problem` says why."""
 
     name: str
     caption: str
@@ -102,9 +102,9 @@ class Figure(NamedTuple):
 
 
 def final_figures(run: Run, left: int, slider: bool) -> tuple[list[Figure], int]:
-    """The last figures, the usual ones first, and the bytes that they leave of `left`.
+    """The last figures, the usual ones first, and the bytes of `left` that remain.
 
-    slider: whether there is one, for which some have to remain.
+    slider: whether there is a slider, for which bytes must remain.
     """
     names = [name for name in _FIRST if name in run.figures]
     names += [name for name in run.figures if name not in _FIRST]
@@ -122,9 +122,10 @@ def final_figures(run: Run, left: int, slider: bool) -> tuple[list[Figure], int]
 
 
 def _slider(run: Run, left: int) -> dict[str, Any] | None:
-    """The pictures of training by name, each [(step, picture)], the steps of all, and what was left out; None: none.
+    """The pictures of training, {name: [(step, picture)]}, all their steps, and what was left out; None if there are
+    none.
 
-    The last figures of a run that has ended are its last pictures.
+    The last figures of a finished run are its last pictures.
     """
     names = [*dict.fromkeys(name for name in (*_FIRST, *run.pictures) if name in run.pictures)][:_SLIDERS]
     found = {}
@@ -142,7 +143,7 @@ def _slider(run: Run, left: int) -> dict[str, Any] | None:
 
 
 class Setting(NamedTuple):
-    """A value of the config; what the recipe and the schema have for it, and its meaning."""
+    """A value of the config, its values in the recipe and the schema, and its meaning."""
 
     key: str
     value: Any
@@ -152,9 +153,8 @@ class Setting(NamedTuple):
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """The values of the config: `changed` from the recipe's, `own` to the recipe, `all`. recipe: its name; '': unknown.
-
-    Without a recipe `changed` are those that differ from the defaults.
+    """The values of the config. recipe: its name; '': unknown. changed: values that differ from the recipe's, or from
+    the defaults if the recipe is unknown. own: values of the recipe that differ from the defaults. all: all values.
     """
     known = schema.keys()
     stored = _of(run.made, "recipe")
@@ -174,7 +174,7 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """The data: their place, how many, which files were skipped and why, and what data.json says they are."""
+    """The data: their source and number, the skipped files with reasons, and the number of parts in data.json."""
     stored = _of(run.made, "data")
     skipped = _of(stored, "skipped_files")
     listed = run.results.get("skipped_files")
@@ -190,7 +190,7 @@ def _data(run: Run) -> dict[str, Any]:
 
 
 def _sessions(run: Run) -> list[dict[str, Any]]:
-    """The sessions of training as texts: started, step, devices, versions, commit."""
+    """The sessions of training, as text: started, step, devices, versions, commit."""
     stored = run.made.get("sessions")
     out = []
     for session in stored if isinstance(stored, list) else []:
@@ -213,7 +213,7 @@ def _sessions(run: Run) -> list[dict[str, Any]]:
 
 
 def commands(run: Run) -> list[tuple[str, str]]:
-    """What can be done with the run next, as (text, command of a shell); nothing without a config.json."""
+    """Commands to try next, as (text, shell command); none without a config.json."""
     if not run.values:
         return []
     base = f"python -m sintrovae_jax.main --workdir {shlex.quote(str(run.place))}"
@@ -233,6 +233,6 @@ def commands(run: Run) -> list[tuple[str, str]]:
 
 
 def _of(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """An object within what JSON said; {} where it is none."""
+    """An object inside a JSON object; {} if it is something else."""
     value = stored.get(name)
     return value if isinstance(value, dict) else {}

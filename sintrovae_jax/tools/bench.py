@@ -3,8 +3,8 @@
     python -m sintrovae_jax.tools.bench --config configs/rings.py [--config.key=value ...] [--dispatches N]
     python -m sintrovae_jax.tools.bench --data --config configs/cifar10.py ...
 
-Prints one JSON line. The step is the adversarial one (or the VAE's, for objective.name=vae), whatever num_vae is. With
---data it times the input pipeline alone instead, from files to host arrays that are ready for the devices.
+Prints one JSON line. The timed step is the adversarial one (or the VAE's, for objective.name=vae), whatever num_vae is.
+With --data, times only the input pipeline instead, from files to host arrays that are ready for the devices.
 """
 
 import json
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def synthetic(config: ConfigDict, shard: parallel.Shard) -> dict[str, np.ndarray]:
-    """Batches of noise in the form of `pipeline.batches`: host arrays [local devices, substeps, batch, *shape]."""
+    """Batches of noise, like those of `pipeline.batches`: host arrays [local devices, substeps, batch, *shape]."""
     lead = (shard.devices, config.train.substeps, shard.per_device)
     kind = examples.of(config.data)
     x = np.random.default_rng(config.seed).random((*lead, *kind.shape), np.float32)
@@ -62,7 +62,7 @@ class Step(NamedTuple):
 
 
 def prepare(config: ConfigDict, alter: Callable[[Networks], Networks] = lambda networks: networks) -> Step:
-    """Creates state and batches and lowers the step. alter: recipe's networks -> those of the step."""
+    """Creates state and batches and lowers the step. alter: the recipe's networks -> the networks to use."""
     shard = parallel.shard(config.train.batch_size)
     networks, static, create = dispatch.from_config(config)
     on_devices = parallel.replicate(train_state.initial(create))
@@ -77,9 +77,9 @@ def prepare(config: ConfigDict, alter: Callable[[Networks], Networks] = lambda n
 def times(
     compiled: jax.stages.Compiled, arguments: tuple[Tree, ...], samples: int, each: int = 1, limit: float = math.inf
 ) -> list[float]:
-    """Seconds of samples of `each` dispatches, without waiting in between. The first sample warms up and is left out.
+    """The seconds per sample of `each` dispatches without waiting in between. The first sample warms up and is dropped.
 
-    limit: seconds after which no further sample is begun; at least one is returned.
+    limit: seconds after which no further sample is started; at least one is returned.
     """
     on_devices, *rest = arguments
     seconds, started = list[float](), time.perf_counter()
@@ -151,7 +151,7 @@ def cost(
 ) -> dict[str, float | None]:
     """FLOPs and bytes of one step on one device, as the compiler counts them (it counts the scan's body once).
 
-    On GPUs they are counted here, as the compiler does not count calls of cuDNN and cuBLAS.
+    On GPUs this package counts them, because the compiler does not count calls of cuDNN and cuBLAS.
     """
     if jax.default_backend() == "gpu":
         moved = explain.total(explain.moved(compiled.as_text() or "")).anywhere
@@ -161,7 +161,7 @@ def cost(
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, Any]:
-    """Peak bytes on the first device: as the program was compiled, and as the backend saw them."""
+    """Peak bytes on the first device: as planned by the compiler, and as measured by the backend."""
     stats = jax.local_devices()[0].memory_stats() or {}
     analysis = compiled.memory_analysis()
     planned = analysis and analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
@@ -174,7 +174,11 @@ def main(argv: list[str]) -> None:
     about = "Times a recipe's training step on synthetic data, or its input."
     parser = cli.Parser("tools.bench", usage, about, recipe=True)
     parser.add_argument(
-        "--dispatches", metavar="N", type=int, default=10, help="that are timed; the median counts (default: 10)"
+        "--dispatches",
+        metavar="N",
+        type=int,
+        default=10,
+        help="number of timed dispatches, whose median is reported (default: 10)",
     )
     parser.add_argument("--data", action="store_true", help="time the input pipeline instead of the step")
     arguments, overrides = cli.split(argv[1:])

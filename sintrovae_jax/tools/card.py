@@ -17,7 +17,7 @@ _OBJECTIVES = {
     "intro": ("IntroVAE", "1807.06358"),
     "vae": ("Variational autoencoder", "1312.6114"),
 }
-# Licences of data by the names that the Hub has for them; others are called 'other' there.
+# Licences of data, by the Hub's names; the Hub calls all others 'other'.
 _LICENCES = (
     *("apache-2.0", "mit", "bsd-3-clause", "cc", "cc0-1.0", "pddl", "odbl", "odc-by", "unlicense", "unknown"),
     *(f"cc-by-{version}" for version in ("2.0", "2.5", "3.0", "4.0")),
@@ -25,15 +25,15 @@ _LICENCES = (
     *("cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
     *("cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0"),
 )
-_OF_THE_RUN = ("step", "seconds", "examples_per_second", "skipped")  # numbers of results.json that are no metrics
+_OF_THE_RUN = ("step", "seconds", "examples_per_second", "skipped")  # numbers in results.json that are not metrics
 _TASK = "unconditional-image-generation"
 
 
 def write(folder: Path, name: str, licence: str) -> None:
     """Writes README.md, and samples to figures/, for the export in a folder. Needs the extra `hub`.
 
-    name: USER/NAME of the repository. licence: of the data, in words or as SPDX has it; '': the card says that it was
-    not given. Without what the extra `train` brings, there is no figure.
+    name: the repository's USER/NAME. licence: the data's licence, in words or as an SPDX identifier; '': the card says
+    that it was not given. Without the packages of the extra `train`, there is no figure.
     """
     model = inference.load(folder)
     drawn = _draw(model, folder)
@@ -46,7 +46,7 @@ def write(folder: Path, name: str, licence: str) -> None:
 
 
 def _draw(model: Model, folder: Path) -> bool:
-    """Whether figures/samples.png was written. It shows no data but those of a 2D density, which are computed."""
+    """Draws figures/samples.png if possible, and returns whether it did. Shows no data, except a 2D density's."""
     try:
         extras.need_train()
     except UserError as error:
@@ -61,7 +61,7 @@ def _draw(model: Model, folder: Path) -> bool:
 
 
 def _data(model: Model) -> str:
-    """What it is trained on, as `folder:pictures`, without the place."""
+    """The training data, such as `folder:pictures`, without the folders that they are in."""
     kind, _, path = printable(model.config.data.source).partition(":")
     return f"{kind}:{Path(path).name}" if kind in examples.PATHS else printable(model.config.data.source)
 
@@ -82,7 +82,7 @@ def _front(model: Model, name: str, licence: str, metrics: dict[str, Any]) -> st
     results = [
         EvalResult(_TASK if images else "other", _slug(data), data, metric, value)
         for metric, value in metrics.items()
-        if isinstance(value, float)  # not how many examples they are of
+        if isinstance(value, float)  # not the numbers of examples
     ]
     return ModelCardData(
         **about,

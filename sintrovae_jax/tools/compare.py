@@ -1,4 +1,4 @@
-"""Prints the results of several workdirs side by side: a metric a row, a workdir a column.
+"""Prints the results of several workdirs side by side: one row per metric, one column per workdir.
 
 python -m sintrovae_jax.tools.compare runs/digits runs/digits-vae [--metrics ood_auroc fid] [--html OUT.html]
 """
@@ -11,12 +11,12 @@ from sintrovae_jax import cli, extras, files, workdirs
 from sintrovae_jax.errors import UserError, printable
 from sintrovae_jax.tools import text
 
-# The beginnings of the metrics that only results with the same features have in common.
+# Prefixes of metrics that can be compared only between results with the same features.
 _OF_FEATURES = ("fid", "frechet", "kid", "precision", "recall", "classifier")
 
 
 def selected(columns: dict[str, dict[str, Any]], beginnings: list[str]) -> list[str]:
-    """The metrics of {column: {metric: value}} with such a beginning. Raises `UserError` if there is none."""
+    """The metrics of {column: {metric: value}} with one of these prefixes. Raises `UserError` if there are none."""
     names = dict.fromkeys(
         n for column in columns.values() for n, value in column.items() if not isinstance(value, list)
     )
@@ -27,7 +27,7 @@ def selected(columns: dict[str, dict[str, Any]], beginnings: list[str]) -> list[
 
 
 def table(columns: dict[str, dict[str, Any]], names: list[str]) -> str:
-    """The metrics of these names, of {column: {metric: value}}, as aligned text."""
+    """The metrics with these names, from {column: {metric: value}}, as aligned text."""
     rows = [
         ["", *columns],
         *([printable(name), *(_shown(column.get(name)) for column in columns.values())] for name in names),
@@ -42,7 +42,7 @@ def _shown(value: object) -> str:
 
 
 def other_features(columns: dict[str, dict[str, Any]], names: list[str]) -> str:
-    """A warning if metrics of these names are of different features, such as those of two classifiers; else ''."""
+    """A warning if metrics with these names use different features, such as two classifiers'; otherwise ''."""
     used = {column: str(results["features"]) for column, results in columns.items() if "features" in results}
     extractors = {text.split(" ")[0] for text in used.values()}
     if len(set(used.values())) == len(extractors) or not any(name.startswith(_OF_FEATURES) for name in names):
@@ -52,7 +52,7 @@ def other_features(columns: dict[str, dict[str, Any]], names: list[str]) -> str:
 
 
 def _write_page(target: str, places: dict[str, Path], beginnings: list[str], warning: str) -> None:
-    """Writes the page of --html. Workdirs without results are on it too, with what they have."""
+    """Writes the page of --html. Workdirs without results are included, with their other files."""
     extras.need_report()
     path = files.place(target)
     if path.is_dir():
@@ -70,9 +70,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     parser.add_argument(
-        "--metrics", nargs="+", metavar="NAME", default=[], help="only those whose names begin with one of these"
+        "--metrics", nargs="+", metavar="NAME", default=[], help="only metrics whose names begin with one of these"
     )
-    parser.add_argument("--html", metavar="FILE", default="", help="also writes a page: metrics, curves, pictures")
+    parser.add_argument("--html", metavar="FILE", default="", help="also write a page: metrics, curves, pictures")
     args = parser.parse(argv[1:])
     places = {workdir: files.place(workdir) for workdir in args.workdirs}
     columns = {}

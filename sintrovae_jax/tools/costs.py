@@ -1,8 +1,8 @@
 """The FLOPs of a step, counted without the backend.
 
-XLA's own analysis treats calls of a library as opaque: on a GPU, where convolutions are cuDNN's and products cuBLAS's,
-its FLOPs leave out nearly all of the step. Here they are those of the program before compilation, with the body of a
-loop counted once. (`explain` has the bytes of the compiled program.)
+XLA's own analysis treats library calls as opaque: on a GPU, where cuDNN and cuBLAS compute convolutions and products,
+its FLOPs leave out nearly the whole step. This module counts the FLOPs of the program before compilation, with the body
+of a loop counted once. (`explain` has the bytes of the compiled program.)
 """
 
 import math
@@ -17,15 +17,15 @@ from sintrovae_jax.arrays import Tree
 
 
 def flops(jaxpr: Jaxpr) -> float:
-    """The FLOPs of a jaxpr's convolutions and matrix products, without dead code, and without padding as XLA counts.
+    """The FLOPs of a jaxpr's convolutions and matrix products, without dead code and, as XLA counts, without padding.
 
-    Elementwise operations are not counted: they are bound by memory. Of branches the most expensive one counts.
+    Elementwise operations are not counted: they are bound by memory. Only the most expensive branch of a `cond` counts.
     """
     return _flops(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def _flops(jaxpr: Jaxpr, wanted: list[bool]) -> tuple[float, list[bool]]:
-    """The FLOPs that the wanted outputs need, and which of the inputs they need."""
+    """The FLOPs that the wanted outputs need, and the inputs that they need."""
     total, live = 0.0, {var for var, want in zip(jaxpr.outvars, wanted, strict=True) if want and not _literal(var)}
     for eqn in reversed(jaxpr.eqns):
         wanted = [var in live for var in eqn.outvars]
@@ -67,7 +67,7 @@ def _jaxprs(value: Any) -> list[Jaxpr]:
 
 
 def _shape(var: Any) -> tuple[int, ...]:
-    return var.aval.shape  # that arrays have, of all the kinds of abstract values
+    return var.aval.shape  # only abstract arrays have a shape
 
 
 def _convolution(eqn: JaxprEqn) -> float:
@@ -84,7 +84,7 @@ def _convolution(eqn: JaxprEqn) -> float:
 
 
 def _hits(size: int, kernel: int, out: int, stride: int, pad: int, x_dilation: int, dilation: int) -> int:
-    """The number of pairs of an output and a kernel position that meet an actual input value, along one axis."""
+    """The number of pairs (output, kernel position) along one axis that meet an actual input value, not padding."""
     position = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - pad
     return int(((position >= 0) & (position <= (size - 1) * x_dilation) & (position % x_dilation == 0)).sum())
 

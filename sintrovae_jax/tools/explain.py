@@ -1,12 +1,12 @@
-"""The memory traffic of a compiled program: its heaviest instructions, where they come from, and sums by kind.
+"""The memory traffic of a compiled program: its heaviest instructions, their source lines, and totals by kind.
 
     python -m sintrovae_jax.main --config configs/cifar10.py --mode plan --explain --topology v5e:2x4
 
-An instruction moves its operands and its outputs, a fusion those of the fusion as a whole. Of an array that is only
-sliced, or updated in a slice, only the slice counts. The body of a loop counts once, so the sums are of one step.
+An instruction moves its operands and its outputs; a fusion counts as one instruction. If an array is only sliced, or
+updated in a slice, only the slice counts. The body of a loop counts once, so the totals are for one step.
 
-A TPU lays arrays out in tiles, mostly of 8×128 elements, and pads to whole ones: a map of 64 channels, these innermost,
-is half padding, and is moved with it. Arrays that the compiler keeps in a chip's own fast memory do not move at all,
+A TPU stores arrays in tiles, mostly of 8×128 elements, padded to whole tiles: a map of 64 channels, innermost, is half
+padding, which is moved too. Arrays that the compiler keeps in a chip's own fast memory do not move at all,
 but its own sum, on which the plan's roofline is based, counts them. All three numbers are given.
 """
 
@@ -21,7 +21,7 @@ _PACKAGE = "sintrovae_jax/"
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 _CALLS = {"while", "call", "conditional", "async-start"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
-_PRODUCTS = ("convolution", "dot", "conv", "gemm", "matmul")  # opcodes, and parts of what libraries' calls are named
+_PRODUCTS = ("convolution", "dot", "conv", "gemm", "matmul")  # opcodes, and parts of the names of library calls
 _MOVES = {"copy", "copy-start", "slice-start", "transpose", "reshape", "concatenate", "reverse", *_SLICES}
 _OF_FRAMES = (  # kinds, by a pattern of file:function in the call stack of an instruction
     (r"flax/linen/normalization\.py|:\w*[nN]orm(alized)?\b|/layers\.py:_(forward|backward|scaled)\b", "normalisation"),
@@ -43,7 +43,7 @@ class Moved(NamedTuple):
 
 
 def moved(text: str) -> list[Moved]:
-    """Every instruction of a program that moves anything, the heaviest first."""
+    """All instructions of a program that move bytes, the heaviest first."""
     program, out, seen = Program(text), [], set()
     waiting = [program.entry]
     while waiting:
@@ -60,7 +60,7 @@ def moved(text: str) -> list[Moved]:
 
 
 def total(everything: list[Moved]) -> Size:
-    """The sum of what instructions move."""
+    """The sum of the bytes that instructions move."""
     return sum((move.size for move in everything), Size())
 
 
@@ -73,7 +73,7 @@ def _described(program: Program, instruction: Instruction, size: Size) -> Moved:
 
 
 def _traffic(program: Program, computation: dict[str, Instruction], instruction: Instruction) -> Size:
-    """What an instruction reads and writes."""
+    """The bytes that an instruction reads and writes."""
     opcode, output = instruction.opcode, instruction.size
     operands = [computation[name].size for name in instruction.operands if name in computation]
     if opcode in _FREE or opcode.endswith("-done"):
@@ -81,12 +81,12 @@ def _traffic(program: Program, computation: dict[str, Instruction], instruction:
     elif opcode == "custom-call" and instruction.type.startswith("("):  # a library call; its scratch is bytes
         size = sum(operands, sum(sizes(re.sub(r"\b[su]8\[\d*\]", "", instruction.type)), Size()))
     elif opcode == "fusion":
-        size = _of_fusion(program.fused(instruction), output)
-    elif opcode == "slice-start":  # from the main memory to a chip's own: ((source), slice, a word to count with)
+        size = _fusion_traffic(program.fused(instruction), output)
+    elif opcode == "slice-start":  # from main memory to on-chip memory: ((source), slice, counter)
         part = sizes(instruction.type)[1].anywhere
         size = Size(part, part, 2 * part)
     elif opcode.endswith("-start") and opcode != "all-reduce-start":
-        size = output  # a tuple of what goes in and what comes out
+        size = output  # a tuple of the inputs and outputs
     elif opcode in _SLICES:
         size = output + output
     elif opcode == "dynamic-update-slice":
@@ -96,8 +96,8 @@ def _traffic(program: Program, computation: dict[str, Instruction], instruction:
     return size
 
 
-def _of_fusion(fused: dict[str, Instruction], output: Size) -> Size:
-    """The operands and outputs of a fusion, or only the slices of them that it reads or updates in place."""
+def _fusion_traffic(fused: dict[str, Instruction], output: Size) -> Size:
+    """The bytes of a fusion's operands and outputs; for arrays that it only slices or updates in place, the slice's."""
     (root,) = (each for each in fused.values() if each.root)
     total = fused[root.operands[1]].size if root.opcode == "dynamic-update-slice" else output
     for parameter in fused.values():
@@ -112,7 +112,7 @@ def _of_fusion(fused: dict[str, Instruction], output: Size) -> Size:
 
 
 def _kind(program: Program, instruction: Instruction) -> str:
-    """One of `KINDS`, by what an instruction does, or else by the calls that it comes from."""
+    """One of `KINDS`, by the instruction's operation, or else by the call stack that it comes from."""
     opcodes = {instruction.opcode}
     if instruction.opcode == "fusion":
         opcodes = {each.opcode for each in program.fused(instruction).values()} - _FREE
@@ -131,7 +131,7 @@ def _kind(program: Program, instruction: Instruction) -> str:
 
 
 def report(text: str, counted: float | None) -> str:
-    """The table that `--explain` prints of a program. counted: the bytes that the compiler itself counts."""
+    """The table that `--explain` prints for a program. counted: the bytes by the compiler's own count."""
     everything = moved(text)
     whole = total(everything)
     lines = [
@@ -141,9 +141,9 @@ def report(text: str, counted: float | None) -> str:
     if counted:
         lines[0] += f", where the compiler counts {counted / 1e9:.3f} GB ({whole.anywhere / counted - 1:+.1%})"
     for kind in KINDS:
-        of_kind = [move for move in everything if move.kind == kind]
-        size = total(of_kind)
-        lines.append(f"{_gigabytes(size)}  {size.padded / max(whole.padded, 1):4.0%}  {kind}: {len(of_kind)}")
+        moves = [move for move in everything if move.kind == kind]
+        size = total(moves)
+        lines.append(f"{_gigabytes(size)}  {size.padded / max(whole.padded, 1):4.0%}  {kind}: {len(moves)}")
     lines.append(f"  padded    plain  the {_HEAVIEST} heaviest: kind, line, what it writes, where it was traced")
     for move in everything[:_HEAVIEST]:
         output = move.output if len(move.output) < 70 else move.output[:66] + "...)"

@@ -1,12 +1,12 @@
-"""Exports a workdir's model: one checkpoint, without the optimisers. It loads as any other, but cannot be trained on.
+"""Exports a workdir's model: one checkpoint, without the optimisers. It loads like any other, but cannot be trained.
 
     python -m sintrovae_jax.tools.export WORKDIR OUT [--step STEP] [--stablehlo]
     python -m sintrovae_jax.tools.export WORKDIR [OUT] --push hf:USER/NAME [--private] [--data-licence LICENCE]
 
-OUT has config.json, the networks to sample from (the averaged ones where the run has them) with the BatchNorm averages
-that they were scored with, and results.json if its metrics are of this step. None of them says where on this machine
-anything lies. With --stablehlo it has programs instead, which need JAX alone (`tools.stablehlo`). --push uploads it to
-the Hugging Face Hub (`hub`), with a model card (`tools.card`).
+OUT has config.json, the networks to sample from (the averaged ones if the run has them) with the BatchNorm averages
+that they were evaluated with, and results.json if its metrics are for this step. None of these files contains a path of
+this machine. With --stablehlo OUT has programs instead, which need only JAX (`tools.stablehlo`). --push uploads the
+export to the Hugging Face Hub (`hub`), with a model card (`tools.card`).
 """
 
 import contextlib
@@ -38,12 +38,12 @@ def _loaded(path: str | Path, at: int | str | None) -> tuple[Path, Model]:
 
 
 def _fill(folder: Path, target: str | Path, workdir: Path, model: Model) -> None:
-    """Writes the files of an export of a model of a workdir to a folder that becomes `target`."""
+    """Writes the export of a workdir's model to a folder that becomes `target`."""
     try:
         with contextlib.closing(checkpoint.Checkpoints(folder)) as checkpoints:
             checkpoints.save_networks(model.step, model.variables, ema=train_state.has_ema(model.config))
         checkpoint.forget_place(folder)
-    except Exception as error:  # whatever Orbax and its storage layers raise where they cannot write
+    except Exception as error:  # whatever Orbax and its storage layers raise if they cannot write
         raise UserError(f"cannot write to {target}: {parallel.first_line(error)}") from error
     configs.write(model.config, folder, places=False)
     standing.copy(workdir, model.step, folder)
@@ -74,8 +74,9 @@ def push(
 ) -> str:
     """Exports a model with a model card, and uploads it as one commit. Returns the commit's address.
 
-    path, at: as `inference.load` takes them. target: a new folder; None: none is kept. to: 'hf:USER/NAME'. private: for
-    a new repository. licence: of the data. Raises what `export`, `hub.check` and `hub.push` raise.
+    path, at: as `inference.load` takes them. target: a new folder to keep; None: keeps none. to: 'hf:USER/NAME'.
+    private: whether a new repository is private. licence: the data's licence. Raises the errors of `export`,
+    `hub.check` and `hub.push`.
     """
     repository = hub.destination(to)
     hub.check(repository, private)
@@ -84,9 +85,9 @@ def push(
     workdir, model = _loaded(path, at)
     with tempfile.TemporaryDirectory() as scratch:
         folder = target or Path(scratch) / "out"
-        with files.new_folder(folder) as beside:
-            _fill(beside, folder, workdir, model)
-            card.write(beside, repository.name, licence)
+        with files.new_folder(folder) as temporary:
+            _fill(temporary, folder, workdir, model)
+            card.write(temporary, repository.name, licence)
         return hub.push(files.place(folder), repository, private, f"Step {model.step}")
 
 
@@ -96,13 +97,17 @@ def _parser() -> cli.Parser:
         "WORKDIR OUT [--step STEP] [--stablehlo]; or WORKDIR [OUT] --push hf:USER/NAME [options]",
         "Exports a workdir's model: one checkpoint, without the optimisers.",
     )
-    parser.add_argument("workdir", metavar="WORKDIR", help="or one checkpoint of it, WORKDIR/checkpoints/STEP")
+    parser.add_argument(
+        "workdir", metavar="WORKDIR", help="a workdir, or one of its checkpoints, WORKDIR/checkpoints/STEP"
+    )
     parser.add_argument("out", metavar="OUT", nargs="?", help="a new folder; with --push it may be left out")
     parser.add_argument("--step", default="latest", help="a step, best or latest (the default)")
-    parser.add_argument("--stablehlo", action="store_true", help="programs that need JAX alone, not a checkpoint")
+    parser.add_argument("--stablehlo", action="store_true", help="export programs that need only JAX, not a checkpoint")
     parser.add_argument("--push", metavar="hf:USER/NAME", help="upload it to the Hugging Face Hub, with a model card")
-    parser.add_argument("--private", action="store_true", help="push: a new repository is private")
-    parser.add_argument("--data-licence", metavar="LICENCE", default="", help='push: of the data, as "CC BY-SA 3.0"')
+    parser.add_argument("--private", action="store_true", help="push: make a new repository private")
+    parser.add_argument(
+        "--data-licence", metavar="LICENCE", default="", help='push: the licence of the data, as "CC BY-SA 3.0"'
+    )
     return parser
 
 

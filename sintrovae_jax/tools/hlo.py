@@ -1,7 +1,7 @@
-"""A parser of XLA's text of an optimised program, as far as planning needs: arrays, instructions, source lines.
+"""A parser for the text of XLA's optimised programs, for planning: arrays, instructions, source lines.
 
-A TPU lays arrays out in tiles, mostly of 8×128 elements, and pads to whole ones: a map of 64 channels, these innermost,
-is half padding, and is moved with it.
+A TPU stores arrays in tiles, mostly of 8×128 elements, padded to whole tiles: a map of 64 channels, innermost, is half
+padding, which is moved too.
 """
 
 import math
@@ -20,7 +20,7 @@ _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 
 
 class Size(NamedTuple):
-    """Bytes of arrays: their elements in the main memory; the same with the padding of tiles; and in any memory."""
+    """Bytes of arrays: the elements in main memory; the same with tiles' padding; and, with padding, in any memory."""
 
     plain: int = 0
     padded: int = 0
@@ -33,7 +33,7 @@ class Size(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One line of a computation; `rest` is what follows the parenthesis that its operands begin with."""
+    """One line of a computation; `rest` is the text after the opening parenthesis of its operands."""
 
     name: str
     type: str
@@ -57,9 +57,9 @@ class Instruction(NamedTuple):
 
 
 def sizes(text: str) -> list[Size]:
-    """The sizes of the arrays in a type as the program's text writes it, `bf16[8,64]{1,0:T(8,128)(2,1)}`.
+    """The sizes of the arrays in a type in the program's text, such as `bf16[8,64]{1,0:T(8,128)(2,1)}`.
 
-    S(1) and up are memories of the chip's own. Finer tiles such as the (2,1) only reorder what is within one.
+    S(1) and up are on-chip memories. Finer tiles such as the (2,1) only reorder elements within a tile.
     """
     return [_size(*found) for found in _ARRAY.findall(text)]
 

@@ -2,11 +2,11 @@
 
     python -m sintrovae_jax.main --config configs/cifar10.py --mode plan --topology v5e:2x4
 
-For a TPU slice the recipe's own step is compiled by the TPU's compiler, which needs no TPU (extra `tpu`). For GPUs it
-is compiled for the local one, or else for the CPU, which is an estimate. Nothing is run; inputs are shapes alone.
+For a TPU slice the recipe's own step is compiled by the TPU compiler, which needs no TPU (extra `tpu`). For GPUs it is
+compiled for the local GPU, or else for the CPU, as an estimate. Nothing is run; the inputs are only shapes.
 
-The time is the roofline's: no step is faster than its FLOPs at the chip's peak, nor than its bytes at the bandwidth of
-its memory. A real step takes longer, and also waits for its collectives.
+The time is the roofline's: no step is faster than its FLOPs at the chip's peak, or than its bytes at the bandwidth of
+the chip's memory. A real step takes longer, and also waits for its collectives.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ class Plan:
     collectives: dict[str, tuple[int, int]]  # {kind: (number, bytes)} after compilation, {} on one chip
     steps: int  # of the recipe, at this level
     estimate: bool  # compiled for another device than the chip
-    explanation: str = ""  # what moves the bytes, if asked for
+    explanation: str = ""  # the instructions that move the bytes, if requested
 
     @property
     def examples_per_second(self) -> float | None:
@@ -84,7 +84,7 @@ class Plan:
 
     @property
     def hours(self) -> float | None:
-        """Of all steps at this level, at the roofline."""
+        """The time of all steps at this level, at the roofline."""
         return self.seconds and self.steps * self.seconds / 3600
 
 
@@ -106,11 +106,11 @@ def plan(config: ConfigDict, topology: str, level: int | None = None, explained:
     for each in levels:
         if each.batch_size % count:
             raise UserError(f"{key}: {each.batch_size} does not divide by the {count} chips of {topology}")
-    return [_of_level(config, each, topology, chip, count, devices, explained) for each in levels]
+    return [_level_plan(config, each, topology, chip, count, devices, explained) for each in levels]
 
 
 def _devices(topology: str) -> tuple[Chip, int, Sequence[jax.Device] | None]:
-    """The chip, the number of chips, and the devices to compile for; None: a local one."""
+    """The chip, the number of chips, and the devices to compile for; None: a local device."""
     name, _, layout = topology.partition(":")
     if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", layout):
         given = f", not {topology!r}" if topology else ""
@@ -118,7 +118,7 @@ def _devices(topology: str) -> tuple[Chip, int, Sequence[jax.Device] | None]:
     chip = CHIPS[name]
     if chip.gpu:
         return chip, int(np.prod([int(n) for n in layout.split("x")])), None
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this need not be a TPU VM
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this may not be a TPU VM
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is used, so another process may use it
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
@@ -133,7 +133,7 @@ def _devices(topology: str) -> tuple[Chip, int, Sequence[jax.Device] | None]:
     return chip, len(devices), devices
 
 
-def _of_level(
+def _level_plan(
     config: ConfigDict,
     level: schedule.Level,
     topology: str,
@@ -195,7 +195,7 @@ def _step(config, networks, static, create, level, devices_count, per_device, de
 
 def _metrics(compiled: jax.stages.Compiled, chip: Chip, cost: dict[str, Any]) -> dict[str, Any]:
     analysis, program = compiled.memory_analysis(), compiled.as_text()
-    assert analysis is not None and program is not None  # as every backend that is planned for has them
+    assert analysis is not None and program is not None  # all supported backends have them
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     kept = arguments + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     flops, moved = cost["flops_per_step"], cost["bytes_per_step"]
@@ -244,7 +244,7 @@ _COLUMNS = ("level", "batch", "type", "GB kept", "GB temp", "fits", "TFLOP", "GB
 
 
 def table(plans: list[Plan]) -> str:
-    """The plans as aligned text, with examples a second and hours for all steps."""
+    """The plans as aligned text, with examples per second and the hours for all steps."""
     rows = [[*_COLUMNS, "examples/s", "hours"]]
     for p in plans:
         count = sum(number for number, _ in p.collectives.values())
@@ -254,18 +254,18 @@ def table(plans: list[Plan]) -> str:
                 "-" if p.level is None else f"{p.level}",
                 f"{p.batch_size}",
                 p.dtype,
-                *(_of(value, _GB, ".2f") for value in (p.arguments, p.temporaries)),
+                *(_shown(value, _GB, ".2f") for value in (p.arguments, p.temporaries)),
                 "yes" if p.fits else f"no: {p.why}",
-                *(_of(value, unit, ".3g") for value, unit in ((p.flops, 1e12), (p.bytes, _GB), (p.seconds, 1e-3))),
+                *(_shown(value, unit, ".3g") for value, unit in ((p.flops, 1e12), (p.bytes, _GB), (p.seconds, 1e-3))),
                 p.bound or "-",
                 f"{p.asked} -> {count} ({megabytes:.3g} MB)",
-                *(_of(value, 1, ".4g") for value in (p.examples_per_second, p.hours)),
+                *(_shown(value, 1, ".4g") for value in (p.examples_per_second, p.hours)),
             ]
         )
     return text.aligned(rows)
 
 
-def _of(value: float | None, unit: float, form: str) -> str:
+def _shown(value: float | None, unit: float, form: str) -> str:
     return "-" if value is None else format(value / unit, form)
 
 

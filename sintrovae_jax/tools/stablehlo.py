@@ -1,7 +1,7 @@
-"""Writes a model as programs that need JAX alone: `python -m sintrovae_jax.tools.export WORKDIR OUT --stablehlo`.
+"""Writes a model as programs that need only JAX: `python -m sintrovae_jax.tools.export WORKDIR OUT --stablehlo`.
 
 OUT has encoder and decoder as serialised `jax.export` artifacts for any number of examples on CPU, CUDA and TPU, with
-the weights inside; model.json, which says what they take; and load_model.py, which reads both without this package.
+the weights inside; model.json, which describes their inputs; and load_model.py, which reads both without this package.
 """
 
 import json

@@ -32,7 +32,7 @@ def marginal(d: np.ndarray) -> np.ndarray:
 
 
 def elbo(q: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """W [..., X], in nats, of an encoder q [..., X, Z] and a decoder d [..., Z, X]."""
+    """The ELBO W [..., X], in nats, of an encoder q [..., X, Z] and a decoder d [..., Z, X]."""
     return (q * _integrand(q, d)).sum(axis=-1)
 
 
@@ -42,27 +42,29 @@ def _integrand(q, d):
 
 
 def encoder_objective(w: np.ndarray, p_d: np.ndarray, r: np.ndarray, alpha: np.ndarray | float) -> np.ndarray:
-    """L_q [...], which the encoder maximises, of the ELBO w [..., X]."""
+    """L_q [...], which the encoder maximises. w: the ELBO [..., X]."""
     return w @ r - (p_d * np.exp(np.expand_dims(alpha, -1) * w)).sum(axis=-1) / alpha
 
 
 def decoder_objective(w: np.ndarray, p_d: np.ndarray, r: np.ndarray, gamma: np.ndarray | float) -> np.ndarray:
-    """L_d [...], which the decoder maximises, of the ELBO w [..., X]."""
+    """L_d [...], which the decoder maximises. w: the ELBO [..., X]."""
     return w @ r + gamma * (p_d * w).sum(axis=-1)
 
 
 def best_elbo(p_d: np.ndarray, r: np.ndarray, alpha: np.ndarray | float) -> np.ndarray:
-    """W* [..., X] of the encoder that answers a decoder best. It is log p_d, the exact posterior's, where `exact`."""
+    """W* [..., X] of the encoder that is the best response to a decoder. If `exact`, it is log p_d, the exact
+    posterior's.
+    """
     return np.minimum(np.log(p_d), np.log(r / p_d) / np.expand_dims(alpha, -1))
 
 
 def exact(p_d: np.ndarray, r: np.ndarray, alpha: np.ndarray | float) -> np.ndarray:
-    """Whether p_d(x)^(α+1) <= r(x) for all x [...], up to rounding: the condition of the theorem."""
+    """Whether p_d(x)^(α+1) <= r(x) for all x, up to rounding: the condition of the theorem. Returns [...]."""
     return (p_d ** (1 + np.expand_dims(alpha, -1)) <= r * (1 + 1e-9)).all(axis=-1)
 
 
 def encoder_gradient(q: np.ndarray, d: np.ndarray, r: np.ndarray, alpha: np.ndarray | float) -> np.ndarray:
-    """The gradient of L_q by the logits of q [..., X, Z]."""
+    """The gradient of L_q with respect to the logits of q, [..., X, Z]."""
     integrand = _integrand(q, d)
     w = (q * integrand).sum(axis=-1)
     by_elbo = r - marginal(d) * np.exp(np.expand_dims(alpha, -1) * w)
@@ -70,7 +72,7 @@ def encoder_gradient(q: np.ndarray, d: np.ndarray, r: np.ndarray, alpha: np.ndar
 
 
 def decoder_gradient(q: np.ndarray, d: np.ndarray, r: np.ndarray, gamma: np.ndarray | float) -> np.ndarray:
-    """The gradient of L_d by the logits of d [..., Z, X], that through p_d in E_{p_d} included."""
+    """The gradient of L_d with respect to the logits of d, [..., Z, X], including the path through p_d in E_{p_d}."""
     gamma, p_d, w = np.expand_dims(gamma, -1), marginal(d), elbo(q, d)
     by_log_d = (r + gamma * p_d)[..., None, :] * q.swapaxes(-1, -2) + (gamma * w)[..., None, :] * d / d.shape[-2]
     return by_log_d - d * by_log_d.sum(axis=-1, keepdims=True)
@@ -81,7 +83,7 @@ def play(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gradient ascent of both players in turn, from random tables. Returns q [N, X, Z] and d [N, Z, X].
 
-    gamma, alpha: [N], a game each.
+    gamma, alpha: [N], one game for each pair.
     """
     generator, n = np.random.default_rng(seed), len(gamma)
     encoder, decoder = generator.normal(size=(n, len(r), latents)), generator.normal(size=(n, latents, len(r)))
@@ -96,12 +98,12 @@ def play(
 
 
 def divergence(p: np.ndarray, r: np.ndarray, gamma: float) -> float:
-    """KL(r ‖ p) + γ H(p) in nats, what the decoder of an equilibrium minimises, of p [X]."""
+    """KL(r ‖ p) + γ H(p) in nats, p: [X]. The decoder of an equilibrium minimises it."""
     return float(special.rel_entr(r, p).sum() + gamma * special.entr(p).sum())
 
 
 def optimum(r: np.ndarray, gamma: float, starts: int = 32, seed: int = 0) -> np.ndarray:
-    """d*, the p [X] of the least `divergence`. It is not convex: the best of minimisations from many starts."""
+    """d*, the p [X] with the smallest `divergence`. That is not convex: takes the best of many minimisations."""
 
     def table(logits):
         return special.softmax(np.append(logits, 0.0))
@@ -122,7 +124,7 @@ def optimum(r: np.ndarray, gamma: float, starts: int = 32, seed: int = 0) -> np.
 
 
 def sweep(r: np.ndarray, gammas: Sequence[float], alphas: Sequence[float]) -> list[dict[str, Any]]:
-    """A row each for all pairs of a γ and an α: d*, where play ends, its distance to d*, and whether `exact` holds."""
+    """A row for each pair of γ and α: d*, where play ends, its distance to d*, and whether `exact` holds."""
     pairs = [(gamma, alpha) for alpha in alphas for gamma in gammas]
     gamma, alpha = np.array(pairs, np.float64).T
     ends, best = marginal(play(r, gamma, alpha)[1]), {one: optimum(r, one) for one in gammas}
@@ -140,7 +142,7 @@ def sweep(r: np.ndarray, gammas: Sequence[float], alphas: Sequence[float]) -> li
 
 
 def figure(path: Path, r: np.ndarray, rows: list[dict[str, Any]]) -> None:
-    """A panel for each α: p(x) over γ, of d* (lines) and where play ends (dots); then one of the entropies."""
+    """A panel for each α: p(x) over γ for d* (lines) and for the end of play (dots); then a panel of the entropies."""
     from matplotlib.figure import Figure
 
     alphas = sorted({row["alpha"] for row in rows})
@@ -165,8 +167,8 @@ def figure(path: Path, r: np.ndarray, rows: list[dict[str, Any]]) -> None:
     entropies.axhline(special.entr(r).sum(), color="0.6", linestyle=":", label="data")
     entropies.set(title="entropy, nats", xlabel="γ")
     entropies.legend(fontsize="small")
-    with files.storing(path), files.replacing(path) as beside:
-        drawing.savefig(beside, format="png", dpi=110)
+    with files.storing(path), files.replacing(path) as temporary:
+        drawing.savefig(temporary, format="png", dpi=110)
 
 
 def _distribution(value: str) -> np.ndarray:
