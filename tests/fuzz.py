@@ -38,7 +38,7 @@ import numpy as np
 import tensorstore
 from PIL import Image
 
-from sintrovae_jax import checkpoint, inference, logs, perceptual, standing, train_step, workdirs
+from sintrovae_jax import checkpoint, dispatch, inference, logs, perceptual, standing, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.data import identity, images, pipeline, readers
 from sintrovae_jax.data.images import Format
@@ -361,7 +361,7 @@ def _workdir() -> Files:
         folder = Path(place)
         configs.write(config, folder)
         with contextlib.closing(checkpoint.Checkpoints(folder)) as checkpoints:
-            checkpoints.save(jax.tree.map(np.asarray, train_step.from_config(config)[2]()))
+            checkpoints.save(jax.tree.map(np.asarray, dispatch.from_config(config)[2]()))
         workdirs.write_results(folder, {"step": 0, "jsd": 0.1})
         identity.write(_DATA, folder)
         (folder / workdirs.METRICS).write_text("step,seconds,examples_per_second,loss\r\n5,1,2,3\r\n10,2,2,3\r\n")
@@ -418,7 +418,7 @@ def _restore(folder: Path) -> None:
 
 @functools.cache
 def _abstract() -> Any:
-    return jax.eval_shape(train_step.from_config(_tiny())[2])
+    return jax.eval_shape(dispatch.from_config(_tiny())[2])
 
 
 _DATA = identity.of_arrays({"x_train": np.zeros(3, np.uint8), "x_test": np.zeros((2, 2))})
@@ -467,7 +467,7 @@ def _open_standing(folder: Path) -> None:
 def _torch_files() -> list[Files]:
     torch = pth.torch()
     config = _tiny()
-    variables = jax.tree.map(np.asarray, train_step.from_config(config)[2]()).variables
+    variables = jax.tree.map(np.asarray, dispatch.from_config(config)[2]()).variables
     tensors = {name: torch.from_numpy(x) for name, x in layouts.to_official(config, variables).items()}
 
     class Code:

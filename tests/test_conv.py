@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from scipy.signal import correlate
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import models, objectives, parallel, schedule, seeds, train_state, train_step
+from sintrovae_jax import dispatch, models, objectives, parallel, schedule, seeds, train_state, train_step
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, convolution, style
@@ -68,7 +68,7 @@ COUNTS |= {"monsters": MONSTERS, "celebahq": FACES, "ffhq": FACES, "celebahq1024
 @pytest.mark.parametrize("name", COUNTS)
 def test_sizes_of_the_published_networks(name):
     settings = recipe(name)
-    networks, _, create = train_step.from_config(settings)
+    networks, _, create = dispatch.from_config(settings)
     fresh = jax.eval_shape(create)
     assert (size(fresh.encoder.params), size(fresh.decoder.params)) == COUNTS[name]
     assert {leaf.dtype.name for leaf in jax.tree.leaves((fresh.encoder.params, fresh.decoder.stats))} == {"float32"}
@@ -281,7 +281,7 @@ def test_a_convolution_of_even_size_and_its_gradients_are_those_of_jax(inputs, o
 
 def arguments(settings, level=None):
     """The static parts of the training step of a recipe, at a level where networks grow, and its arguments' shapes."""
-    networks, static, create = train_step.from_config(settings)
+    networks, static, create = dispatch.from_config(settings)
     substeps, batch, shape = settings.train.substeps, settings.train.batch_size, examples.of(settings.data).shape
     if level is not None:
         static, shape = dataclasses.replace(static, level=level), (*[style.resolution(level)] * 2, shape[-1])
@@ -326,7 +326,7 @@ def test_no_convolution_on_a_cpu_is_left_in_a_layout_without_a_fast_kernel():
     settings.model.channels = (4, 8)
     networks, static, (*inputs, key) = arguments(settings)
     inputs = jax.tree.map(lambda s: jax.ShapeDtypeStruct((1, *s.shape), s.dtype), inputs)
-    text = train_step.on_devices(networks, static).lower(*inputs, key, ()).compile().as_text()
+    text = dispatch.on_devices(networks, static).lower(*inputs, key, ()).compile().as_text()
     layouts = re.findall(r" convolution\(.*dim_labels=([^,\s]+)", text)
     assert len(layouts) > 50
     assert set(layouts) == {"b01f_01io->b01f"}

@@ -17,7 +17,7 @@ import pytest
 from conftest import TINY, run
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sintrovae_jax import checkpoint, inference, models, parallel, schedule, train_step
+from sintrovae_jax import checkpoint, dispatch, inference, models, parallel, schedule
 from sintrovae_jax import config as configs
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
@@ -321,7 +321,7 @@ def test_a_state_of_the_variables_can_be_saved_and_restored(name, tmp_path):
     config = tiny(name)
     variables = layouts.from_official(config, theirs.random(SHAPES[name]))
     host = convert.fresh_state(config, variables, 50)
-    networks, _, create = train_step.from_config(config)
+    networks, _, create = dispatch.from_config(config)
     assert jax.tree.structure(host) == jax.tree.structure(jax.eval_shape(create))
     fresh = jax.jit(networks.encoder_tx.init)(host.encoder.params)
     jax.tree.map(np.testing.assert_array_equal, host.encoder.opt_state, fresh)

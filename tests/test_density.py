@@ -9,7 +9,7 @@ from scipy.spatial import distance
 from scipy.stats import entropy
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import inference, objectives, train_step
+from sintrovae_jax import dispatch, inference, objectives
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.evaluators import density, latents
 from sintrovae_jax.evaluators.scoring import Scoring
@@ -78,7 +78,7 @@ def test_gnelbo_by_hand():
 def model():
     config = configs.read_recipe("configs/rings.py")
     config.model.channels, config.eval.num_samples, config.eval.batch_size = (8,), 5_000, 16_384
-    networks, _, create = train_step.from_config(config)
+    networks, _, create = dispatch.from_config(config)
     return inference.from_state(config, networks, create())
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY, run
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import inference, train_state, train_step, workdirs
+from sintrovae_jax import dispatch, inference, train_state, workdirs
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation, features, frechet, inception, kid, likelihood, ood, precision_recall
@@ -101,7 +101,7 @@ KEPT = {}
 
 
 def untrained(config):
-    networks, _, create = train_step.from_config(config)
+    networks, _, create = dispatch.from_config(config)
     return inference.from_state(config, networks, train_state.initial(create))
 
 

@@ -16,7 +16,7 @@ from conftest import ROOT, environment, free_port, here
 from PIL import Image
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import explore, inference, train_step
+from sintrovae_jax import dispatch, explore, inference
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.explore import __main__ as command
 from sintrovae_jax.explore import drawing
@@ -35,7 +35,7 @@ def untrained(recipe, **values):
     config = configs.read_recipe(f"configs/{recipe}.py")
     with config.ignore_type():
         config.update_from_flattened_dict(SMALL | {name.replace("__", "."): v for name, v in values.items()})
-    networks, _, create = train_step.from_config(config)
+    networks, _, create = dispatch.from_config(config)
     return inference.from_state(config, networks, jax.jit(create)())
 
 

@@ -14,7 +14,7 @@ from conftest import FULL, ROOT, TINY, environment, metrics, run
 from PIL import Image
 
 import sintrovae_jax
-from sintrovae_jax import checkpoint, config, inference, modes, parallel, schedule, train_state, train_step
+from sintrovae_jax import checkpoint, config, dispatch, inference, modes, parallel, schedule, train_state, train_step
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import evaluation
@@ -74,7 +74,7 @@ def small_digits():
 def five_steps():
     """A host state after five steps of the VAE phase on `small_digits`, which compiles sooner, and its networks."""
     settings = small_digits()
-    networks, static, create = train_step.from_config(settings)
+    networks, static, create = dispatch.from_config(settings)
     start = train_state.initial(create)
     batch = next(
         pipeline.batches(

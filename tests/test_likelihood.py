@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import importance, inference, priors, train_step
+from sintrovae_jax import dispatch, importance, inference, priors
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Posterior, trained
 
@@ -122,7 +122,7 @@ def model():
     """A model without hidden layers: linear, its log p(x) is known too. Its posterior is as wide as the prior."""
     config = configs.read_recipe("configs/gaussians8.py")
     config.model.channels, config.objective.prior_std = (), 1.3
-    networks, _, create = train_step.from_config(config)
+    networks, _, create = dispatch.from_config(config)
     fresh = inference.from_state(config, networks, create())
     wide = {"bias": jnp.repeat(jnp.array([0.0, 2 * math.log(1.3)]), 2), "kernel": jnp.zeros((2, 4))}
     encoder = {"params": {"Dense_0": {"dense": wide}}}

@@ -14,7 +14,7 @@ import pytest
 from conftest import FULL, TINY, environment, run
 
 import sintrovae_jax
-from sintrovae_jax import checkpoint, config, inference, objectives, train_state, train_step
+from sintrovae_jax import checkpoint, config, dispatch, inference, objectives, train_state
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.tools import export
@@ -66,7 +66,7 @@ def tiny(workdir, **values):
 
 def save(workdir, settings, at, figures=None) -> train_state.TrainState:
     """Saves a state whose numbers say which it is."""
-    host = jax.device_get(train_step.from_config(settings)[2]())
+    host = jax.device_get(dispatch.from_config(settings)[2]())
     moved = jax.tree.map(lambda leaf: leaf + at, host.encoder.params)
     host = host.replace(step=np.int32(at), encoder=host.encoder.replace(params=moved))
     c = settings.checkpoint

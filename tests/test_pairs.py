@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sintrovae_jax import config, models, parallel, train_step
+from sintrovae_jax import config, dispatch, models, parallel
 from sintrovae_jax.models import conv, convolution, layers
 
 
@@ -128,9 +128,9 @@ def test_batchnorm_is_that_of_flax_with_its_gradients(paired, sums, monkeypatch)
 
 def test_tpus_are_given_pairs_and_others_are_not():
     settings = config.read_recipe("configs/digits.py")
-    networks, *_ = train_step.from_config(settings)
-    assert train_step.suited(networks, jax.devices()) == networks
-    for_tpus = train_step.suited(networks, [types.SimpleNamespace(platform="tpu")])
+    networks, *_ = dispatch.from_config(settings)
+    assert dispatch.suited(networks, jax.devices()) == networks
+    for_tpus = dispatch.suited(networks, [types.SimpleNamespace(platform="tpu")])
     assert for_tpus.encoder.paired
     assert for_tpus.decoder.paired
     assert (for_tpus.encoder_tx, for_tpus.decoder_tx) == (networks.encoder_tx, networks.decoder_tx)

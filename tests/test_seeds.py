@@ -11,7 +11,7 @@ from conftest import metrics
 
 import sintrovae_jax
 from sintrovae_jax import config as configs
-from sintrovae_jax import inference, main, seeds, train_state, train_step
+from sintrovae_jax import dispatch, inference, main, seeds, train_state
 from sintrovae_jax.data import sources
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.parallel import Shard
@@ -44,7 +44,7 @@ def unusual() -> Iterator[None]:
 def of_points() -> inference.Model:
     """A small model that is not trained."""
     settings = configs.read_recipe("gaussians8")
-    networks, _, create = train_step.from_config(settings)
+    networks, _, create = dispatch.from_config(settings)
     return inference.from_state(settings, networks, train_state.initial(create))
 
 

@@ -7,7 +7,7 @@ from matplotlib import colors, path
 from PIL import Image
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import inference, train_step
+from sintrovae_jax import dispatch, inference
 from sintrovae_jax.data import pipeline, sources, sprites
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.evaluators import transfer
@@ -114,7 +114,7 @@ def test_accuracies_tell_which_code_knows_what():
 def untrained():
     """(model, source)."""
     settings = recipe(**{"eval.num_samples": 20})
-    networks, _, create = train_step.from_config(settings)
+    networks, _, create = dispatch.from_config(settings)
     return inference.from_state(settings, networks, jax.jit(create)()), pipeline.build(settings.data)
 
 

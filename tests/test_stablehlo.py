@@ -9,7 +9,7 @@ import pytest
 from conftest import here
 
 import sintrovae_jax
-from sintrovae_jax import config, train_step
+from sintrovae_jax import config, dispatch
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Model
 from sintrovae_jax.tools import export, stablehlo
@@ -70,7 +70,7 @@ def test_programs_need_jax_alone(name, tmp_path):
 def test_programs_of_a_conditional_model_with_a_learnt_prior_take_labels(tmp_path):
     settings = config.read_recipe("configs/digits_conditional.py")
     settings.model.channels, settings.data.image_size, settings.model.prior = (4,), 8, "mixture"
-    networks, _, create = train_step.from_config(settings)
+    networks, _, create = dispatch.from_config(settings)
     model = Model(settings, 0, networks.encoder, networks.decoder, jax.jit(create)().variables)
     stablehlo.write(model, tmp_path / "out")
     agrees(tmp_path / "out", model, tmp_path, np.array([3, 0, 9, 3, 1], np.int32))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sintrovae_jax import checkpoint, inference, standing, train_step, workdirs
+from sintrovae_jax import checkpoint, dispatch, inference, standing, workdirs
 from sintrovae_jax import config as configs
 from sintrovae_jax.data import pipeline
 from sintrovae_jax.evaluators import evaluation, latents
@@ -28,7 +28,7 @@ def settings(**train):
 def model():
     """An untrained model whose running averages are far from anything it sees."""
     config = settings(batch_size=16)
-    networks, _, create = train_step.from_config(config)
+    networks, _, create = dispatch.from_config(config)
     fresh = jax.device_get(jax.jit(create)())
     return inference.from_state(config, networks, fresh)
 
@@ -127,7 +127,7 @@ def test_long_inputs_go_through_in_chunks(model):
 
 def test_sampling_uses_the_average_where_there_is_one(tmp_path):
     config = settings(ema=0.9)
-    networks, _, create = train_step.from_config(config)
+    networks, _, create = dispatch.from_config(config)
     fresh = jax.device_get(jax.jit(create)())
     fresh = fresh.replace(ema=jax.tree.map(lambda x: x * 0.5, fresh.ema))
     checkpoints = checkpoint.Checkpoints(tmp_path)
@@ -142,7 +142,7 @@ def test_sampling_uses_the_average_where_there_is_one(tmp_path):
 def test_a_checkpoint_has_the_target_decoder_and_the_average(tmp_path):
     config = settings(ema=0.9)
     config.objective.target_period = 5
-    create = train_step.from_config(config)[2]
+    create = dispatch.from_config(config)[2]
     fresh = jax.device_get(jax.jit(create)())
     changed = jax.tree.map(lambda x: x + 1, fresh)
     checkpoints = checkpoint.Checkpoints(tmp_path)

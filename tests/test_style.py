@@ -12,7 +12,7 @@ from scipy.signal import correlate
 from test_conv import recipe, size
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import models, parallel, schedule, train_step
+from sintrovae_jax import dispatch, models, parallel, schedule, train_step
 from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import Stage, convolution, style
@@ -46,7 +46,7 @@ MAPPING = 512 * 513
 
 @pytest.mark.parametrize("name", ["celebahq_style", "ffhq_style"])
 def test_sizes_of_the_published_networks_by_block(name):
-    _, _, create = train_step.from_config(recipe(name))
+    _, _, create = dispatch.from_config(recipe(name))
     fresh = jax.eval_shape(create)
     encoder, decoder = fresh.encoder.params, fresh.decoder.params
     assert tuple(size(encoder[f"block{i}"]) for i in range(7)) == ENCODER_BLOCKS
@@ -419,7 +419,7 @@ def a_step(dtype, vae):
     settings = configs.read_recipe("configs/digits_style.py")
     settings.model.channels, settings.model.z_dim, settings.train.dtype = (8, 16), 8, dtype
     settings.data.image_size, settings.growth.steps, settings.growth.batch_sizes = 8, (0, 100), ()
-    networks, static, create = train_step.from_config(settings)
+    networks, static, create = dispatch.from_config(settings)
     static = dataclasses.replace(static, vae=vae)
     step = functools.partial(train_step.train_step, networks, static)
     x = np.random.default_rng(0).integers(0, 256, (1, 1, 16, 8, 8, 1)).astype(np.uint8)

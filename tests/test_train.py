@@ -13,13 +13,13 @@ import pytest
 from conftest import FULL, QUICK, TINY, free_port, is_free, metrics, run, start
 from tensorboard.backend.event_processing import event_accumulator
 
-from sintrovae_jax import checkpoint, config, inference, train_step
+from sintrovae_jax import checkpoint, config, dispatch, inference
 
 
 def final_state(workdir: Path):
     """The newest checkpoint as a host state."""
     settings = config.read(workdir)
-    create = train_step.from_config(settings)[2]
+    create = dispatch.from_config(settings)[2]
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     restored = checkpoints.restore(jax.eval_shape(create))
     checkpoints.close()

@@ -10,7 +10,7 @@ import pytest
 from scipy.signal import correlate
 
 from sintrovae_jax import config as configs
-from sintrovae_jax import inference, models, parallel, schedule, train_step
+from sintrovae_jax import dispatch, inference, models, parallel, schedule, train_step
 from sintrovae_jax.data import examples, pipeline
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import convolution, two_encoder
@@ -38,7 +38,7 @@ def test_sizes_of_the_published_networks():
     content = 129 * 512 + 513 * 1024 + 1025 * 4096
     generator = content + 257 * 4 * 2 * 256 + 4 * (9 * 256 * 256 + 256) + 25 * 256 * 64 + 64 + 49 * 64 * 3 + 3
     settings = recipe("cars3d")
-    _, _, create = train_step.from_config(settings)
+    _, _, create = dispatch.from_config(settings)
     fresh = jax.eval_shape(create)
     assert (size(fresh.encoder.params), size(fresh.decoder.params)) == (encoders, generator)
 
@@ -160,7 +160,7 @@ def test_the_class_code_only_scales_and_shifts_channels(networks):
 
 def three_steps(settings):
     """A function from a source to the parameters after three steps on it."""
-    networks, objective, create = train_step.from_config(settings)
+    networks, objective, create = dispatch.from_config(settings)
     first = jax.tree.map(lambda a: a[None], (jax.jit(create)(), schedule.hypers_at(settings, np.arange(3))))
     step = functools.partial(train_step.train_step, networks, objective)
     run = jax.jit(jax.vmap(step, (0, 0, 0, None), axis_name=parallel.AXIS))
@@ -206,7 +206,7 @@ def test_no_label_enters_training(tmp_path):
 
 def test_translation_takes_each_code_from_its_image():
     settings = recipe(**{"model.channels": (4, 8), "data.image_size": 8})
-    nets, _, create = train_step.from_config(settings)
+    nets, _, create = dispatch.from_config(settings)
     model = inference.from_state(settings, nets, jax.jit(create)())
     a, b = RNG.random((2, 3, 8, 8, 3), np.float32)
     class_dim = settings.model.class_dim
@@ -237,7 +237,7 @@ def test_what_cannot_be_built_is_refused(changed, says):
 @pytest.mark.parametrize("image_size", [8, 24, 64])
 def test_any_size_that_divides(image_size):
     settings = recipe(**{"data.image_size": image_size, "model.channels": (4, 8, 8)})
-    networks, _, create = train_step.from_config(settings)
+    networks, _, create = dispatch.from_config(settings)
     fresh, x = jax.eval_shape(create), jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
     posterior = jax.eval_shape(networks.encoder.apply, fresh.encoder.variables, x)
     decoded = jax.eval_shape(networks.decoder.apply, fresh.decoder.variables, posterior.mean)
@@ -246,13 +246,13 @@ def test_any_size_that_divides(image_size):
 
 def test_bfloat16_leaves_parameters_and_posterior_in_float32():
     settings = recipe(**{"data.image_size": 8, "model.channels": (4, 8), "train.dtype": "bfloat16"})
-    networks, _, create = train_step.from_config(settings)
+    networks, _, create = dispatch.from_config(settings)
     fresh = jax.jit(create)()
     assert {leaf.dtype.name for leaf in jax.tree.leaves(fresh.encoder.params)} == {"float32"}
     x = RNG.random((2, 8, 8, 3), np.float32)
     posterior = jax.jit(networks.encoder.apply)(fresh.encoder.variables, x)
     assert posterior.mean.dtype == jnp.float32
-    wide, _, _ = train_step.from_config(recipe(**{"data.image_size": 8, "model.channels": (4, 8)}))
+    wide, _, _ = dispatch.from_config(recipe(**{"data.image_size": 8, "model.channels": (4, 8)}))
     exact = jax.jit(wide.decoder.apply)(fresh.decoder.variables, posterior.mean)
     decoded = jax.jit(networks.decoder.apply)(fresh.decoder.variables, posterior.mean)
     assert decoded.dtype == jnp.bfloat16
