@@ -8,7 +8,7 @@ tpu_pod.sh SUB-COMMAND --name NAME --zone ZONE [options] [-- ARGUMENTS OF THE TR
 
   create   request the slice and wait for it; one that was preempted is deleted first
   install  copy the checkout to all workers and install it
-  start    start training on all workers, detached; it goes on from the newest checkpoint of the workdir
+  start    start training on all workers, detached; it resumes from the newest checkpoint of the workdir
   status   the slice, and on each worker whether training runs, with the newest line of its log
   logs     follow worker 0's log
   stop     save and stop training on all workers (exit code 143); the slice stays

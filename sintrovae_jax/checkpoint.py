@@ -102,7 +102,7 @@ def _ignore_late_reads() -> None:
 def forget_place(workdir: Path) -> None:
     """Removes from the checkpoints of a local workdir the path that they were written to.
 
-    Orbax writes the path into a file, of which it later checks only the existence.
+    Orbax writes the path into a file. Later it checks only whether that file exists.
     """
     for path in (workdir / workdirs.CHECKPOINTS).rglob("commit_success.txt"):
         path.write_text("Checkpoint commit was successful\n")

@@ -193,7 +193,7 @@ def described(config: ConfigDict, workdir: Path) -> tuple[train_state.Networks, 
         return networks, jax.eval_shape(create)
     except UserError as error:
         raise UserError(f"{workdir / workdirs.CONFIG}: {error}") from None
-    except (TypeError, ValueError, AttributeError, OverflowError, NotImplementedError) as error:  # of jax and Flax
+    except (TypeError, ValueError, AttributeError, OverflowError, NotImplementedError) as error:  # from jax and Flax
         reason = parallel.first_line(error)
         raise UserError(f"{workdir / workdirs.CONFIG} describes no networks that can be built ({reason})") from error
 

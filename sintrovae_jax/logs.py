@@ -190,7 +190,7 @@ def read(workdir: Path) -> list[dict[str, str]]:
 
 
 def _pixels(path):
-    from PIL import Image  # of the extra `train`
+    from PIL import Image  # from the extra `train`
 
     with path.open("rb") as file:
         return np.asarray(Image.open(file).convert("RGB"))

@@ -110,7 +110,7 @@ class Terms(NamedTuple):
 
 
 def exp_elbo(rec: jax.Array | float, kl: jax.Array | float, h: Hyper) -> jax.Array:
-    """(1/α)·exp(-α·s·[β_rec·rec + β_neg·kl]): what the encoder pushes down on generated images. [B] in, [B] out."""
+    """(1/α)·exp(-α·s·[β_rec·rec + β_neg·kl]): the encoder minimises it on generated images. [B] in, [B] out."""
     return jnp.exp(-h.alpha * h.scale * (h.beta_rec * rec + h.beta_neg * kl)) / h.alpha
 
 

@@ -182,7 +182,7 @@ _EVAL = {
         1.0, "style, --mode sample: how far styles stay from their average; 1: no truncation", between(0, 1)
     ),
     "num_samples": Key(5000, "number of samples that evaluators draw and --mode sample writes", at_least(1)),
-    # For fid, kid and precision_recall, which compare the features of samples with those of real images.
+    # For fid, kid and precision_recall, which compare the features of samples and of real images.
     "features": Key(
         "inception", "inception, classifier (trained on the labels of the training set) or MODULE:FUNCTION"
     ),

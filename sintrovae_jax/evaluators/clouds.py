@@ -27,7 +27,7 @@ _TRIALS, _TIMES = 3, 3  # trials of JSD, and samples per test cloud in each tria
 
 @functools.cache
 def _cells() -> np.ndarray:
-    """The middles [N, 3] of the cells of the grid that lie within the sphere of radius 0.5."""
+    """The centres [N, 3] of the grid's cells that are within the sphere of radius 0.5."""
     axis = np.linspace(-0.5, 0.5, _SIDE)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     return grid[np.linalg.norm(grid, axis=1) <= 0.5]

@@ -52,7 +52,7 @@ def _halve(x: jax.Array) -> jax.Array:
 # outputs concatenated.
 Step = Conv | Callable[[jax.Array], jax.Array] | list["Step"] | tuple["Step", ...]
 
-_STEM: list[Step] = [  # 299 -> 35 pixels a side
+_STEM: list[Step] = [  # 299 -> 35 pixels per side
     Conv("Conv2d_1a_3x3", 32, (3, 3), 2, "VALID"),
     Conv("Conv2d_2a_3x3", 32, (3, 3), 1, "VALID"),
     Conv("Conv2d_2b_3x3", 64, (3, 3)),

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
 
 
 def _free(host: str, port: str) -> int:
-    """The port, as a number. Raises `UserError` unless a server can listen at it."""
+    """The port, as a number. Raises `UserError` unless a server can listen on it."""
     if not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise UserError(f"--port is a whole number from 1 to 65535, not {port!r}")
     try:

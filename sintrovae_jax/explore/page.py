@@ -123,7 +123,7 @@ class _Page:
             paths = list(views.model.paths)
             path = gr.Radio(paths, value=paths[0], label="Path through latent space")
             made = views.interpolated(None, None, 0, 1)
-            caption = "The first picture; points from its latent to that of the last, decoded; the last picture"
+            caption = "The first picture, decoded points between both latents, and the last picture"
             picture = _picture(made, caption)
             self._conversion()
         (seed_a, label_a, a), (seed_b, label_b, b) = ends
@@ -145,7 +145,7 @@ class _Page:
                 most = views.layers
                 layers = gr.Slider(0, most, most // 2, step=1, label=f"Layers of the row, of {most}", min_width=240)
                 truncation = gr.Slider(0, 1, 1, step=0.05, label="Truncation", min_width=240)
-            caption = "The first layers of a picture have the style of its row, the others that of its column"
+            caption = "The first layers of each picture have its row's style, the others its column's style"
             picture = _picture(views.mixed(0, 1, most // 2), caption)
         inputs = [rows, columns, layers, truncation]
         self._answer("mix", views.mixed, inputs, [picture], inputs)

@@ -1,4 +1,4 @@
-"""Convolutions and resampling of images [B, H, W, C], written out where XLA's own would be slow.
+"""Convolutions and resampling of images [B, H, W, C], written out where XLA's own are slow.
 
 Pairs: [B, H, W/2, 2C] are the same images, with two neighbouring pixels of a row as one pixel with twice the channels.
 A TPU stores channels in groups of 128 lanes and always moves whole groups, so feature maps of 64 channels take half the
@@ -146,7 +146,7 @@ def _shifts(x: jax.Array, size: int, pad: int) -> list[jax.Array]:
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
-    """`_correlate`, as products of matrices where XLA's own convolution was measured to be slower."""
+    """`_correlate`, as matrix products if XLA's own convolution was measured to be slower."""
     (_, height, width, _), (size, _, inputs, outputs) = x.shape, kernel.shape
     if inputs == 1:
         return _from_one_channel(x, kernel, pad)

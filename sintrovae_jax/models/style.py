@@ -355,7 +355,7 @@ class Decoder(nn.Module):
 class StyleModel(Model):
     """A trained style-based model. The styles of its layers can be mixed, interpolated and truncated."""
 
-    stage: Stage  # always known, as the networks grow
+    stage: Stage  # never None, because the networks grow
 
     paths: ClassVar[Mapping[str, Interpolation]] = MappingProxyType({**Model.paths, "style": line})
 

@@ -56,7 +56,7 @@ def read(path: Path) -> Official:
         models = content.get("models")
         if models is not None:
             tensors = {f"{model}.{name}": pth.array(t) for model, named in models.items() for name, t in named.items()}
-        else:  # the release for point clouds saves the tensors alone
+        else:  # the release for point clouds saves only the tensors
             named = content.get("model", content)
             tensors = {_name(name): pth.array(tensor) for name, tensor in named.items()}
     except (KeyError, TypeError, AttributeError, IndexError):

@@ -50,13 +50,13 @@ class Panel(NamedTuple):
 
 
 _ABOUT = {
-    "Losses": "What each network minimises.",
-    "Reconstruction errors": "Summed over an example: of real data, of reconstructions and of samples.",
-    "KL divergences": "Of the posterior from the prior, in nats: of real data, of reconstructions and of samples.",
-    "kl_gap": "How far the KLs of samples and of reconstructions stay above that of real data, on training batches.",
-    "Exponential terms": "Of the encoder's loss, for reconstructions and for samples.",
-    "learning_rate": "Of Adam, for both networks.",
-    "examples_per_second": "Trained, without pauses for figures, evaluations and saving.",
+    "Losses": "The loss that each network minimises.",
+    "Reconstruction errors": "Errors of real data, reconstructions and samples, summed over an example's dimensions.",
+    "KL divergences": "KL(posterior || prior) in nats, for real data, reconstructions and samples.",
+    "kl_gap": "The smaller KL of samples and reconstructions, minus the KL of real data, on training batches.",
+    "Exponential terms": "The exponential terms of the encoder's loss, for reconstructions and samples.",
+    "learning_rate": "Adam's learning rate, for both networks.",
+    "examples_per_second": "Training examples per second, without pauses for figures, evaluations and saving.",
 }
 _GROUPS = {
     "Losses": ("loss_encoder", "loss_decoder"),
@@ -112,7 +112,7 @@ def panel(title: str, lines: Sequence[Line], phases: Phases) -> Panel:
             axis.set_yscale("log")
             notes.append("Logarithmic axis.")
         if any(len(line.steps) > 2 * windows for line in lines):
-            notes.append(f"Of {windows} windows of rows, the least and the greatest value.")
+            notes.append(f"Shows the smallest and the largest value in each of {windows} windows of rows.")
         _dress(axis, max(float(line.steps[-1]) for line in lines))
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True)

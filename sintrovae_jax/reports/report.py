@@ -18,13 +18,13 @@ _SLIDERS = 6  # the most kinds of pictures of training that are shown
 _FIRST = ("samples", "reconstructions", "interpolations")
 CAPTIONS = {
     "samples": "Samples of the prior, decoded.",
-    "reconstructions": "Test examples, and their reconstructions: of images, each row above the row of its own.",
+    "reconstructions": "Test examples and their reconstructions; each row of images is above its reconstructions.",
     "interpolations": "From one test example to another, through latent space.",
-    "interpolation": "Between the two examples that were given.",
+    "interpolation": "From one of the two given examples to the other, through latent space.",
     "density": "Data, samples, and exp(ELBO) on a grid.",
-    "ood": "Scores of test images and of those from elsewhere.",
+    "ood": "Scores of test images and of images from another source.",
     "translations": "Contents and classes of test images, exchanged.",
-    "translation": "Content and class of the two images that were given, exchanged.",
+    "translation": "Content and class of the two given images, exchanged.",
 }
 
 
@@ -227,7 +227,7 @@ def commands(run: Run) -> list[tuple[str, str]]:
         modes = "\n".join(f"{base} --mode {mode}" for mode in ("sample", "eval", "report"))
         load = f"import sintrovae_jax\n\nmodel = sintrovae_jax.load({str(run.place)!r})"
         steps = ", ".join(map(str, run.checkpoints))
-        out += [("Draw samples, score again, write this page anew", modes)]
+        out += [("Draw samples, evaluate again, write this page again", modes)]
         out += [(f"From Python (there are checkpoints of step {steps})", load)]
     return out
 

@@ -93,7 +93,7 @@ def times(
 
 
 def measure(config: ConfigDict, dispatches: int) -> dict[str, Any]:
-    """Compiles and times the step. Returns the values of the JSON line; None where the backend has no value."""
+    """Compiles and times the step. Returns the values of the JSON line; None if the backend has no value."""
     log.info("compiling the step")
     prepared = prepare(config)
     began = time.perf_counter()

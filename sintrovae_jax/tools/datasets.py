@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("set", choices=("creatures", "mnist5k"))
     parser.add_argument("source", type=files.place)
     parser.add_argument("out", type=files.place)
-    parser.add_argument("--size", type=int, default=32, help="pixels a side, of creatures (default: 32)")
+    parser.add_argument("--size", type=int, default=32, help="creatures: pixels per side (default: 32)")
     args = parser.parse_args(argv[1:])
     if args.size < 1:
         raise UserError(f"--size {args.size}: there are no such pictures")

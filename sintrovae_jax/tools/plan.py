@@ -91,7 +91,7 @@ class Plan:
 def plan(config: ConfigDict, topology: str, level: int | None = None, explained: bool = False) -> list[Plan]:
     """Plans every level of a recipe, or one; networks that do not grow have one.
 
-    topology: a TPU slice, 'v5e:4x8', or a number of GPUs, 'h100:8'. explained: also report what moves the bytes. Raises
+    topology: a TPU slice, 'v5e:4x8', or a number of GPUs, 'h100:8'. explained: also report the memory traffic. Raises
     `UserError` for a topology that does not exist, a level that the recipe does not have, a batch that does not divide,
     or without the TPU's compiler.
     """

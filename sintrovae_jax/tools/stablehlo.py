@@ -17,10 +17,10 @@ from sintrovae_jax import files, seeds
 from sintrovae_jax.models import Model
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-LOADER = '''"""The model in this folder, with JAX alone: encode, decode, decode_prior, sample. model.json describes it.
+LOADER = '''"""The model in this folder, with only JAX: encode, decode, decode_prior, sample. model.json describes it.
 
 Images are float32 [N, *shape] in [0, 1], latents [N, z_dim]. A conditional model also takes labels [N], whole numbers
-from 0 to classes - 1; samples without labels are of all classes in turn.
+from 0 to classes - 1; samples without labels have all classes in turn.
 """
 
 import json
