@@ -93,7 +93,7 @@ _MODEL = {
         one_of("normal", "mixture"),
     ),
     "components": Key(10, "number of Gaussians in the mixture", at_least(1)),
-    "remat": Key(False, "all families except mlp: recompute activations in the backward pass, to save memory"),
+    "remat": Key(False, "conv, style, two_encoder: recompute activations in the backward pass, to save memory"),
 }
 # For families that grow: a value for each level, from the coarsest up.
 _GROWTH = {
