@@ -167,7 +167,7 @@ def _parser() -> cli.Parser:
         "--workdir", metavar="DIR", help="the folder of the run, which keeps its config (default: runs/NAME)"
     )
     own = sorted({mode for family in models.FAMILIES.values() for mode in family.modes} - set(MODES))
-    parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; for some families also {', '.join(own)}")
+    parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; some families also {', '.join(own)}")
     parser.add_argument("--step", help="for modes that read a checkpoint: its step, best or latest (the default)")
     parser.add_argument(
         "--compilation-cache",
@@ -187,7 +187,7 @@ def _parser() -> cli.Parser:
         "--class",
         dest="classes",
         metavar="LABELS",
-        help="for conditional models: the labels to sample, as 7 or 1,3; or the labels of --a and --b",
+        help="conditional models: labels to sample (7 or 1,3), or of --a and --b",
     )
     parser.add_argument(
         "--topology", metavar="CHIPS", default="", help="plan: the chips to plan for, such as v5e:4x8 or h100:8"

@@ -135,7 +135,7 @@ def test_a_key_that_is_meant_is_named(name, nearest):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("log.interval", "log has every, figures_every, report, wandb"),
+        ("log.interval", "log has every, figures_every, figures, report, wandb"),
         ("optimizer.beta1", "optimizer has learning_rate, prior_learning_rate, milestones, decay"),
         ("gpus", "none is like it: sintrovae_jax/schema.py has them all"),
     ],

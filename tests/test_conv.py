@@ -367,11 +367,10 @@ def test_bfloat16_leaves_parameters_averages_and_losses_in_float32():
     for name in ("loss_encoder", "loss_decoder", "rec_real", "kl_real"):
         np.testing.assert_allclose(terms[name][0, 0], wanted[name][0, 0], rtol=0.03, err_msg=name)
         assert terms[name][0, 0] != wanted[name][0, 0], name
-    text = str(
-        jax.make_jaxpr(lambda x: conv.Encoder((8,), Z, jnp.bfloat16).init_with_output(jax.random.key(0), x))(
-            jnp.zeros((1, 8, 8, 3))
-        )
-    )
+    encoder = conv.Encoder((8,), Z, jnp.bfloat16)
+    posterior, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    assert {leaf.dtype.name for leaf in posterior} == {"float32"}
+    text = str(jax.make_jaxpr(lambda x: encoder.init_with_output(jax.random.key(0), x))(jnp.zeros((1, 8, 8, 3))))
     assert "bf16[1,8,8,8]" in text, "nothing was computed in bfloat16"
 
 

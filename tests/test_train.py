@@ -164,6 +164,10 @@ def start_and_wait(recipe, workdir, *args, until: int):
 @pytest.mark.soak
 def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path, rng):
     process = start_and_wait("digits", tmp_path / "killed", until=rng.randrange(25, 45))
+    folder = tmp_path / "killed" / "checkpoints"
+    while not (folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())):
+        time.sleep(0.005)  # saved while training continues
+        assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
