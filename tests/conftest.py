@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import gc
 import io
 import logging
 import os
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forks import COMPILE_FAST, ROOT, Process
+from forks import COMPILE_FAST, GC, ROOT, Process
 
 from sintrovae_jax.data import readers
+
+gc.set_threshold(*GC)
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # here as in the child processes, or numbers that must be equal are not
 # Many processes compile the same programs: each is compiled once. Set before jax is imported.

@@ -4,6 +4,7 @@ Importing TensorFlow takes most of what a short run takes, and a run of several 
 """
 
 import atexit
+import gc
 import importlib
 import itertools
 import multiprocessing
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 # not know these flags.
 _FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 COMPILE_FAST = _FAST if metadata.version("jaxlib").startswith("0.10.") else ""
+GC = 50_000, 20, 20  # tracing makes many objects at once, almost none of them garbage
 _server = multiprocessing.get_context("forkserver")
 _ALL = ["sintrovae_jax.main", "sintrovae_jax.train", "clu.metric_writers", "sklearn.datasets", "tensorboard"]
 _server.set_forkserver_preload(_ALL)
@@ -57,6 +59,8 @@ class Process:
 
 def _main(args, env, log, without, first):
     os.environ.update(env)
+    gc.freeze()  # of what was imported nothing is garbage
+    gc.set_threshold(*GC)
     os.chdir(ROOT)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)

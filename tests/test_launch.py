@@ -63,14 +63,10 @@ class Cloud:
         settings = {f"TPU_POD_{k}": v for k, v in (QUICK | env).items()}
         path = f"{self.bin}:{os.environ['PATH']}"
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "stdin": subprocess.DEVNULL}
-        # Where the tests run in the background, SIGINT is ignored, and bash cannot change that.
-        listen = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
         environment = os.environ | settings | {"PATH": path, "TMPDIR": str(self.folder)}
-        self.processes.append(
-            subprocess.Popen(
-                ["bash", self.checkout / "launch" / "tpu_pod.sh", *args], env=environment, **pipes, **listen
-            )
-        )
+        # Where the tests run in the background, SIGINT is ignored, and bash cannot change that.
+        line = ["env", "--default-signal=INT", "bash", self.checkout / "launch" / "tpu_pod.sh", *args]
+        self.processes.append(subprocess.Popen(line, env=environment, start_new_session=True, **pipes))
         return self.processes[-1]
 
     def run(self, *args: str, code: int = 0, **env: str) -> str:
