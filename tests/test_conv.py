@@ -20,9 +20,9 @@ from sintrovae_jax.data import examples
 from sintrovae_jax.errors import UserError
 from sintrovae_jax.models import conv, convolution, style
 
-# cifar10 and svhn have the program of cifar10_bootstrap without its target decoder, fmnist that of mnist (test_config.py),
-# kth that of cars3d, of grey images; digits and sprites are trained elsewhere. The other recipes have the program of
-# celebahq1024 with fewer and other blocks, which `COUNTS` has.
+# cifar10 and svhn have the program of cifar10_bootstrap without its target decoder, fmnist has that of mnist
+# (test_config.py), kth that of cars3d, of grey images; digits and sprites are trained elsewhere. The other recipes have
+# the program of celebahq1024 with fewer and other blocks, which `COUNTS` has.
 RECIPES = ("cifar10_bootstrap", "mnist", "celebahq1024", "cars3d")
 
 
