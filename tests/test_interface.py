@@ -1,5 +1,6 @@
 """Networks that break the interface of `models` are refused where a run begins, not scored wrongly at its end."""
 
+import contextlib
 import dataclasses
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import pytest
 import toy_family
 
 from sintrovae_jax import config, dispatch, models, train_state
+from sintrovae_jax.errors import UserError
 
 
 class WithFlaxsBatchNorm(toy_family.Encoder):
@@ -34,6 +36,14 @@ def test_batch_norm_that_knows_no_groups_and_roles(monkeypatch):
     _, _, create = dispatch.from_config(settings(monkeypatch, WithFlaxsBatchNorm(10)))
     with pytest.raises(TypeError, match="WithFlaxsBatchNorm has batch_stats that"):
         train_state.initial(create)
+
+
+@pytest.mark.parametrize(("recipe", "refused"), [("gaussians8", True), ("shapes", True), ("digits", False)])
+def test_rematerialisation_is_refused_by_families_without_it(recipe, refused):
+    values = config.read_recipe(f"configs/{recipe}.py")
+    values.model.remat = True
+    with pytest.raises(UserError, match=r"set model\.remat=False") if refused else contextlib.nullcontext():
+        dispatch.from_config(values)
 
 
 def test_an_encoder_without_the_size_of_its_latents(monkeypatch):

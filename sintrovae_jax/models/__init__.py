@@ -51,6 +51,8 @@ def build(model: ConfigDict, shape: tuple[int, ...], dtype: str = "float32") -> 
     encoder, decoder = family_of(model).build(model, shape, DTYPES[dtype])
     if not hasattr(encoder, "z_dim"):
         raise TypeError(f"the encoder of model.family={model.family} has no field z_dim, which a training step reads")
+    if model.remat and not hasattr(encoder, "remat"):
+        raise UserError(f"model.family={model.family} cannot recompute activations: set model.remat=False")
     return encoder, decoder
 
 
