@@ -349,12 +349,10 @@ remove() {
   for try in 1 2 3 4 5; do
     if queued '' delete --force; then
       say "deleted $name"
-      state=NONE
       return 0
     fi
     # The request of an interrupted create may still arrive.
     if [[ $complaint == *NOT_FOUND* && (-z $creating || $try -gt 1) ]]; then
-      state=NONE
       return 0
     fi
     nap "$PAUSE"

@@ -113,6 +113,15 @@ def metrics(workdir: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+def stopped_after(step: int, workdir: Path, copy: Path) -> Path:
+    """A copy of a workdir without the checkpoints after that of `step`, from which a run then goes on."""
+    shutil.copytree(workdir, copy)
+    for path in (copy / "checkpoints").iterdir():
+        if path.name.isdecimal() and int(path.name) > step:
+            shutil.rmtree(path)
+    return copy
+
+
 @pytest.fixture
 def rng() -> random.Random:
     """Chance that falls the same every time; another way by SINTROVAE_JAX_SEED."""

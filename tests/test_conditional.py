@@ -3,14 +3,13 @@
 import functools
 import json
 import re
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import metrics, run
+from conftest import metrics, run, stopped_after
 from PIL import Image
 from test_groups import in_one_step, widened
 
@@ -143,9 +142,7 @@ def test_results_say_how_many_samples_of_each_class_are_named_as_asked(trained):
 
 
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "20")
-    main.run("train", settings(), tmp_path / "run")
+    main.run("train", settings(), stopped_after(10, trained, tmp_path / "run"))
     resumed, whole = (sintrovae_jax.load(workdir, ema=False) for workdir in (tmp_path / "run", trained))
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
 

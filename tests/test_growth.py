@@ -7,7 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from conftest import metrics, run, start
+from conftest import metrics, run, start, stopped_after
 from PIL import Image
 from test_train import compilations, final_state, wait_for
 
@@ -145,10 +145,7 @@ def test_the_step_compiles_once_a_level(whole):
 @pytest.mark.parametrize("last", [20, 30], ids=["between two levels", "in the blend"])
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(whole, tmp_path, last):
     """Processes that are killed are in `test_train`; what they leave is a checkpoint of this run."""
-    workdir = tmp_path / "run"
-    shutil.copytree(whole[0], workdir)
-    for later in range(last + 5, 61, 5):
-        shutil.rmtree(workdir / "checkpoints" / str(later))
+    workdir = stopped_after(last, whole[0], tmp_path / "run")
     assert f"resuming from step {last}" in run("digits_style", workdir, *TINY)
     jax.tree.map(np.testing.assert_array_equal, final_state(whole[0]), final_state(workdir))
     assert terms(workdir) == terms(whole[0])

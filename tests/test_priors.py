@@ -2,14 +2,13 @@
 
 import functools
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import metrics
+from conftest import metrics, stopped_after
 from scipy import integrate, special, stats
 from test_train_step import BATCH, HYPER, SHAPE, Z, on_one_device
 
@@ -258,9 +257,7 @@ def trained(tmp_path_factory):
 
 
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "20")
-    main.run("train", settings(), tmp_path / "run")
+    main.run("train", settings(), stopped_after(15, trained, tmp_path / "run"))
     for ema in (True, False):
         resumed, whole = (sintrovae_jax.load(workdir, ema=ema) for workdir in (tmp_path / "run", trained))
         jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)

@@ -13,7 +13,7 @@ import pytest
 from conftest import FULL, QUICK, TINY, free_port, is_free, metrics, run, start
 from tensorboard.backend.event_processing import event_accumulator
 
-from sintrovae_jax import checkpoint, config, dispatch, inference
+from sintrovae_jax import checkpoint, config, dispatch, inference, workdirs
 
 
 def final_state(workdir: Path):
@@ -164,8 +164,7 @@ def start_and_wait(recipe, workdir, *args, until: int):
 @pytest.mark.soak
 def test_killed_and_resumed_is_the_same_as_never_killed(tmp_path, rng):
     process = start_and_wait("digits", tmp_path / "killed", until=rng.randrange(25, 45))
-    folder = tmp_path / "killed" / "checkpoints"
-    while not (folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())):
+    while not workdirs.has_checkpoints(tmp_path / "killed"):
         time.sleep(0.005)  # saved while training continues
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
